@@ -1,0 +1,97 @@
+"""Condenses a conversation to what the rewrite of the next prompt needs.
+
+A summary is cached by tenant and by everything it was made from, and a conversation that has grown starts from the
+summary of its earlier part: each message is read by the model once.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from shared.contracts.problems import WarningCode
+from shared.contracts.upgrade_tasks import (
+    ComponentUsage,
+    ConversationMessage,
+    Stage,
+    StageOutput,
+    Summary,
+    UpgradeTask,
+    UpgradeWarning,
+)
+
+WINDOW_MESSAGES = 10
+COMPONENT = "summarizer"
+RESERVE_SECONDS = 5.0
+"""Left of the deadline for the stages behind this one: a late summary is worth less than an answer."""
+
+
+class SummaryCache(Protocol):
+    async def find(self, tenant_id: str, keys: Sequence[str]) -> dict[str, Summary]:
+        """The cached summaries among `keys`."""
+
+    async def put(self, tenant_id: str, key: str, summary: Summary) -> None: ...
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What the model made of a conversation, and what that used."""
+
+    summary: Summary
+    usage: ComponentUsage
+    warnings: tuple[UpgradeWarning, ...] = ()
+
+
+class SummaryFailed(Exception):
+    """The model gave no usable summary; `usage` was spent all the same."""
+
+    def __init__(self, detail: str, usage: ComponentUsage | None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.usage = usage
+
+
+class SummaryModel(Protocol):
+    async def summarize(
+        self, task: UpgradeTask, previous: Summary | None, messages: Sequence[ConversationMessage], deadline: datetime
+    ) -> ModelSummary:
+        """Raises SummaryFailed."""
+
+
+def conversation_keys(history: Sequence[ConversationMessage], version: str) -> list[str]:
+    """For each length of the conversation a key over all of it up to there: `keys[i]` covers `history[: i + 1]`."""
+    running = hashlib.sha256(version.encode())
+    keys = []
+    for message in history:
+        # The length in front keeps two messages from reading like one.
+        running.update(f"{message.role}:{len(message.content)}:{message.content}".encode())
+        keys.append(running.copy().hexdigest())
+    return keys
+
+
+async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel, version: str) -> StageOutput:
+    """The summarizer's output for one upgrade. A model that is out costs the summary, not the upgrade."""
+    history = task.conversation_history
+    keys = conversation_keys(history, version)
+    cached = await cache.find(task.tenant_id, keys[-WINDOW_MESSAGES - 1 :])
+    covered = next((length for length in range(len(keys), 0, -1) if keys[length - 1] in cached), 0)
+    previous = cached[keys[covered - 1]] if covered else None
+    if previous is not None and covered == len(history):
+        hit = ComponentUsage(component=COMPONENT, operation="summarize", cache_hit=True)
+        return StageOutput(stage=Stage.SUMMARIZER, summary=previous, usage=[hit])
+    unread = history[covered:][-WINDOW_MESSAGES:]
+    try:
+        made = await model.summarize(task, previous, unread, task.deadline - timedelta(seconds=RESERVE_SECONDS))
+    except SummaryFailed as failure:
+        warning = UpgradeWarning(code=WarningCode.SUMMARY_SKIPPED, detail=failure.detail)
+        return StageOutput(
+            stage=Stage.SUMMARIZER,
+            summary=previous,
+            usage=[failure.usage] if failure.usage else [],
+            warnings=[warning],
+        )
+    await cache.put(task.tenant_id, keys[-1], made.summary)
+    return StageOutput(
+        stage=Stage.SUMMARIZER, summary=made.summary, usage=[made.usage], warnings=list(made.warnings)
+    )

@@ -1,0 +1,66 @@
+"""The summary cache in the service's own store, bounded by age."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from services.summarizer.summarize import SummaryCache
+from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.upgrade_tasks import Summary
+from shared.messaging.errors import Transient
+from shared.observability.logs import get_logger
+from shared.observability.metrics import CACHE_REQUESTS
+from shared.observability.periodic import Periodic
+from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
+
+SUMMARIES = CollectionSpec(name="summaries", indexes=(Index(fields=("createdAt",)), Index(fields=("tenantId",))))
+_EXPIRY_EVERY_SECONDS = 600.0
+
+log = get_logger(__name__)
+
+
+def _cache_id(tenant_id: str, key: str) -> str:
+    return f"{tenant_id}:{key}"
+
+
+class StoredSummaryCache(SummaryCache):
+    """Summaries by tenant and conversation. Entries older than `keep` are removed in the background."""
+
+    def __init__(self, summaries: Collection, keep: timedelta) -> None:
+        self._summaries = summaries
+        self._keep = keep
+        self._expiry = Periodic("summary expiry", self.expire, _EXPIRY_EVERY_SECONDS)
+
+    async def start(self) -> None:
+        await self._expiry.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._expiry.stop(grace_seconds)
+
+    async def find(self, tenant_id: str, keys: Sequence[str]) -> dict[str, Summary]:
+        ids = {_cache_id(tenant_id, key): key for key in keys}
+        try:
+            found = await self._summaries.get_many(list(ids))
+        except StorageUnavailable as error:
+            raise Transient(f"storage: {error}") from error
+        summaries = {ids[entry["_id"]]: Summary.model_validate(entry["summary"]) for entry in found}
+        outcome = "hit" if keys and keys[-1] in summaries else "partial" if summaries else "miss"
+        CACHE_REQUESTS.labels(cache="summary", outcome=outcome).inc()
+        return summaries
+
+    async def put(self, tenant_id: str, key: str, summary: Summary) -> None:
+        entry = {
+            "_id": _cache_id(tenant_id, key),
+            "tenantId": tenant_id,
+            "summary": summary.to_document(),
+            "createdAt": format_utc(now_utc()),
+        }
+        try:
+            await self._summaries.insert_if_absent(entry)
+        except StorageUnavailable as error:
+            # The summary is made and paid for; that it cannot be kept must not cost the upgrade its summary.
+            log.warning("summary_not_cached", error=str(error))
+
+    async def expire(self) -> None:
+        """Removes summaries that have been kept long enough."""
+        oldest = format_utc(now_utc() - self._keep)
+        await self._summaries.delete_many({"createdAt": {"$lt": oldest}})

@@ -1,0 +1,76 @@
+"""Asks the language model for a summary."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+
+import orjson
+from pydantic import BaseModel, Field
+
+from services.summarizer.summarize import COMPONENT, ModelSummary, SummaryFailed, SummaryModel
+from shared.contracts.upgrade_tasks import ConversationMessage, Summary, UpgradeTask
+from shared.llm.client import ChatMessage, ModelClient
+from shared.llm.errors import ModelError
+from shared.llm.sections import render_sections
+from shared.llm.reporting import component_usage, usage_warnings
+from shared.privacy.model_view import ModelView
+from shared.privacy.sealing import Vault
+
+INSTRUCTIONS = (files("services.summarizer") / "templates" / "summarizer.md").read_text(encoding="utf-8")
+
+
+class ConversationSummary(BaseModel):
+    """The structured answer that the model is asked for."""
+
+    goal: str = Field(description="what the user wants to achieve, in one sentence")
+    facts: list[str] = Field(description="facts that were given: names, numbers, versions, files, results")
+    constraints: list[str] = Field(description="limits and wishes that still hold")
+    decisions: list[str] = Field(description="what was decided")
+    tried: list[str] = Field(description="what was already tried or answered")
+
+
+class LlmSummaryModel(SummaryModel):
+    """`SummaryModel` over an OpenAI-compatible API."""
+
+    def __init__(self, client: ModelClient, vault: Vault, max_tokens: int) -> None:
+        self._client = client
+        self._vault = vault
+        self._max_tokens = max_tokens
+
+    async def summarize(
+        self, task: UpgradeTask, previous: Summary | None, messages: Sequence[ConversationMessage], deadline: datetime
+    ) -> ModelSummary:
+        view = ModelView.for_task(task, self._vault)
+        sections = {"conversation": view.reveal("\n\n".join(f"{m.role}: {m.content}" for m in messages))}
+        if previous is not None:
+            sections["previous_summary"] = view.reveal(orjson.dumps(previous.to_document()).decode())
+        try:
+            completion = await self._client.complete(
+                operation="summarize",
+                messages=[
+                    ChatMessage(role="system", content=INSTRUCTIONS),
+                    ChatMessage(role="user", content=render_sections(sections)),
+                ],
+                output=ConversationSummary,
+                max_tokens=self._max_tokens,
+                temperature=0.0,
+                deadline=deadline,
+            )
+        except ModelError as error:
+            usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None
+            raise SummaryFailed(error.detail, usage) from error
+        return ModelSummary(
+            summary=_concealed(completion.value, view),
+            usage=component_usage(COMPONENT, "summarize", completion.usage),
+            warnings=tuple(usage_warnings(completion.usage)),
+        )
+
+
+def _concealed(answer: ConversationSummary, view: ModelView) -> Summary:
+    return Summary(
+        goal=view.conceal(answer.goal),
+        facts=[view.conceal(item) for item in answer.facts],
+        constraints=[view.conceal(item) for item in answer.constraints],
+        decisions=[view.conceal(item) for item in answer.decisions],
+        tried=[view.conceal(item) for item in answer.tried],
+    )

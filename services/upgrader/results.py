@@ -1,0 +1,90 @@
+"""The upgrader's results: one for each ended upgrade, the first one written is the one that stands."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from services.upgrader.end_upgrade import completed_event_id, completed_fact, own_usage
+from shared.contracts.contract import format_utc
+from shared.contracts.topics import COMPLETED
+from shared.contracts.upgrade_results import UpgradeResult
+from shared.contracts.upgrade_tasks import UpgradeTask
+from shared.messaging.outbox import Fact, FactOutbox
+from shared.messaging.recorded_stage import usage_facts
+from shared.storage.documents import CollectionSpec, Index
+
+RESULTS = CollectionSpec(
+    name="results",
+    indexes=(
+        Index(fields=("unsettledSince",), only_when_present="unsettledSince"),
+        Index(fields=("tenantId", "_id")),
+        Index(fields=("createdAt",)),
+    ),
+)
+ERASED = "[erased]"
+
+
+class Results:
+    """Results by upgrade id, behind the outbox that owes their facts."""
+
+    def __init__(self, outbox: FactOutbox) -> None:
+        self._outbox = outbox
+
+    async def find(self, upgrade_id: str) -> UpgradeResult | None:
+        """The result of an upgrade of any tenant, or None. Raises Transient while the store is out."""
+        record = await self._outbox.find(upgrade_id)
+        return UpgradeResult.model_validate(record["content"]) if record else None
+
+    async def end(self, task: UpgradeTask, result: UpgradeResult) -> UpgradeResult:
+        """Records how an upgrade ended unless it has ended already; gives the end that stands."""
+        key, completed = completed_fact(result)
+        facts = [
+            Fact(COMPLETED, key, completed_event_id(result.upgrade_id), completed, result.upgrade_id),
+            *usage_facts(task, own_usage(result)),
+        ]
+        record, _ = await self._outbox.record(result.upgrade_id, result.tenant_id, result.to_document(), facts)
+        return UpgradeResult.model_validate(record["content"])
+
+    async def publish_facts(self, upgrade_id: str) -> None:
+        """Publishes what the result of an upgrade owes, unless the ledger has it."""
+        record = await self._outbox.find(upgrade_id)
+        if record:
+            await self._outbox.publish(record)
+
+    async def among(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
+        """The results among those ids, in their order."""
+        found = {record["_id"]: record for record in await self._outbox.records.get_many(list(upgrade_ids))}
+        return [UpgradeResult.model_validate(found[i]["content"]) for i in upgrade_ids if i in found]
+
+    async def of_tenant(
+        self, tenant_id: str, *, status: str | None, user_ref: str | None, before: str | None, limit: int
+    ) -> list[UpgradeResult]:
+        """A tenant's results, newest first, from before the upgrade id `before` on."""
+        where: dict[str, Any] = {"tenantId": tenant_id}
+        if status:
+            where["content.status"] = status
+        if user_ref:
+            where["content.userRef"] = user_ref
+        if before:
+            where["_id"] = {"$lt": before}
+        records = await self._outbox.records.find(where, sort=[("_id", -1)], limit=limit)
+        return [UpgradeResult.model_validate(record["content"]) for record in records]
+
+    async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
+        """Removes what an upgrade said, and keeps that it ended and what it used. False when there is none."""
+        gone = {
+            "content.userPrompt": ERASED,
+            "content.upgradedPrompt": None,
+            "content.reasoning": "",
+            "content.missingQuestions": [],
+            "content.citations": [],
+            "content.sealedPii": [],
+        }
+        changed = await self._outbox.records.update_one({"_id": upgrade_id, "tenantId": tenant_id}, {"$set": gone})
+        return changed > 0
+
+    async def expire(self, created_before: datetime) -> int:
+        """Deletes settled results made before that moment; gives how many."""
+        return await self._outbox.records.delete_many(
+            {"createdAt": {"$lt": format_utc(created_before)}, "unsettledSince": {"$exists": False}}
+        )

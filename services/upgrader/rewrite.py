@@ -1,0 +1,112 @@
+"""Rewrites one prompt: decides what kind of rewrite it needs, asks the model, and checks what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Protocol
+
+from services.upgrader.faithfulness import keep_verbatim_parts
+from services.upgrader.foreign_instructions import remove_foreign_instructions
+from services.upgrader.language import detect_language
+from services.upgrader.mode import decide_mode
+from shared.contracts.problems import WarningCode
+from shared.contracts.upgrade_results import Mode, PromptVersion
+from shared.contracts.upgrade_tasks import (
+    ComponentUsage,
+    ConversationMessage,
+    RetrievedChunk,
+    Stage,
+    Summary,
+    UpgradeTask,
+    UpgradeWarning,
+)
+
+COMPONENT = "upgrader"
+RESERVE_SECONDS = 1.5
+"""Left of the deadline to record the end and to tell the client."""
+RECENT_MESSAGES = 6
+RECENT_MESSAGE_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class RewriteRequest:
+    """Everything the model is given, in pipeline text (redacted)."""
+
+    task: UpgradeTask
+    mode: Mode
+    language: str
+    prompt: str
+    summary: Summary | None
+    conversation: Sequence[ConversationMessage]
+    documents: Sequence[RetrievedChunk]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A rewritten prompt. `cited` are indexes into the request's documents."""
+
+    upgraded_prompt: str
+    reasoning: str
+    missing_questions: tuple[str, ...]
+    confidence: float | None
+    cited: tuple[int, ...]
+    usage: ComponentUsage
+    prompt: PromptVersion
+    warnings: tuple[UpgradeWarning, ...] = ()
+
+
+class RewriteFailed(Exception):
+    """The model gave no usable rewrite. `code` and `detail` are for the client; `usage` was spent all the same."""
+
+    def __init__(self, code: str, detail: str, usage: ComponentUsage | None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.usage = usage
+
+
+class RewriteModel(Protocol):
+    async def rewrite(self, request: RewriteRequest, reserve: timedelta) -> Rewrite:
+        """Raises RewriteFailed at the latest `reserve` before the task's deadline."""
+
+
+def request_for(task: UpgradeTask) -> RewriteRequest:
+    """What the model needs for this upgrade."""
+    summarizer = task.output_of(Stage.SUMMARIZER)
+    rag = task.output_of(Stage.RAG)
+    summary = summarizer.summary if summarizer else None
+    mode = decide_mode(task.user_prompt, task.conversation_history)
+    # A new topic owes nothing to the old one; a follow-up needs the words it refers to, not only their summary.
+    recent = task.conversation_history[-RECENT_MESSAGES:] if mode == "contextual" or summary is None else []
+    return RewriteRequest(
+        task=task,
+        mode=mode,
+        language=detect_language(task.user_prompt, task.conversation_history),
+        prompt=task.user_prompt,
+        summary=summary,
+        conversation=[_clipped(message) for message in recent],
+        documents=rag.chunks if rag else [],
+    )
+
+
+async def rewrite(request: RewriteRequest, model: RewriteModel) -> Rewrite:
+    """A rewrite that keeps what the user gave verbatim and follows nobody but the user. Raises RewriteFailed."""
+    answer = await model.rewrite(request, timedelta(seconds=RESERVE_SECONDS))
+    own_words = "\n".join([request.prompt, *(message.content for message in request.task.conversation_history)])
+    text, removed = remove_foreign_instructions(answer.upgraded_prompt, own_words)
+    warnings = list(answer.warnings)
+    if removed:
+        detail = "An instruction that stood only in retrieved text was taken out of the rewritten prompt."
+        warnings.append(UpgradeWarning(code=WarningCode.INJECTION_REMOVED, detail=detail))
+    text = keep_verbatim_parts(request.prompt, text)
+    if not text.strip():
+        raise RewriteFailed("model_answer_invalid", "The model's answer held no usable prompt.", answer.usage)
+    cited = tuple(index for index in dict.fromkeys(answer.cited) if 0 <= index < len(request.documents))
+    return replace(answer, upgraded_prompt=text, cited=cited, warnings=tuple(warnings))
+
+
+def _clipped(message: ConversationMessage) -> ConversationMessage:
+    if len(message.content) <= RECENT_MESSAGE_CHARACTERS:
+        return message
+    half = RECENT_MESSAGE_CHARACTERS // 2
+    return message.model_copy(update={"content": f"{message.content[:half]}\n…\n{message.content[-half:]}"})

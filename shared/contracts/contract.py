@@ -1,0 +1,57 @@
+"""What every message and every HTTP body of the system is made of."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+
+class Contract(BaseModel):
+    """A camelCase JSON object. Readers ignore fields they do not know: within a version, changes only add."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    def to_json(self) -> bytes:
+        """The object as UTF-8 JSON with camelCase names."""
+        return self.model_dump_json(by_alias=True).encode()
+
+    def to_document(self) -> dict[str, Any]:
+        """The object as JSON-ready Python values with camelCase names."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class StrictContract(Contract):
+    """A body that a client sends: a field nobody knows is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def format_utc(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, for instance `2026-11-23T15:04:05.123Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_usd(nano_usd: int) -> str:
+    """Nano-dollars as a decimal string of dollars with nine places."""
+    return f"{Decimal(nano_usd).scaleb(-9):.9f}"
+
+
+Timestamp = Annotated[datetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
+
+
+def now_utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def period_of(moment: datetime) -> str:
+    """The UTC calendar month that a moment belongs to, as `YYYY-MM`."""
+    return moment.astimezone(UTC).strftime("%Y-%m")

@@ -1,0 +1,169 @@
+"""The registry of topics. Topics are created from it at start; schemas, docs and AsyncAPI are checked against it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.contracts.contract import Contract
+from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
+from shared.contracts.upgrade_results import UpgradeCompleted
+from shared.contracts.upgrade_tasks import RetrieveTask, RewriteTask, Stage, SummarizeTask
+from shared.contracts.usage_events import UsageRecorded
+
+KIB = 1024
+MIB = 1024 * KIB
+DAY_MS = 24 * 3600 * 1000
+
+DEAD_LETTER_SUFFIX = ".dlq"
+DEAD_LETTER_HEADROOM = 64 * KIB
+
+
+class TopicKind(StrEnum):
+    INBOX = "stage inbox"
+    FACT = "fact"
+    DEAD_LETTERS = "dead letters"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic. `key` says what records are keyed by; order is not promised. Sizes are bytes, retention is ms."""
+
+    name: str
+    kind: TopicKind
+    model: type[Contract] | None
+    owner: str
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    key: str
+    partitions: int = 4
+    retention_ms: int = 7 * DAY_MS
+    max_message_bytes: int = 1 * MIB
+    description: str = ""
+
+    @property
+    def dead_letter_name(self) -> str:
+        return self.name + DEAD_LETTER_SUFFIX
+
+
+SUMMARIZE = Topic(
+    name="upgrades.summarize.v1",
+    kind=TopicKind.INBOX,
+    model=SummarizeTask,
+    owner="summarizer",
+    producers=("gateway",),
+    consumers=("summarizer",),
+    key="upgradeId",
+    max_message_bytes=2 * MIB,
+    description="Upgrades whose conversation is to be summarized.",
+)
+RETRIEVE = Topic(
+    name="upgrades.retrieve.v1",
+    kind=TopicKind.INBOX,
+    model=RetrieveTask,
+    owner="rag",
+    producers=("gateway", "summarizer"),
+    consumers=("rag",),
+    key="upgradeId",
+    max_message_bytes=2 * MIB,
+    description="Upgrades for which the tenant's documents are to be searched.",
+)
+REWRITE = Topic(
+    name="upgrades.rewrite.v1",
+    kind=TopicKind.INBOX,
+    model=RewriteTask,
+    owner="upgrader",
+    producers=("gateway", "summarizer", "rag"),
+    consumers=("upgrader",),
+    key="upgradeId",
+    max_message_bytes=2 * MIB,
+    description="Upgrades whose prompt is to be rewritten, or ended as well as still possible.",
+)
+COMPLETED = Topic(
+    name="upgrades.completed.v1",
+    kind=TopicKind.FACT,
+    model=UpgradeCompleted,
+    owner="upgrader",
+    producers=("upgrader",),
+    consumers=("usage", "internal teams"),
+    key="tenantId",
+    description="How an upgrade ended, redacted.",
+)
+USAGE_RECORDED = Topic(
+    name="usage.recorded.v1",
+    kind=TopicKind.FACT,
+    model=UsageRecorded,
+    owner="usage",
+    producers=("summarizer", "rag", "upgrader"),
+    consumers=("usage", "internal teams"),
+    key="tenantId",
+    max_message_bytes=64 * KIB,
+    description="What one operation used.",
+)
+DOCUMENTS_SUBMITTED = Topic(
+    name="documents.submitted.v1",
+    kind=TopicKind.INBOX,
+    model=DocumentSubmitted,
+    owner="rag",
+    producers=("rag",),
+    consumers=("rag",),
+    key="tenantId",
+    max_message_bytes=64 * KIB,
+    description="Documents that are stored and wait to be indexed; ids only.",
+)
+DOCUMENTS_INDEXED = Topic(
+    name="documents.indexed.v1",
+    kind=TopicKind.FACT,
+    model=DocumentIndexed,
+    owner="rag",
+    producers=("rag",),
+    consumers=("internal teams",),
+    key="tenantId",
+    max_message_bytes=64 * KIB,
+    description="What became of a submitted document.",
+)
+
+TOPICS: tuple[Topic, ...] = (
+    SUMMARIZE,
+    RETRIEVE,
+    REWRITE,
+    COMPLETED,
+    USAGE_RECORDED,
+    DOCUMENTS_SUBMITTED,
+    DOCUMENTS_INDEXED,
+)
+
+INBOX_OF: dict[Stage, Topic] = {
+    Stage.SUMMARIZER: SUMMARIZE,
+    Stage.RAG: RETRIEVE,
+    Stage.UPGRADER: REWRITE,
+}
+
+
+def dead_letter_topic(source: Topic) -> Topic:
+    """Where records of `source` go that its consumer cannot handle. No schema: the original bytes are kept."""
+    return Topic(
+        name=source.dead_letter_name,
+        kind=TopicKind.DEAD_LETTERS,
+        model=None,
+        owner=source.owner,
+        producers=tuple(c for c in source.consumers if c != "internal teams"),
+        consumers=("operators",),
+        key=source.key,
+        partitions=1,
+        retention_ms=30 * DAY_MS,
+        max_message_bytes=source.max_message_bytes + DEAD_LETTER_HEADROOM,
+        description=f"Records of {source.name} that could not be handled.",
+    )
+
+
+def consumed_by_us(topic: Topic) -> bool:
+    return any(consumer != "internal teams" for consumer in topic.consumers)
+
+
+def all_topics() -> tuple[Topic, ...]:
+    """Every topic to create: the registry and the dead-letter topic of each one that a service consumes."""
+    return TOPICS + tuple(dead_letter_topic(topic) for topic in TOPICS if consumed_by_us(topic))
+
+
+def topic_named(name: str) -> Topic:
+    """The topic of that name, dead-letter topics included; KeyError when there is none."""
+    return {topic.name: topic for topic in all_topics()}[name]

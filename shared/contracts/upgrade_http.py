@@ -1,0 +1,141 @@
+"""Public HTTP bodies of upgrades: what a client sends, and what it gets back."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from shared.contracts.contract import Contract, StrictContract, Timestamp
+from shared.contracts.upgrade_results import Mode, PromptVersion, UpgradeError, UpgradeStatus
+from shared.contracts.upgrade_tasks import Role, UpgradeWarning
+
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_HISTORY_MESSAGES = 100
+MAX_HISTORY_CHARACTERS = 100_000
+
+
+class ClientBody(StrictContract):
+    """A request body: names are camelCase only, nothing is converted to another type, unknown fields are errors."""
+
+    model_config = ConfigDict(strict=True, validate_by_name=False, extra="forbid")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+NotBlank = Annotated[str, AfterValidator(_not_blank)]
+
+
+class HistoryMessage(ClientBody):
+    role: Role
+    content: str
+
+
+class UpgradeOptions(ClientBody):
+    enable_summarization: bool = True
+    enable_rag: bool = Field(default=True, alias="enableRAG")
+    enable_pii_redaction: bool = Field(default=True, alias="enablePIIRedaction")
+    rag_top_k: int = Field(default=5, ge=1, le=20)
+    rag_min_score: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)
+    template_name: str = Field(default="upgrader", min_length=1, max_length=128)
+
+
+def _history_not_too_long(history: list[HistoryMessage]) -> list[HistoryMessage]:
+    if sum(len(message.content) for message in history) > MAX_HISTORY_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_HISTORY_CHARACTERS} characters in all")
+    return history
+
+
+class UpgradeRequest(ClientBody):
+    """Body of `POST /api/upgrade`."""
+
+    user_prompt: NotBlank = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+    conversation_history: Annotated[list[HistoryMessage], AfterValidator(_history_not_too_long)] = Field(
+        default=[], max_length=MAX_HISTORY_MESSAGES
+    )
+    user_id: str | None = Field(default=None, min_length=1, max_length=128)
+    options: UpgradeOptions = UpgradeOptions()
+
+
+class CitationView(Contract):
+    """A piece of one of the tenant's documents. `score` is 0..1."""
+
+    document_id: str
+    title: str
+    score: float
+    text: str
+
+
+class UsageComponentView(Contract):
+    component: str
+    operation: str
+    tokens_in: int
+    tokens_out: int
+    embeddings: int
+    cost_usd: str
+    latency_ms: int
+    cache_hit: bool
+
+
+class UsageView(Contract):
+    tokens_in: int = 0
+    tokens_out: int = 0
+    embeddings: int = 0
+    cost_usd: str = "0.000000000"
+    components: list[UsageComponentView] = []
+
+
+class UpgradeView(Contract):
+    """One upgrade as its client sees it. What is not known while it is `accepted` is null or empty."""
+
+    id: str
+    status: UpgradeStatus
+    mode: Mode | None
+    language: str | None = Field(description="BCP 47")
+    user_prompt: str
+    user_ref: str | None
+    upgraded_prompt: str | None
+    reasoning: str
+    missing_questions: list[str]
+    confidence: float | None
+    citations: list[CitationView]
+    prompt: PromptVersion | None
+    model: str | None
+    usage: UsageView
+    warnings: list[UpgradeWarning]
+    error: UpgradeError | None
+    created_at: Timestamp
+    completed_at: Timestamp | None
+    latency_ms: int | None = Field(description="acceptance to end, milliseconds")
+
+    @model_validator(mode="after")
+    def _ended_has_a_time(self) -> Self:
+        if (self.status == UpgradeStatus.ACCEPTED) != (self.completed_at is None):
+            raise ValueError("completedAt goes with an end")
+        return self
+
+
+class UpgradePage(Contract):
+    """A page of upgrades, newest first. `nextCursor` is null on the last one."""
+
+    items: list[UpgradeView]
+    next_cursor: str | None
+
+
+class FieldProblem(Contract):
+    field: str
+    detail: str
+
+
+class ProblemDetails(Contract):
+    """An error (RFC 9457). `errors` is there where single fields are wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldProblem] = []

@@ -1,0 +1,121 @@
+"""How an upgrade ended: the fact that everybody may read, and the record that only the gateway restores."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.contract import Contract, Timestamp
+from shared.contracts.upgrade_tasks import ComponentUsage, Origin, RetrievedChunk, SealedText, UpgradeWarning
+
+
+class UpgradeStatus(StrEnum):
+    ACCEPTED = "accepted"
+    UPGRADED = "upgraded"
+    CACHED = "cached"
+    ORIGINAL = "original"
+    FAILED = "failed"
+
+
+Mode = Literal["full", "contextual"]
+Track = Literal["stable", "canary"]
+
+
+class PromptVersion(Contract):
+    """Which template version made the rewrite."""
+
+    name: str
+    version: int
+    track: Track = "stable"
+
+
+class UpgradeError(Contract):
+    code: str
+    detail: str
+
+
+class UsageTotals(Contract):
+    tokens_in: int = 0
+    tokens_out: int = 0
+    embeddings: int = 0
+    cost_nano_usd: int = 0
+
+    @staticmethod
+    def over(usage: list[ComponentUsage]) -> "UsageTotals":
+        """The sum over what single operations used."""
+        return UsageTotals(
+            tokens_in=sum(item.tokens_in for item in usage),
+            tokens_out=sum(item.tokens_out for item in usage),
+            embeddings=sum(item.embeddings for item in usage),
+            cost_nano_usd=sum(item.cost_nano_usd for item in usage),
+        )
+
+
+class UpgradeResult(Contract):
+    """The upgrader's record of an ended upgrade, still redacted. The first one written is the one that counts."""
+
+    upgrade_id: str
+    tenant_id: str
+    user_ref: str | None = None
+    origin: Origin = "client"
+    status: UpgradeStatus
+    mode: Mode = "full"
+    language: str | None = Field(default=None, description="BCP 47")
+    user_prompt: str
+    upgraded_prompt: str | None
+    reasoning: str = ""
+    missing_questions: list[str] = []
+    confidence: float | None = None
+    citations: list[RetrievedChunk] = []
+    sealed_pii: list[SealedText] = Field(default=[], description="what stages added to the placeholder map")
+    prompt: PromptVersion | None = None
+    model: str | None = None
+    usage: list[ComponentUsage] = []
+    warnings: list[UpgradeWarning] = []
+    error: UpgradeError | None = None
+    period: str
+    created_at: Timestamp
+    completed_at: Timestamp
+    latency_ms: int = Field(description="acceptance to end, milliseconds")
+
+
+class CitationRef(Contract):
+    document_id: str
+    score: float
+
+
+class UpgradeCompleted(Contract):
+    """Data of `upgrades.completed.v1`: one per ended upgrade, redacted."""
+
+    upgrade_id: str
+    tenant_id: str
+    user_ref: str | None
+    origin: Origin
+    status: UpgradeStatus
+    mode: Mode
+    language: str | None
+    user_prompt: str
+    upgraded_prompt: str | None
+    reasoning: str
+    missing_questions: list[str]
+    confidence: float | None
+    citations: list[CitationRef]
+    prompt: PromptVersion | None
+    model: str | None
+    usage: UsageTotals
+    latency_ms: int
+    warnings: list[UpgradeWarning]
+    error: UpgradeError | None
+    period: str
+    created_at: Timestamp
+    occurred_at: Timestamp
+
+    @staticmethod
+    def of(result: UpgradeResult) -> "UpgradeCompleted":
+        """The public fact about an ended upgrade."""
+        return UpgradeCompleted(
+            **result.model_dump(exclude={"citations", "sealed_pii", "usage", "completed_at"}),
+            citations=[CitationRef(document_id=c.document_id, score=c.score) for c in result.citations],
+            usage=UsageTotals.over(result.usage),
+            occurred_at=result.completed_at,
+        )

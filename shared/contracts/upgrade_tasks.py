@@ -1,0 +1,163 @@
+"""The message that travels through the stage inboxes: one upgrade with what is still to be done to it.
+
+Everything textual in it is redacted: personal values stand as typed placeholders (`<EMAIL_1>`).
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.contract import Contract, Timestamp
+
+Role = Literal["user", "assistant", "system"]
+Origin = Literal["client", "eval"]
+
+
+class Stage(StrEnum):
+    """A stage of the pipeline; the value is the name of its service."""
+
+    SUMMARIZER = "summarizer"
+    RAG = "rag"
+    UPGRADER = "upgrader"
+
+
+class ConversationMessage(Contract):
+    role: Role
+    content: str
+
+
+class TaskOptions(Contract):
+    enable_rag: bool = Field(default=True, alias="enableRAG")
+    enable_summarization: bool = True
+    enable_pii_redaction: bool = Field(default=True, alias="enablePIIRedaction")
+    rag_top_k: int = 5
+    rag_min_score: float = 0.0
+    template_name: str = "upgrader"
+
+
+class SealedText(Contract):
+    """Text that only holders of the vault key can read, bound to its tenant and upgrade (AES-GCM)."""
+
+    key_id: str
+    nonce: str = Field(description="base64")
+    ciphertext: str = Field(description="base64, with the authentication tag")
+
+
+class ComponentUsage(Contract):
+    """What one operation of one component used."""
+
+    component: str
+    operation: str
+    model: str | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    embeddings: int = 0
+    cost_nano_usd: int = 0
+    latency_ms: int = 0
+    cache_hit: bool = False
+
+
+class UpgradeWarning(Contract):
+    code: str
+    detail: str
+
+
+class Summary(Contract):
+    """What the rewrite needs to know of the conversation so far."""
+
+    goal: str = ""
+    facts: list[str] = []
+    constraints: list[str] = []
+    decisions: list[str] = []
+    tried: list[str] = []
+
+
+class RetrievedChunk(Contract):
+    """A piece of one of the tenant's documents, redacted. `score` is 0..1."""
+
+    document_id: str
+    chunk_id: str
+    title: str
+    score: float
+    text: str
+
+
+class GiveUpReason(StrEnum):
+    DEADLINE = "deadline_exceeded"
+    MODEL = "model_unavailable"
+    UNPROCESSABLE = "unprocessable"
+    EXPIRED = "expired"
+
+
+class GivenUp(Contract):
+    """A stage could not do its part; the upgrader ends the upgrade as well as it still can."""
+
+    stage: str
+    reason: GiveUpReason
+    detail: str
+
+
+class StageOutput(Contract):
+    """What one stage adds to the upgrade; recorded by the stage, repeated on redelivery."""
+
+    stage: Stage
+    summary: Summary | None = None
+    chunks: list[RetrievedChunk] = []
+    sealed_pii: SealedText | None = Field(default=None, description="what this stage adds to the placeholder map")
+    usage: list[ComponentUsage] = []
+    warnings: list[UpgradeWarning] = []
+    given_up: GivenUp | None = None
+    latency_ms: int = 0
+
+
+class UpgradeTask(Contract):
+    """One accepted upgrade on its way. `itinerary` holds the stages still ahead, the addressed one first."""
+
+    upgrade_id: str
+    tenant_id: str
+    user_ref: str | None = None
+    origin: Origin = "client"
+    period: str = Field(description="UTC calendar month in which the upgrade was accepted, YYYY-MM")
+    created_at: Timestamp
+    deadline: Timestamp
+    user_prompt: str
+    conversation_history: list[ConversationMessage] = []
+    options: TaskOptions = TaskOptions()
+    placeholder_counts: dict[str, int] = Field(default={}, description="highest number in use per placeholder kind")
+    sealed_pii: SealedText | None = Field(default=None, description="only when redaction is off for the model call")
+    reply_to: str | None = Field(default=None, description="id of the gateway replica that waits")
+    itinerary: list[Stage]
+    outputs: list[StageOutput] = []
+    given_up: GivenUp | None = None
+
+    def output_of(self, stage: Stage) -> StageOutput | None:
+        """What `stage` has added, or None while it has not run."""
+        return next((output for output in self.outputs if output.stage == stage), None)
+
+    def next_stage(self) -> Stage | None:
+        """The stage this message is addressed to, or None when the itinerary is done."""
+        return self.itinerary[0] if self.itinerary else None
+
+    def advanced(self, output: StageOutput) -> "UpgradeTask":
+        """The message for the next stage; after a give-up, straight to the last stage of the itinerary."""
+        ahead = self.itinerary[1:] if output.given_up is None else self.itinerary[-1:]
+        return self.model_copy(
+            update={
+                "itinerary": ahead,
+                "outputs": [*self.outputs, output],
+                "given_up": self.given_up or output.given_up,
+            }
+        )
+
+
+class SummarizeTask(UpgradeTask):
+    """Data of `upgrades.summarize.v1`."""
+
+
+class RetrieveTask(UpgradeTask):
+    """Data of `upgrades.retrieve.v1`."""
+
+
+class RewriteTask(UpgradeTask):
+    """Data of `upgrades.rewrite.v1`."""

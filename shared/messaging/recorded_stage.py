@@ -1,0 +1,88 @@
+"""A stage that does its work once per upgrade, however often its message is delivered."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from shared.contracts.contract import now_utc
+from shared.contracts.topics import INBOX_OF, USAGE_RECORDED
+from shared.contracts.upgrade_tasks import GivenUp, Stage, StageOutput, UpgradeTask
+from shared.contracts.usage_events import UsageRecorded
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.errors import Unprocessable
+from shared.messaging.outbox import Fact, FactOutbox
+from shared.messaging.producer import EventProducer
+from shared.messaging.progress import ProgressLog
+
+StageWork = Callable[[UpgradeTask], Awaitable[StageOutput]]
+
+
+def usage_facts(task: UpgradeTask, output: StageOutput) -> list[Fact]:
+    """One `usage.recorded.v1` for each operation of a stage's output."""
+    events = (
+        UsageRecorded.for_task(task, usage, sequence, now_utc()) for sequence, usage in enumerate(output.usage)
+    )
+    return [Fact(USAGE_RECORDED, task.tenant_id, event.event_id, event, task.upgrade_id) for event in events]
+
+
+class RecordedStage:
+    """Runs `work` for an upgrade, records its output with the usage it owes, and hands the upgrade to the next stage.
+
+    The recorded output decides: a message that comes again, here or in another process, repeats it and calls no model.
+    """
+
+    def __init__(
+        self, *, stage: Stage, outputs: FactOutbox, producer: EventProducer, progress: ProgressLog, work: StageWork
+    ) -> None:
+        self._stage = stage
+        self._outputs = outputs
+        self._producer = producer
+        self._progress = progress
+        self._work = work
+
+    async def handle(self, envelope: Envelope) -> None:
+        """Returns when the next inbox has the upgrade. Raises Transient when store or broker are out."""
+        task = self._task_of(envelope)
+        record = await self._outputs.find(task.upgrade_id)
+        if record is None:
+            record = await self._work_and_record(task)
+        await self._outputs.publish(record)
+        await self._hand_over(task, StageOutput.model_validate(record["content"]))
+
+    async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
+        """Hands the upgrade on, marked, so that it still ends. Repeats the recorded output where there is one."""
+        task = self._task_of(envelope)
+        record = await self._outputs.find(task.upgrade_id)
+        if record is not None:
+            await self._outputs.publish(record)
+            output = StageOutput.model_validate(record["content"]).model_copy(update={"given_up": given_up})
+        else:
+            output = StageOutput(stage=self._stage, given_up=given_up)
+            await self._progress.stage(task, self._stage, "skipped", 0)
+        await self._hand_over(task, output)
+
+    async def _work_and_record(self, task: UpgradeTask) -> dict[str, Any]:
+        await self._progress.stage(task, self._stage, "started")
+        started = time.monotonic()
+        output = await self._work(task)
+        latency_ms = round((time.monotonic() - started) * 1000)
+        output = output.model_copy(update={"latency_ms": latency_ms})
+        record, _ = await self._outputs.record(
+            task.upgrade_id, task.tenant_id, output.to_document(), usage_facts(task, output)
+        )
+        await self._progress.stage(task, self._stage, "skipped" if output.given_up else "finished", latency_ms)
+        return record
+
+    async def _hand_over(self, task: UpgradeTask, output: StageOutput) -> None:
+        onward = task.advanced(output)
+        following = onward.next_stage()
+        if following is None:
+            raise Unprocessable(f"the itinerary ends at {self._stage}, which does not end upgrades")
+        inbox = INBOX_OF[following]
+        await self._producer.publish(inbox, task.upgrade_id, onward, subject=task.upgrade_id)
+
+    def _task_of(self, envelope: Envelope) -> UpgradeTask:
+        task = envelope.data
+        if not isinstance(task, UpgradeTask) or task.next_stage() is not self._stage:
+            raise Unprocessable(f"not addressed to {self._stage}")
+        return task

@@ -1,0 +1,102 @@
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from services.summarizer.summarize import (
+    RESERVE_SECONDS,
+    WINDOW_MESSAGES,
+    ModelSummary,
+    SummaryFailed,
+    conversation_keys,
+    summarize,
+)
+from shared.contracts.upgrade_tasks import ComponentUsage, ConversationMessage, Summary, UpgradeTask
+from tests.unit.upgrade_fixtures import make_task
+
+USAGE = ComponentUsage(component="summarizer", operation="summarize", tokens_in=7)
+
+
+class DictCache:
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], Summary] = {}
+
+    async def find(self, tenant_id: str, keys: Sequence[str]) -> dict[str, Summary]:
+        return {key: self.entries[tenant_id, key] for key in keys if (tenant_id, key) in self.entries}
+
+    async def put(self, tenant_id: str, key: str, summary: Summary) -> None:
+        self.entries[tenant_id, key] = summary
+
+
+class CountingModel:
+    """Its summary's goal says what it was given."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.calls: list[tuple[Summary | None, list[str]]] = []
+        self.deadline: datetime | None = None
+        self.fails = fails
+
+    async def summarize(
+        self, task: UpgradeTask, previous: Summary | None, messages: Sequence[ConversationMessage], deadline: datetime
+    ) -> ModelSummary:
+        self.calls.append((previous, [message.content for message in messages]))
+        self.deadline = deadline
+        if self.fails:
+            raise SummaryFailed("The model is out.", USAGE)
+        return ModelSummary(Summary(goal=f"call {len(self.calls)}"), USAGE)
+
+
+def turns(count: int) -> list[tuple[str, str]]:
+    return [("user" if i % 2 == 0 else "assistant", f"message {i}") for i in range(count)]
+
+
+async def test_the_same_conversation_is_summarized_once() -> None:
+    cache, model = DictCache(), CountingModel()
+    await summarize(make_task("next", *turns(4)), cache, model, "v1")
+    again = await summarize(make_task("another prompt", *turns(4)), cache, model, "v1")
+    assert len(model.calls) == 1
+    assert again.summary == Summary(goal="call 1")
+    assert [(item.cache_hit, item.tokens_in) for item in again.usage] == [(True, 0)]
+
+
+async def test_a_grown_conversation_starts_from_its_earlier_summary() -> None:
+    cache, model = DictCache(), CountingModel()
+    await summarize(make_task("next", *turns(4)), cache, model, "v1")
+    await summarize(make_task("next", *turns(6)), cache, model, "v1")
+    assert model.calls[1] == (Summary(goal="call 1"), ["message 4", "message 5"])
+
+
+async def test_a_long_conversation_is_read_from_its_last_messages() -> None:
+    model = CountingModel()
+    await summarize(make_task("next", *turns(30)), DictCache(), model, "v1")
+    assert model.calls[0][1] == [f"message {i}" for i in range(30 - WINDOW_MESSAGES, 30)]
+
+
+async def test_tenants_and_versions_share_no_summary() -> None:
+    cache, model = DictCache(), CountingModel()
+    await summarize(make_task("next", *turns(4)), cache, model, "v1")
+    await summarize(make_task("next", *turns(4), tenant_id="tenant-b"), cache, model, "v1")
+    await summarize(make_task("next", *turns(4)), cache, model, "v2")
+    assert len(model.calls) == 3
+    assert all(previous is None for previous, _ in model.calls)
+
+
+async def test_a_model_that_is_out_costs_the_summary_and_not_the_upgrade() -> None:
+    cache = DictCache()
+    output = await summarize(make_task("next", *turns(4)), cache, CountingModel(fails=True), "v1")
+    assert output.given_up is None
+    assert output.summary is None
+    assert [warning.code for warning in output.warnings] == ["summary_skipped"]
+    assert output.usage == [USAGE]
+    assert cache.entries == {}
+
+
+async def test_the_stages_behind_are_left_some_time() -> None:
+    model = CountingModel()
+    task = make_task("next", *turns(2))
+    await summarize(task, DictCache(), model, "v1")
+    assert model.deadline == task.deadline - timedelta(seconds=RESERVE_SECONDS)
+
+
+def test_keys_tell_apart_what_only_looks_alike_when_joined() -> None:
+    one = [ConversationMessage(role="user", content="a"), ConversationMessage(role="user", content="b")]
+    other = [ConversationMessage(role="user", content="auser:1:b")]
+    assert conversation_keys(one, "v")[-1] != conversation_keys(other, "v")[-1]
