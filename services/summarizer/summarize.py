@@ -92,6 +92,4 @@ async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel,
             warnings=[warning],
         )
     await cache.put(task.tenant_id, keys[-1], made.summary)
-    return StageOutput(
-        stage=Stage.SUMMARIZER, summary=made.summary, usage=[made.usage], warnings=list(made.warnings)
-    )
+    return StageOutput(stage=Stage.SUMMARIZER, summary=made.summary, usage=[made.usage], warnings=list(made.warnings))

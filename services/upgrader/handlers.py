@@ -32,7 +32,9 @@ class EndingStage:
         if result is None:
             await self._progress.stage(task, Stage.UPGRADER, "started")
             result = await self._results.end(task, await self._rewritten(task))
-            await self._progress.stage(task, Stage.UPGRADER, "finished", result.usage[-1].latency_ms if result.usage else 0)
+            await self._progress.stage(
+                task, Stage.UPGRADER, "finished", result.usage[-1].latency_ms if result.usage else 0
+            )
         await self._tell(task, result)
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:

@@ -15,14 +15,14 @@ from shared.contracts.upgrade_results import PromptVersion
 from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.errors import ModelError, ModelTimeout
-from shared.llm.sections import render_sections
 from shared.llm.reporting import component_usage, usage_warnings
+from shared.llm.sections import render_sections
 from shared.privacy.model_view import ModelView
 from shared.privacy.sealing import Vault
 
 OPERATION = "rewrite"
 BUILT_IN = PromptVersion(name="upgrader", version=1, track="stable")
-_TEMPLATE = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(  # noqa: S701 -- not HTML
+_TEMPLATE = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(
     (files("services.upgrader") / "templates" / "upgrader.md").read_text(encoding="utf-8")
 )
 

@@ -129,9 +129,7 @@ class FactOutbox:
             log.warning("facts_not_published", record_id=record["_id"], error=str(error))
 
     async def _send(self, fact: Fact) -> None:
-        await self._producer.publish(
-            fact.topic, fact.key, fact.data, event_id=fact.event_id, subject=fact.subject
-        )
+        await self._producer.publish(fact.topic, fact.key, fact.data, event_id=fact.event_id, subject=fact.subject)
 
     async def sweep_all(self) -> None:
         """Settles everything that can be settled now."""

@@ -68,9 +68,7 @@ class ProgressLog:
     async def accepted(self, task: UpgradeTask) -> None:
         self._put(task, ACCEPTED_STEP, "accepted", orjson.dumps({"upgradeId": task.upgrade_id}))
 
-    async def stage(
-        self, task: UpgradeTask, stage: Stage, state: StageState, latency_ms: int | None = None
-    ) -> None:
+    async def stage(self, task: UpgradeTask, stage: Stage, state: StageState, latency_ms: int | None = None) -> None:
         progress = StageProgress(stage=stage, state=state, latency_ms=latency_ms)
         self._put(task, stage_step(stage, state), "stage", progress.to_json())
 

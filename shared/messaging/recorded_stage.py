@@ -19,9 +19,7 @@ StageWork = Callable[[UpgradeTask], Awaitable[StageOutput]]
 
 def usage_facts(task: UpgradeTask, output: StageOutput) -> list[Fact]:
     """One `usage.recorded.v1` for each operation of a stage's output."""
-    events = (
-        UsageRecorded.for_task(task, usage, sequence, now_utc()) for sequence, usage in enumerate(output.usage)
-    )
+    events = (UsageRecorded.for_task(task, usage, sequence, now_utc()) for sequence, usage in enumerate(output.usage))
     return [Fact(USAGE_RECORDED, task.tenant_id, event.event_id, event, task.upgrade_id) for event in events]
 
 

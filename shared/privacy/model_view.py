@@ -37,4 +37,4 @@ class ModelView:
             return text
         for placeholder, value in self._by_length:
             text = text.replace(value, placeholder)
-        return redact(text, self._placeholders)
+        return redact(text, self._placeholders, redacted_before=True)

@@ -1,0 +1,144 @@
+import de.bwaldvogel.mongo.MongoCollection;
+import de.bwaldvogel.mongo.MongoDatabase;
+import de.bwaldvogel.mongo.MongoServer;
+import de.bwaldvogel.mongo.MongoVersion;
+import de.bwaldvogel.mongo.backend.CursorRegistry;
+import de.bwaldvogel.mongo.backend.Index;
+import de.bwaldvogel.mongo.backend.IndexKey;
+import de.bwaldvogel.mongo.backend.Utils;
+import de.bwaldvogel.mongo.backend.h2.H2Backend;
+import de.bwaldvogel.mongo.backend.h2.H2Database;
+import de.bwaldvogel.mongo.bson.Document;
+import java.util.List;
+import org.h2.mvstore.MVStore;
+
+/**
+ * MongoDB's wire protocol over one H2 file: `java -cp 'libs/*' Launch.java PORT FILE`. Ends cleanly on SIGTERM.
+ *
+ * The library ignores `partialFilterExpression`. An index whose name ends in `_if_FIELD` covers here, as it does in
+ * MongoDB by such an expression, only the documents in which FIELD is a string.
+ */
+public class Launch {
+    private static final int COMMIT_DELAY_MS = 50;
+    private static final String PARTIAL = "_if_";
+
+    public static void main(String[] args) {
+        // The delay bounds what a crash of this server can lose: the library does not commit each write by itself.
+        MVStore store = new MVStore.Builder().fileName(args[1]).open();
+        store.setAutoCommitDelay(COMMIT_DELAY_MS);
+        H2Backend backend = new BackendWithPartialIndexes(store);
+        backend.version(new MongoVersion() {
+            // Today's clients refuse the wire version that the library states by itself.
+            public List<Integer> getVersionArray() {
+                return List.of(5, 0, 0);
+            }
+
+            public int getWireVersion() {
+                return 13;
+            }
+        });
+        MongoServer server = new MongoServer(backend);
+        server.bind("127.0.0.1", Integer.parseInt(args[0]));
+        Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
+    }
+
+    static class BackendWithPartialIndexes extends H2Backend {
+        BackendWithPartialIndexes(MVStore store) {
+            super(store);
+        }
+
+        protected MongoDatabase openOrCreateDatabase(String name) {
+            return new DatabaseWithPartialIndexes(name, getMvStore(), getCursorRegistry());
+        }
+    }
+
+    static class DatabaseWithPartialIndexes extends H2Database {
+        DatabaseWithPartialIndexes(String name, MVStore store, CursorRegistry cursors) {
+            super(name, store, cursors);
+        }
+
+        protected Index<Object> openOrCreateUniqueIndex(String in, String name, List<IndexKey> keys, boolean sparse) {
+            Index<Object> whole = super.openOrCreateUniqueIndex(in, name, keys, sparse);
+            int at = name.lastIndexOf(PARTIAL);
+            return at < 0 ? whole : new PartialIndex(whole, keys, name.substring(at + PARTIAL.length()));
+        }
+    }
+
+    /** Shows the index behind it only the documents that it covers. */
+    static class PartialIndex extends Index<Object> {
+        private final Index<Object> covered;
+        private final String field;
+
+        PartialIndex(Index<Object> covered, List<IndexKey> keys, String field) {
+            super(covered.getName(), keys, true); // sparse: a document that it does not cover is no error
+            this.covered = covered;
+            this.field = field;
+        }
+
+        private boolean covers(Document document) {
+            return Utils.getSubdocumentValue(document, field) instanceof String;
+        }
+
+        public Object getPosition(Document document) {
+            return covers(document) ? covered.getPosition(document) : null;
+        }
+
+        public synchronized void checkAdd(Document document, MongoCollection<Object> collection) {
+            if (covers(document)) {
+                covered.checkAdd(document, collection);
+            }
+        }
+
+        public synchronized void add(Document document, Object position, MongoCollection<Object> collection) {
+            if (covers(document)) {
+                covered.add(document, position, collection);
+            }
+        }
+
+        public synchronized Object remove(Document document) {
+            return covers(document) ? covered.remove(document) : null;
+        }
+
+        public synchronized void checkUpdate(Document before, Document after, MongoCollection<Object> collection) {
+            if (covers(before) && covers(after)) {
+                covered.checkUpdate(before, after, collection);
+            } else {
+                checkAdd(after, collection);
+            }
+        }
+
+        public synchronized void updateInPlace(
+                Document before, Document after, Object position, MongoCollection<Object> collection) {
+            if (covers(before) && covers(after)) {
+                covered.updateInPlace(before, after, position, collection);
+            } else {
+                remove(before);
+                add(after, position, collection);
+            }
+        }
+
+        public synchronized boolean canHandle(Document query) {
+            return query.get(field) instanceof String && covered.canHandle(query);
+        }
+
+        public synchronized Iterable<Object> getPositions(Document query) {
+            return covered.getPositions(query);
+        }
+
+        public long getCount() {
+            return covered.getCount();
+        }
+
+        public long getDataSize() {
+            return covered.getDataSize();
+        }
+
+        public boolean isUnique() {
+            return true;
+        }
+
+        public void drop() {
+            covered.drop();
+        }
+    }
+}

@@ -1,0 +1,54 @@
+"""Which rules answer a chat request: told by the schema's name or, without a schema, by the sections."""
+
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from deploy.local.offline_model.contextual_rewrite import contextual_rewrite
+from deploy.local.offline_model.embedder import Embedder
+from deploy.local.offline_model.full_rewrite import full_rewrite
+from deploy.local.offline_model.schema_values import minimal_value
+from deploy.local.offline_model.summaries import as_json, read_summary, summarize
+from shared.llm.sections import parse_sections
+
+MODEL = "offline-rules-1"
+_OFFLINE_NOTE = (
+    "This is the offline model: it follows fixed rules and can only rewrite prompts and condense conversations."
+)
+
+
+def answer(messages: list[dict[str, Any]], response_format: dict[str, Any], embedder: Embedder) -> str:
+    """The content of the answer: JSON where a structured output is asked for, else a plain sentence."""
+    sections = _sections(messages)
+    wanted = response_format.get("json_schema") or {}
+    name = wanted.get("name")
+    if name == "prompt_rewrite" or (name is None and "prompt" in sections):
+        return _json(_rewrite(sections, embedder))
+    if name == "conversation_summary" or (name is None and "conversation" in sections):
+        return _json(as_json(summarize(sections)))
+    if wanted:
+        return _json(minimal_value(wanted.get("schema") or {"type": "object"}))
+    return _json({"note": _OFFLINE_NOTE}) if response_format.get("type") == "json_object" else _OFFLINE_NOTE
+
+
+def _rewrite(sections: dict[str, str], embedder: Embedder) -> dict[str, Any]:
+    sections = {"prompt": "", **sections}
+    summary = read_summary(sections.get("summary"))
+    if sections.get("mode") == "contextual":
+        return asdict(contextual_rewrite(sections, summary, embedder))
+    return asdict(full_rewrite(sections, summary, embedder))
+
+
+def _sections(messages: list[dict[str, Any]]) -> dict[str, str]:
+    """The sections of the first user message that has any: later ones are hints on the form of the answer."""
+    for message in messages:
+        if message["role"] == "user":
+            sections = parse_sections(message["content"])
+            if sections:
+                return sections
+    return {}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

@@ -1,0 +1,209 @@
+"""A first prompt, or a new topic, as a whole structured prompt: role, task, context, constraints, format."""
+
+from deploy.local.offline_model.answers import Rewrite, Summary
+from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
+from deploy.local.offline_model.embedder import Embedder
+from deploy.local.offline_model.languages import Language, language_of
+from deploy.local.offline_model.prompt_parts import PromptParts, take_apart, without_polite_words
+from deploy.local.offline_model.text_pieces import (
+    PLACEHOLDER,
+    as_sentence,
+    distinct,
+    normalized,
+    split_sentences,
+    words,
+)
+
+_PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
+_MOST_QUESTIONS = 4
+_MOST_FACTS = 4
+_WRITING_GOALS = ("write", "ideas")
+
+
+def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Embedder) -> Rewrite:
+    """The structured prompt in the language of the `language` section; the user's own words stay as they are."""
+    language = language_of(sections.get("language", ""))
+    prompt = sections["prompt"].strip()
+    parts = take_apart(prompt, language)
+    known = _related(summary, prompt, language, embedder) if summary else Summary()
+    findings = relevant_sentences(prompt, read_documents(sections.get("documents", "")), language, embedder)
+    written = _written(parts, known, findings, language)
+    return Rewrite(
+        upgraded_prompt=written,
+        reasoning=_reasoning(parts, known, findings, language),
+        missing_questions=_questions(parts, prompt, language),
+        confidence=_confidence(parts, known, findings),
+        cited_documents=sorted({finding.number for finding in findings}),
+    )
+
+
+def _written(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> str:
+    headings = language.headings if language else _PLAIN_HEADINGS
+    bodies = [
+        _role(parts, language),
+        "\n".join(_task(parts, language)),
+        "\n".join(_context(parts, known, findings, language)),
+        "\n".join(_constraints(parts, known, language)),
+        _format(parts, language),
+    ]
+    return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(headings, bodies, strict=True) if body)
+
+
+def _role(parts: PromptParts, language: Language | None) -> str:
+    if language is None:
+        return ""
+    return language.roles.get(parts.domain or "general", language.roles["general"])
+
+
+def _task(parts: PromptParts, language: Language | None) -> list[str]:
+    if language is None:
+        return parts.task
+    sentences = [as_sentence(without_polite_words(sentence, language)) for sentence in parts.task]
+    return [*sentences, *parts.blocks]
+
+
+def _context(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> list[str]:
+    lines = [as_sentence(sentence) for sentence in parts.context]
+    if language and parts.audience:
+        lines.append(language.phrases["audience"].format(parts.audience))
+    facts = [as_sentence(fact) for fact in known.facts]
+    if language:
+        facts += [language.phrases["decided"].format(as_sentence(item)) for item in known.decisions]
+        facts += [language.phrases["tried"].format(as_sentence(item)) for item in known.tried]
+    if facts:
+        lines += [language.phrases["known"]] if language else []
+        lines += [f"- {fact}" for fact in facts]
+    if findings:
+        lines += [language.phrases["documents"]] if language else []
+        lines += [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
+    return lines
+
+
+def _constraints(parts: PromptParts, known: Summary, language: Language | None) -> list[str]:
+    own = [as_sentence(line) for item in [*parts.constraints, *known.constraints] for line in _lines(item)]
+    if language is None:
+        return [f"- {item}" for item in own]
+    said = normalized(" ".join(own))
+    for label, clue in (("length", parts.length), ("tone", parts.tone)):
+        if clue and normalized(clue) not in said:
+            own.append(language.phrases[label].format(clue))
+    answer_language = parts.answer_language or language.code
+    if parts.answer_language is None or not any(language.pattern["in_language"].search(item) for item in own):
+        own.append(language.phrases["answer_in"].format(language.language_names[answer_language]))
+    if parts.quotes or parts.blocks or PLACEHOLDER.search(" ".join([*parts.task, *parts.context])):
+        own.append(language.phrases["verbatim"])
+    own.append(language.phrases["honest"])
+    return [item if item.startswith(("- ", "* ")) else f"- {item}" for item in distinct(own)]
+
+
+def _lines(constraint: str) -> list[str]:
+    """The items of a list under a heading such as `Requirements:`, else the constraint itself."""
+    heading, *items = constraint.split("\n")
+    return items if items and heading.rstrip().endswith(":") and len(heading.split()) <= 3 else [heading, *items]
+
+
+def _format(parts: PromptParts, language: Language | None) -> str:
+    if language is None:
+        return ""
+    phrases = language.format_phrases
+    return phrases[parts.format or ""] if parts.format in phrases else phrases.get(parts.goal or "", phrases["general"])
+
+
+def _questions(parts: PromptParts, prompt: str, language: Language | None) -> list[str]:
+    if language is None:
+        return []
+    code = parts.domain == "code"
+    missing: list[str] = []
+    brings_text = _brings_text(parts, prompt)
+    if parts.goal in ("translate", "summarize", "improve") and not brings_text:
+        missing.append("source")
+    elif len(words(prompt, language.stopword_set)) < 4 and not brings_text:
+        missing.append("detail")
+    if code and not any(character.isdigit() for character in prompt):
+        missing.append("code")
+    if parts.goal == "compare":
+        missing.append("compare")
+    if parts.goal == "plan" or parts.domain == "travel":
+        missing.append("plan")
+    if parts.audience is None and parts.goal != "translate" and not code:
+        missing.append("audience")
+    if parts.goal in _WRITING_GOALS and not code and parts.tone is None:
+        missing.append("tone")
+    if parts.length is None and not code and parts.goal not in ("translate", "plan", "improve"):
+        missing.append("length")
+    if not parts.context and not code:
+        missing.append("purpose")
+    if parts.format is None and not code and parts.goal not in ("translate", "improve", "plan"):
+        missing.append("format")
+    return [language.questions[kind] for kind in missing[:_MOST_QUESTIONS]]
+
+
+def _brings_text(parts: PromptParts, prompt: str) -> bool:
+    return parts.quotes or bool(parts.blocks) or ":\n" in prompt or len(prompt) > 400
+
+
+def _confidence(parts: PromptParts, known: Summary, findings: list[Finding]) -> float:
+    """How much of what a good prompt says was found; never sure, since nothing here understands the prompt."""
+    found = 0.35
+    found += 0.15 if parts.goal else 0.0
+    found += 0.1 if parts.format else 0.0
+    found += 0.1 if parts.audience else 0.0
+    found += 0.05 if parts.length else 0.0
+    found += 0.05 if parts.constraints or parts.tone else 0.0
+    found += 0.05 if parts.context or known.facts else 0.0
+    found += 0.05 if findings else 0.0
+    return round(min(found, 0.9), 2)
+
+
+def _reasoning(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> str:
+    english = language_of("en")
+    phrases = (language or english).reasoning  # type: ignore[union-attr]
+    clues = {
+        "goal": parts.goal,
+        "audience": parts.audience,
+        "length": parts.length,
+        "format": parts.format,
+        "constraints": parts.constraints,
+        "context": parts.context,
+        "language": parts.answer_language,
+    }
+    said = [phrases["offline"]]
+    found = [phrases[name] for name, clue in clues.items() if clue]
+    if found:
+        said.append(phrases["found"].format(", ".join(found)))
+    if findings:
+        numbers = ", ".join(f"[{number}]" for number in sorted({finding.number for finding in findings}))
+        said.append(phrases["documents"].format(numbers))
+    if known.facts or known.constraints or known.decisions or known.tried:
+        said.append(phrases["summary"])
+    if language:
+        said.append(phrases["missing"])
+    return " ".join(said)
+
+
+def _related(summary: Summary, prompt: str, language: Language | None, embedder: Embedder) -> Summary:
+    """Of the conversation what bears on this prompt and does not stand in it already: it may be about a new topic."""
+    stopwords = language.stopword_set if language else frozenset()
+    floor = language.meaning_floor if language else 0.9
+    asked = set(words(prompt, stopwords))
+    meant, _ = embedder.embed(prompt)
+    present = normalized(prompt)
+    own_placeholders = set(PLACEHOLDER.findall(prompt))
+
+    def related(items: list[str]) -> list[str]:
+        kept = []
+        for item in items:
+            if normalized(item) in present or own_placeholders & set(PLACEHOLDER.findall(item)):
+                continue
+            shared = asked & set(words(item, stopwords))
+            if shared or embedder.similarity(meant, embedder.embed(item)[0]) >= floor + 0.1:
+                kept.append(item)
+        return kept[:_MOST_FACTS]
+
+    return Summary(
+        goal=summary.goal,
+        facts=related([fact for fact in summary.facts if len(split_sentences(fact)) <= 3]),
+        constraints=related(summary.constraints),
+        decisions=related(summary.decisions),
+        tried=related(summary.tried),
+    )

@@ -1,0 +1,137 @@
+"""What the rules know of each language: clues to read a prompt by, and phrases to write one with.
+
+One TOML file a language. Patterns are alternatives of a regular expression that match whole words in any case; a line
+break inside one is only there for the reader. The first group of a pattern, where it has one, is what is picked out.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+CODES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+_PATTERN_TABLES = ("goals", "domains", "formats", "language_words", "changes")
+
+
+def words_pattern(alternatives: str) -> re.Pattern[str]:
+    """Matches any of the alternatives as whole words, in any case."""
+    joined = alternatives.replace("\n", "")
+    return re.compile(rf"(?<![^\W_])(?:{joined})(?![^\W_])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language. Patterns are compiled when they are first used."""
+
+    code: str
+    stopwords: str
+    # From this cosine on two sentences are taken to be about the same thing; WordLlama knows English best.
+    meaning_floor: float
+
+    # To read a prompt.
+    goals: dict[str, str]
+    domains: dict[str, str]
+    audience: str
+    length: str
+    constraint: str
+    statement: str
+    tone: str
+    formats: dict[str, str]
+    in_language: str
+    language_words: dict[str, str]
+    polite: str
+
+    # To read a conversation.
+    follow_up: str
+    pronoun: str
+    leftover: str
+    changes: dict[str, str]
+    transfer: str
+    clause_break: str
+    decision: str
+    tried: str
+    ordinals: list[str]
+
+    # To write.
+    headings: list[str]
+    roles: dict[str, str]
+    format_phrases: dict[str, str]
+    change_phrases: dict[str, str]
+    phrases: dict[str, str]
+    questions: dict[str, str]
+    reasoning: dict[str, str]
+    language_names: dict[str, str]
+
+    @cached_property
+    def stopword_set(self) -> frozenset[str]:
+        return frozenset(self.stopwords.split())
+
+    @cached_property
+    def pattern(self) -> dict[str, re.Pattern[str]]:
+        """The single patterns by the names of their fields."""
+        names = (
+            "audience length constraint statement tone in_language polite follow_up pronoun leftover transfer "
+            "clause_break decision tried"
+        )
+        return {name: words_pattern(getattr(self, name)) for name in names.split()}
+
+    @cached_property
+    def table(self) -> dict[str, dict[str, re.Pattern[str]]]:
+        """The tables of patterns by the names of their fields."""
+        return {
+            name: {kind: words_pattern(alternatives) for kind, alternatives in getattr(self, name).items()}
+            for name in _PATTERN_TABLES
+        }
+
+    @cached_property
+    def ordinal_patterns(self) -> list[re.Pattern[str]]:
+        """Patterns for "the first", "the second" and so on."""
+        return [words_pattern(alternatives) for alternatives in self.ordinals]
+
+    def first_kind(self, table: str, text: str) -> str | None:
+        """The kind whose clue comes first in the text; None without any."""
+        found = [
+            (match.start(), kind) for kind, pattern in self.table[table].items() if (match := pattern.search(text))
+        ]
+        return min(found)[1] if found else None
+
+    def main_kind(self, table: str, text: str) -> str | None:
+        """The kind with the most clues in the text, the earlier one where two have as many; None without any."""
+        counted = []
+        for kind, pattern in self.table[table].items():
+            starts = [match.start() for match in pattern.finditer(text)]
+            if starts:
+                counted.append((-len(starts), starts[0], kind))
+        return min(counted)[2] if counted else None
+
+
+@cache
+def language_of(code: str) -> Language | None:
+    """The language of a BCP 47 tag such as `pt-BR`; None when there are no rules for it."""
+    primary = code.lower().replace("_", "-").split("-")[0]
+    if primary not in CODES:
+        return None
+    content: dict[str, Any] = tomllib.loads((_FOLDER / f"{primary}.toml").read_text(encoding="utf-8"))
+    unknown = set(content) - {field.name for field in fields(Language)}
+    if unknown:
+        raise ValueError(f"{primary}.toml holds unknown names: {sorted(unknown)}")
+    return Language(**content)
+
+
+def detect(text: str) -> Language | None:
+    """The language most of whose small words stand in the text; None when none has enough of them."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    if not words:
+        return None
+    scores = []
+    for code in CODES:
+        language = language_of(code)
+        if language is not None:
+            hits = sum(word in language.stopword_set for word in words)
+            scores.append((hits / len(words), language))
+    share, best = max(scores, key=lambda item: item[0])
+    return best if share >= 0.15 else None

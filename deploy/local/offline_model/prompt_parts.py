@@ -1,0 +1,147 @@
+"""Taking a prompt apart: what is asked, what is told, what is limited, for whom and in what form."""
+
+import re
+from dataclasses import dataclass, field
+
+from deploy.local.offline_model.languages import Language
+from deploy.local.offline_model.text_pieces import (
+    CODE_BLOCK,
+    LIST_ITEM,
+    PLACEHOLDER,
+    QUOTATION,
+    split_clauses,
+    split_sentences,
+)
+
+_LEADING = re.compile(r"[\s,.:;!–—-]+")
+
+
+@dataclass
+class PromptParts:
+    """Every piece of the prompt stands verbatim in exactly one of `task`, `context`, `constraints` and `blocks`.
+
+    The rest are clues read from it; a clue that holds a placeholder is left out, so that none is ever doubled.
+    """
+
+    task: list[str] = field(default_factory=list)
+    context: list[str] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
+    goal: str | None = None
+    domain: str | None = None
+    format: str | None = None
+    audience: str | None = None
+    length: str | None = None
+    tone: str | None = None
+    answer_language: str | None = None
+    quotes: bool = False
+
+
+def take_apart(prompt: str, language: Language | None) -> PromptParts:
+    """The parts of a prompt. Without rules for its language the whole prompt is the task."""
+    parts = PromptParts(quotes=QUOTATION.search(prompt) is not None)
+    if language is None:
+        parts.task = [prompt.strip()]
+        return parts
+    group = parts.task
+    in_list = False
+    for piece in split_sentences(prompt):
+        if piece.startswith("```"):
+            parts.blocks.append(piece)
+            in_list = False
+        elif LIST_ITEM.match(piece) and in_list:
+            group[-1] += "\n" + piece
+        else:
+            group = _group_for(piece, parts, language)
+            group.append(piece)
+            in_list = piece.endswith(":") or LIST_ITEM.match(piece) is not None
+    if not parts.task:
+        source = parts.context or parts.constraints
+        if source:
+            parts.task.append(source.pop(0))
+    _move_trailing_limits(parts, language)
+    _read_clues(PLACEHOLDER.sub(" ", QUOTATION.sub(" ", CODE_BLOCK.sub(" ", prompt))), parts, language)
+    return parts
+
+
+def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
+    bare = PLACEHOLDER.sub(" ", without_polite_words(piece, language))
+    goal = next((m for p in language.table["goals"].values() if (m := p.match(bare))), None)
+    limits = language.pattern["constraint"].search(bare)
+    told = language.pattern["statement"].match(bare)
+    if piece.rstrip().endswith(("?", "？")) or (goal and not parts.task):
+        return parts.task
+    if told and not (limits and re.search(r"\d", bare)):
+        return parts.context
+    if limits and (parts.task or limits.start() == 0):
+        return parts.constraints
+    if goal or not parts.task:
+        return parts.task
+    if any(pattern.search(bare) for pattern in language.table["goals"].values()):
+        return parts.task
+    return parts.context
+
+
+def _move_trailing_limits(parts: PromptParts, language: Language) -> None:
+    """Clauses at the end of what is asked that only limit it become constraints of their own."""
+    for index, sentence in enumerate(parts.task):
+        if "\n" in sentence or sentence.rstrip().endswith("?"):
+            continue
+        clauses = split_clauses(sentence)
+        moved: list[str] = []
+        while len(clauses) > 1 and _only_limits(clauses[-1], language):
+            moved.insert(0, clauses.pop().rstrip("."))
+        if moved:
+            start = sentence.rfind(moved[0])
+            kept = sentence[:start].rstrip(" ,;–—-，；、")
+            parts.task[index] = kept
+            parts.constraints.extend(moved)
+
+
+def _only_limits(clause: str, language: Language) -> bool:
+    starts = ("constraint", "length", "tone", "in_language")
+    connective = language.pattern["clause_break"].match(clause)
+    for bare in (clause, clause[connective.end() :].strip() if connective else clause):
+        if any(language.pattern[name].match(bare) for name in starts):
+            return len(bare.split()) <= 14
+        tone = language.pattern["tone"].search(bare)
+        if tone and len(bare.split()) <= 5:
+            return True
+    return False
+
+
+def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
+    parts.goal = language.first_kind("goals", text)
+    parts.domain = "translate" if parts.goal == "translate" else language.main_kind("domains", text)
+    parts.format = language.first_kind("formats", text)
+    parts.audience = _picked(language.pattern["audience"], text)
+    parts.length = _picked(language.pattern["length"], text)
+    parts.tone = _picked(language.pattern["tone"], text)
+    if parts.blocks and parts.domain in (None, "code"):
+        parts.domain, parts.format = "code", parts.format or "code"
+    named = language.pattern["in_language"].search(text)
+    if named:
+        parts.answer_language = language.first_kind("language_words", named.group(0))
+
+
+def _picked(pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.search(text)
+    if match is None:
+        return None
+    picked = next((group for group in match.groups() if group), match.group(0)).strip()
+    return None if PLACEHOLDER.search(picked) else picked
+
+
+def without_polite_words(text: str, language: Language) -> str:
+    """The text without greetings and pleases in front of it."""
+    bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
+    while match := language.pattern["polite"].match(bare):
+        rest = bare[match.end() :]
+        rest = _LEADING.sub("", rest, count=1) if _LEADING.match(rest) else rest
+        if not rest:
+            break
+        bare = rest
+    asked_politely = bare is not text and bare.endswith("?") and "?" not in bare[:-1]
+    if asked_politely and any(pattern.match(bare) for pattern in language.table["goals"].values()):
+        bare = bare[:-1] + "."
+    return bare

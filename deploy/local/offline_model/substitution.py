@@ -1,0 +1,29 @@
+"""Moving a request to another subject of the same kind: "…on Windows?" and "and for Linux?" give "…on Linux?"."""
+
+import re
+
+# Things of one kind. Names of products are the same in all languages; names of countries and the like are not, and
+# are left to be said as a sentence of their own.
+_KINDS = (
+    "windows|macos|mac os|mac|linux|ubuntu|debian|fedora|android|ios|iphone|raspberry pi",
+    "python|javascript|typescript|java|c\\+\\+|c#|rust|golang|go|php|ruby|kotlin|swift|bash|powershell",
+    "postgresql|postgres|mysql|mariadb|sqlite|mongodb|oracle|sql server|redis",
+    "aws|azure|google cloud|gcp",
+    "react|angular|vue|svelte|django|flask|fastapi|spring boot|rails|laravel",
+    "docker|podman|kubernetes",
+    "chrome|firefox|safari|edge",
+    "excel|google sheets|libreoffice calc",
+    "kafka|rabbitmq|nats|pulsar",
+    "instagram|facebook|linkedin|tiktok|youtube|twitter",
+)
+_PATTERNS = tuple(re.compile(rf"(?<!\w)(?:{kind})(?!\w)", re.IGNORECASE) for kind in _KINDS)
+
+
+def substituted(request: str, target: str) -> str | None:
+    """The request about the target's subject instead of its own; None where the two do not meet in one kind."""
+    for pattern in _PATTERNS:
+        wanted = pattern.search(target)
+        present = {match.group(0).lower() for match in pattern.finditer(request)}
+        if wanted and len(present) == 1 and wanted.group(0).lower() not in present:
+            return pattern.sub(wanted.group(0).replace("\\", r"\\"), request)
+    return None

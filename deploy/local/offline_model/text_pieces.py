@@ -1,0 +1,120 @@
+"""Cutting text into sentences, clauses and words without breaking code, quotations, placeholders or numbers."""
+
+import re
+from collections.abc import Iterable
+
+PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d+>")
+CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+QUOTATION = re.compile(r'"[^"\n]{1,500}"|“[^”\n]{1,500}”|«[^»\n]{1,500}»|„[^“”\n]{1,500}[“”]|`[^`\n]{1,300}`')
+LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
+
+_KEPT_WHOLE = re.compile(
+    rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]*\d|"
+    r"\b(?:e\.g|i\.e|etc|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|No|Nr|ca|bzw|z\. ?B|d\. ?h|u\. ?a|usw|p\. ?ej|p\. ?ex|Sr|Sra|"
+    r"bijv|o\.a|TP|Inc|Ltd|Co)\.|\b[A-Z]\.|[\w-]+\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+|(?<=[。！？])\s*")
+_CLAUSE_END = re.compile(r"\s*[,;，；、]\s+|\s+[–—-]\s+|[，；、]")
+_WORD = re.compile(r"[^\W_]+")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
+_MASK_START = 0xE000
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences in order, each whole: code blocks and list items are one piece, line breaks end a sentence."""
+    pieces: list[str] = []
+    position = 0
+    for block in CODE_BLOCK.finditer(text):
+        pieces += _prose_sentences(text[position : block.start()])
+        pieces.append(block.group(0))
+        position = block.end()
+    return pieces + _prose_sentences(text[position:])
+
+
+def split_clauses(sentence: str) -> list[str]:
+    """The clauses of a sentence between commas, semicolons and dashes, without them."""
+    masked, kept = _mask(sentence)
+    return [piece for part in _CLAUSE_END.split(masked) if (piece := _unmask(part, kept).strip())]
+
+
+def unwrapped(text: str) -> str:
+    """Text of a document with lines that a layout broke in mid-sentence joined again."""
+    return re.sub(r"(?<![.!?:;\n])\n(?=[^\W\d_A-Z]|[a-zà-ÿ(])", " ", text)
+
+
+def words(text: str, stopwords: frozenset[str] = frozenset()) -> list[str]:
+    """Lower-case words without stopwords; scripts without spaces give pairs of characters."""
+    found: list[str] = []
+    for word in _WORD.findall(PLACEHOLDER.sub(" ", text).lower()):
+        if _UNSPACED.search(word):
+            found += [word[index : index + 2] for index in range(max(1, len(word) - 1))]
+        elif word not in stopwords and (len(word) > 1 or word.isdigit()):
+            found.append(word)
+    return found
+
+
+def normalized(text: str) -> str:
+    """For telling repeats: lower case, words only."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def as_sentence(text: str) -> str:
+    """The text with a capital first letter and an end mark; code, quotations and lists as they are."""
+    text = text.strip()
+    if not text or text.startswith("```") or "\n" in text:
+        return text
+    if text[0].islower() and not re.match(r"\w*[A-Z.@/_\d]", text):
+        text = text[0].upper() + text[1:]
+    return text if text[-1] in '.!?:…。！？”"»>)' else text + "."
+
+
+def clipped(text: str, limit: int) -> str:
+    """At most `limit` characters, cut between words and never inside a placeholder."""
+    if len(text) <= limit:
+        return text
+    cut = text.rfind(" ", 0, limit)
+    cut = cut if cut > limit // 2 else limit
+    for placeholder in PLACEHOLDER.finditer(text):
+        if placeholder.start() < cut < placeholder.end():
+            cut = placeholder.start()
+    return text[:cut].rstrip(" ,;:") + " …"
+
+
+def distinct(texts: Iterable[str]) -> list[str]:
+    """The texts in order without those that repeat an earlier one but for case and punctuation."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        key = normalized(text) or text
+        if text.strip():
+            seen.setdefault(key, text)
+    return list(seen.values())
+
+
+def _prose_sentences(text: str) -> list[str]:
+    sentences: list[str] = []
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        if LIST_ITEM.match(line):
+            sentences.append(line.strip())
+            continue
+        masked, kept = _mask(line)
+        sentences += [piece for part in _SENTENCE_END.split(masked) if (piece := _unmask(part, kept).strip())]
+    return sentences
+
+
+def _mask(text: str) -> tuple[str, list[str]]:
+    kept: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        if len(kept) >= 6000:
+            return match.group(0)
+        kept.append(match.group(0))
+        return chr(_MASK_START + len(kept) - 1)
+
+    text = re.sub(r"[\ue000-\uf8ff]", " ", text)
+    return _KEPT_WHOLE.sub(hide, text), kept
+
+
+def _unmask(text: str, kept: list[str]) -> str:
+    return re.sub(r"[\ue000-\uf8ff]", lambda match: kept[ord(match.group(0)) - _MASK_START], text)

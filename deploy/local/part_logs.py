@@ -1,0 +1,126 @@
+"""What the parts of the stack write: to a file for each, rotated by size, and to the terminal with the part's name."""
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+_TAIL_LINES = 25
+_LONGEST_LINE_BYTES = 64 * 1024
+_COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
+_NAME_WIDTH = 10
+_HIDDEN_FIELDS = frozenset({"time", "timestamp", "level", "service", "event", "trace_id"})
+
+
+class RotatedFile:
+    """A log file that moves to `<name>.1`, `<name>.2`, … when it passes its size; the oldest is dropped."""
+
+    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._max_bytes, self._keep = path, max_bytes, keep
+        self._file = path.open("ab")
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()
+        if self._file.tell() >= self._max_bytes:
+            self._rotate()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rotate(self) -> None:
+        self._file.close()
+        for number in range(self._keep - 1, 0, -1):
+            older = self._numbered(number)
+            if older.exists():
+                older.replace(self._numbered(number + 1))
+        self._path.replace(self._numbered(1))
+        self._file = self._path.open("ab")
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+
+class PartLog:
+    """Takes the output of one part in pieces, as it comes out of a pipe, and hands it on in lines."""
+
+    def __init__(self, file: RotatedFile, show: Callable[[str], None] | None) -> None:
+        self._file, self._show = file, show
+        self._rest = b""
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def feed(self, data: bytes) -> None:
+        """A piece of output. A line without an end is cut at 64 KiB."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE_BYTES:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._line(line)
+
+    def flush(self) -> None:
+        """The output has ended: what stands without a line end is a line too."""
+        if self._rest:
+            self._line(self._rest)
+            self._rest = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def _line(self, line: bytes) -> None:
+        self._file.write(line + b"\n")
+        text = line.decode(errors="replace").rstrip()
+        if text:
+            self.tail.append(text)
+            if self._show is not None:
+                self._show(text)
+
+
+class Terminal:
+    """Lines on the terminal with the name of their part in front; JSON log lines are made readable."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._colours = self._stream.isatty()
+        self._known: dict[str, int] = {}
+
+    def line(self, part: str, text: str) -> None:
+        self.raw(f"{self._prefix(part)} {readable(text)}")
+
+    def raw(self, text: str) -> None:
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # the terminal went away; the files still have everything
+            self._stream = open("/dev/null", "w")  # noqa: SIM115
+
+    def _prefix(self, part: str) -> str:
+        name = f"{part:<{_NAME_WIDTH}} |"
+        if not self._colours:
+            return name
+        number = self._known.setdefault(part, len(self._known))
+        return f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name}\x1b[0m"
+
+
+def readable(line: str) -> str:
+    """A JSON log line as `time level event key=value …`; any other line as it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    time = str(entry.get("time") or entry.get("timestamp") or "")[11:23]
+    level = str(entry.get("level", "")).upper()
+    fields = " ".join(f"{key}={_short(value)}" for key, value in entry.items() if key not in _HIDDEN_FIELDS)
+    return " ".join(piece for piece in (time, f"{level:<7}", str(entry["event"]), fields) if piece).rstrip()
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,45 @@
+"""Settings of the local stack itself. What a service reads, its own settings class describes."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class LocalSettings(BaseSettings):
+    """What the supervisor reads. A URL that is set replaces the part that it points to; an empty value is none."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+
+    data_dir: Path = Field(default=Path(".data"), description="where the local stack keeps data, secrets and logs")
+    gateway_host: str = Field(default="127.0.0.1", description="address that the gateway listens on")
+    gateway_port: int = Field(default=8080, ge=0, le=65535, description="port of the gateway; 0 takes a free one")
+
+    kafka_bootstrap_servers: str | None = Field(default=None, description="Kafka to use instead of the embedded broker")
+    redis_url: SecretStr | None = Field(default=None, description="Redis to use instead of the embedded one")
+    mongodb_url: SecretStr | None = Field(default=None, description="MongoDB to use instead of SQLite files")
+    openai_base_url: str | None = Field(default=None, description="model API to use instead of the offline model")
+    openai_api_key: SecretStr | None = Field(
+        default=None, description="key of the model API; replaces the offline model"
+    )
+
+    demo_api_key: SecretStr | None = Field(default=None, description="API key of the demo workspace; made when unset")
+    vault_key: SecretStr | None = Field(default=None, description="seals placeholder maps; made by the local stack")
+    internal_token: SecretStr | None = Field(
+        default=None, description="shared by the services; made by the local stack"
+    )
+
+    embedded_broker_memory_limit_mb: int = Field(
+        default=1024, ge=32, description="the embedded broker keeps all in memory and is replaced above this, MB"
+    )
+    local_start_timeout_seconds: float = Field(
+        default=90.0, gt=0, description="limit for a part to become ready at its start"
+    )
+    shutdown_grace_seconds: float = Field(default=25.0, gt=0, description="how long a service may drain when it stops")
+    local_log_file_mb: float = Field(default=10.0, gt=0, description="size at which a log file is rotated, MB")
+    local_log_files: int = Field(default=3, ge=1, description="rotated log files kept for each part")
+
+    @property
+    def offline_model(self) -> bool:
+        """Whether the local stack answers model calls itself."""
+        return self.openai_base_url is None and self.openai_api_key is None

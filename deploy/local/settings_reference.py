@@ -1,0 +1,216 @@
+"""Every setting of the system, read from the settings classes: the table in docs/settings.md and `.env.example`."""
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+_PACKAGES = ("deploy.local", "shared", "services")
+_TITLES = {
+    "deploy.local": "The local stack",
+    "shared.messaging": "Kafka",
+    "shared.storage": "Stores",
+    "shared.llm": "Model",
+    "shared.privacy": "Privacy",
+    "shared.observability": "Observability and the life of a process",
+}
+# Said here once for settings whose class leaves it unsaid.
+_MEANINGS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "where Kafka is, `host:port`, several separated by commas",
+    "KAFKA_SECURITY_PROTOCOL": "how the connection to Kafka is secured",
+    "KAFKA_SASL_MECHANISM": "how a SASL connection logs in",
+    "KAFKA_SASL_USERNAME": "user of a SASL connection",
+    "KAFKA_SASL_PASSWORD": "password of a SASL connection",
+    "KAFKA_SSL_CAFILE": "file with the certificates to trust",
+    "KAFKA_REPLICATION_FACTOR": "copies of each topic that is created",
+    "KAFKA_FETCH_MAX_WAIT_MS": "how long the broker may hold back a fetch that finds nothing, ms",
+    "KAFKA_SESSION_TIMEOUT_MS": "without a heartbeat for this long, a member leaves its group, ms",
+    "KAFKA_REQUEST_TIMEOUT_MS": "limit of one request to the broker, ms",
+    "KAFKA_STATIC_MEMBERSHIP": "a process that comes back keeps its partitions without a rebalance",
+    "STAGE_CONCURRENCY": "messages that one process of a stage works on at a time",
+    "MONGODB_URL": "MongoDB to keep documents in; unset: SQLite files in `DATA_DIR`",
+    "DATA_DIR": "where SQLite files and indexes are kept",
+    "REDIS_URL": "where Redis is",
+    "OPENAI_API_KEY": "key of the model API",
+    "OPENAI_MODEL": "model that is asked for chat completions",
+    "OPENAI_EMBEDDING_MODEL": "model that is asked for embeddings",
+    "MODEL_ATTEMPT_TIMEOUT_SECONDS": "limit of one request to the model, seconds",
+    "LOG_LEVEL": "least severe log lines that are written",
+    "SENTRY_DSN": "where errors are reported; unset: nowhere",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "where traces are sent; unset: nothing is traced",
+    "METRICS_TOKEN": "Bearer token that `/metrics` asks for; unset: open",
+    "TRACE_SAMPLE_RATIO": "share of requests that are traced, 0 to 1",
+    "SHUTDOWN_GRACE_SECONDS": "how long a process may finish what it has begun, seconds",
+    "VAULT_KEY": "base64 keys of 32 bytes, separated by commas; the first seals, all open",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: the name of its environment variable, its default as text, what is allowed, what it is for."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def settings_by_group() -> dict[str, list[Setting]]:
+    """All settings under the title of their group, each name once in a group."""
+    owners: dict[str, set[str]] = {}
+    found: list[tuple[str, Setting]] = []
+    for settings_class in settings_classes():
+        package = settings_class.__module__.rpartition(".")[0]
+        for field_name in inspect.get_annotations(settings_class):
+            if field_name in settings_class.model_fields:
+                setting = _setting(settings_class, field_name, settings_class.model_fields[field_name])
+                owners.setdefault(setting.name, set()).add(package)
+                found.append((package, setting))
+    groups: dict[str, list[Setting]] = {title: [] for title in (*_TITLES.values(), "Several services")}
+    for package, setting in found:
+        services = {owner for owner in owners[setting.name] if owner.startswith("services.")}
+        shared_by_services = package.startswith("services.") and len(services) > 1
+        group = groups.setdefault("Several services" if shared_by_services else _title(package), [])
+        if all(setting.name != other.name for other in group):
+            group.append(setting)
+    return {title: settings for title, settings in groups.items() if settings}
+
+
+def settings_classes() -> Iterator[type[BaseSettings]]:
+    """The settings classes of the local stack, of shared code and of the services, in this order."""
+    for package in _PACKAGES:
+        for module_name in sorted(_settings_modules(package)):
+            module = importlib.import_module(module_name)
+            for value in vars(module).values():
+                if isinstance(value, type) and issubclass(value, BaseSettings) and value.__module__ == module_name:
+                    yield value
+
+
+def unexplained() -> list[str]:
+    """Names of settings of which nothing says what they are for."""
+    return [setting.name for group in settings_by_group().values() for setting in group if not setting.meaning]
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Every process reads its settings from the environment, or from a file `.env` in the folder it is started in;",
+        "the environment wins. A setting that is wrong stops the start with one line that says which and why. An empty",
+        "value counts as unset. This page is generated from the settings classes (`make contracts`).",
+        "",
+    ]
+    for title, settings in settings_by_group().items():
+        lines += [f"## {title}", "", "| name | default | allowed | what it is for |", "|---|---|---|---|"]
+        lines += [
+            f"| `{setting.name}` | {_code(setting.default)} | {_cell(setting.allowed)} | {_cell(setting.meaning)} |"
+            for setting in settings
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def env_example() -> str:
+    """`.env.example`: every setting once, commented out, with its default."""
+    lines = ["# Every setting with its default; copy to .env and take the # away from what you change.", ""]
+    seen: set[str] = set()
+    for title, settings in settings_by_group().items():
+        new = [setting for setting in settings if setting.name not in seen]
+        seen |= {setting.name for setting in new}
+        if new:
+            lines += [f"# --- {title}", ""]
+        for setting in new:
+            value = "" if setting.default in ("unset", "required", "computed") else setting.default
+            lines += [f"# {setting.meaning}" if setting.meaning else "#", f"# {setting.name}={value}", ""]
+    return "\n".join(lines)
+
+
+def _settings_modules(package: str) -> Iterator[str]:
+    folder = Path(next(iter(importlib.import_module(package).__path__)))
+    for module in pkgutil.walk_packages([str(folder)], prefix=package + "."):
+        if module.name.rpartition(".")[2] == "settings":
+            yield module.name
+
+
+def _title(package: str) -> str:
+    return _TITLES.get(package) or package.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def _setting(settings_class: type[BaseSettings], field_name: str, field: FieldInfo) -> Setting:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = alias.choices[0]
+    prefix = settings_class.model_config.get("env_prefix") or ""
+    name = alias if isinstance(alias, str) else f"{prefix}{field_name}".upper()
+    return Setting(name, _default(field), _allowed(field), field.description or _MEANINGS.get(name, ""))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "computed"
+    value = field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple | set | frozenset) else str(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    kinds = _kinds(field.annotation)
+    choices = [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    if choices:
+        return ", ".join(choices)
+    if bool in kinds:
+        return "true, false"
+    if not ({int, float} & kinds):
+        return ""
+    low = next((_bound(item) for item in field.metadata if isinstance(item, Ge | Gt)), "")
+    high = next((_bound(item) for item in field.metadata if isinstance(item, Le | Lt)), "")
+    whole = "a whole number" if int in kinds else "a number"
+    return " ".join(piece for piece in (whole, low, "and" if low and high else "", high) if piece)
+
+
+def _bound(item: Ge | Gt | Le | Lt) -> str:
+    words: dict[type, tuple[str, Any]] = {
+        Ge: ("at least", getattr(item, "ge", None)),
+        Gt: ("above", getattr(item, "gt", None)),
+        Le: ("at most", getattr(item, "le", None)),
+        Lt: ("below", getattr(item, "lt", None)),
+    }
+    word, value = words[type(item)]
+    return f"{word} {value:g}"
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    origin = get_origin(annotation)
+    if origin is typing.Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin is typing.Union or isinstance(annotation, types.UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|") or " "
+
+
+def _code(text: str) -> str:
+    return text if text in ("unset", "required", "computed") else f"`{_cell(text)}`"

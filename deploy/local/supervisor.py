@@ -1,0 +1,205 @@
+"""Starts the stack, keeps it running, and ends it so that nothing is lost and no process stays behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE, write_json
+from deploy.local.managed_process import ManagedProcess, Part, StartFailed
+from deploy.local.memory_use import resident_mb
+from deploy.local.operator_output import OperatorOutput
+from deploy.local.part_logs import PartLog, RotatedFile
+from deploy.local.server_process import die_with_parent
+from deploy.local.services import SERVICES
+from deploy.local.settings import LocalSettings
+from deploy.local.stack_plan import PROJECT, StackPlan
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SERVER_GRACE_SECONDS = 10.0
+_TOPICS_LIMIT_SECONDS = 60.0
+_TOPICS_ATTEMPTS = 3
+_MEMORY_CHECK_SECONDS = 1.0
+_MB = 1024 * 1024
+_DRAIN_MARGIN_SECONDS = 5.0
+_LEAST_GRACE_SECONDS = 5.0
+
+
+class Supervisor:
+    """Runs one stack from start to end."""
+
+    def __init__(self, settings: LocalSettings, plan: StackPlan, output: OperatorOutput) -> None:
+        self._settings, self._plan, self._output = settings, plan, output
+        self._started_at = time.time()
+        self._ready = False
+        self._stop = asyncio.Event()
+        self._processes = {name: self._managed(part) for name, part in plan.parts.items()}
+
+    async def run(self, sample: Sequence[str] | None) -> int:
+        """Starts everything, runs the `sample` command once, and serves until a signal. The process's exit code."""
+        loop = asyncio.get_running_loop()
+        for number in _ENDING_SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            return await self._run(sample)
+        finally:
+            await self._stop_all()
+            for number in _ENDING_SIGNALS:
+                loop.remove_signal_handler(number)
+            for process in self._processes.values():
+                process.close()
+
+    async def _run(self, sample: Sequence[str] | None) -> int:
+        starting = asyncio.create_task(self._start_all())
+        if not await self._unless_stopped(starting):
+            return 0
+        try:
+            starting.result()
+        except StartFailed as error:
+            self._output.failed(str(error))
+            return 1
+        watching = asyncio.create_task(self._watch_memory())
+        self._output.say(f"ready after {time.time() - self._started_at:.1f} s")
+        if sample is not None:
+            await self._unless_stopped(asyncio.create_task(self._run_sample(sample)))
+        self._output.ready()
+        await self._stop.wait()
+        watching.cancel()
+        return 0
+
+    async def _start_all(self) -> None:
+        """Servers and the model first, services when their servers answer. Fails with the first part that does."""
+        names = set(self._processes)
+        try:
+            async with asyncio.TaskGroup() as group:
+                if "model" in names:
+                    group.create_task(self._start("model"))
+                servers = [group.create_task(self._start(name)) for name in names - {"model", *SERVICES}]
+                if "broker" not in names:
+                    servers.append(group.create_task(create_topics(self._plan.environment)))
+                await asyncio.gather(*servers)
+                for name in SERVICES:
+                    group.create_task(self._start(name))
+        except ExceptionGroup as failures:
+            failed, rest = failures.split(StartFailed)
+            raise (failed or rest or failures).exceptions[0] from None
+        for process in self._processes.values():
+            process.keep_alive()
+        self._ready = True
+        self._publish()
+
+    async def _start(self, name: str) -> None:
+        begun = time.monotonic()
+        await self._processes[name].start()
+        self._output.say(f"{name} is ready after {time.monotonic() - begun:.1f} s")
+
+    async def _unless_stopped(self, task: "asyncio.Task[None]") -> bool:
+        """Waits for the task; cancels it, and gives False, when the operator asks for the end before."""
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            return True
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await task
+        return False
+
+    async def _run_sample(self, command: Sequence[str]) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=PROJECT, env=dict(self._plan.environment), preexec_fn=die_with_parent()
+        )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
+        if code != 0:
+            self._output.say("the sample prompt was not upgraded; the stack keeps running, its logs say more")
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(_MEMORY_CHECK_SECONDS)
+            for process in self._processes.values():
+                limit, pid = process.part.memory_limit_mb, process.status.pid
+                if limit is not None and pid is not None and (used := resident_mb(pid)) > limit:
+                    process.replace(f"it uses {used:.0f} MB, the limit is {limit} MB")
+
+    async def _stop_all(self) -> None:
+        running = [name for name, process in self._processes.items() if process.status.pid is not None]
+        if running:
+            self._output.say("stopping")
+        self._data_file(ENDPOINTS_FILE).unlink(missing_ok=True)
+        deadline = time.monotonic() + self._settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS
+        # In the order of the pipeline: what one service hands over while it drains, the next one still finishes.
+        for service in SERVICES if self._ready else ():
+            await self._processes[service].stop(max(deadline - time.monotonic(), _LEAST_GRACE_SECONDS))
+        rest = [process for name, process in self._processes.items() if name not in SERVICES or not self._ready]
+        await asyncio.gather(*(process.stop(_SERVER_GRACE_SECONDS) for process in rest))
+        self._data_file(SUPERVISOR_FILE).unlink(missing_ok=True)
+        if running:
+            self._output.say("everything has ended")
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._output.say("ending at once")
+            for process in self._processes.values():
+                process.kill()
+        self._stop.set()
+
+    def _managed(self, part: Part) -> ManagedProcess:
+        path = self._settings.data_dir / "logs" / f"{part.name}.log"
+        file = RotatedFile(path, int(self._settings.local_log_file_mb * _MB), self._settings.local_log_files)
+        log = PartLog(file, partial(self._output.part_line, part.name))
+        limit = self._settings.local_start_timeout_seconds
+        return ManagedProcess(part, log, self._output.say, self._publish, limit)
+
+    def _publish(self) -> None:
+        parts = {name: process.status.to_json() for name, process in self._processes.items()}
+        write_json(
+            self._data_file(SUPERVISOR_FILE),
+            {
+                "pid": os.getpid(),
+                "startedAt": self._started_at,
+                "cluster": self._plan.cluster,
+                "ready": self._ready,
+                "parts": parts,
+            },
+        )
+        if self._ready and not self._stop.is_set():
+            pids = {name: process.status.pid for name, process in self._processes.items()}
+            known = {name: pid for name, pid in pids.items() if pid is not None}
+            write_json(self._data_file(ENDPOINTS_FILE), self._plan.endpoints(known))
+
+    def _data_file(self, name: str) -> Path:
+        return self._settings.data_dir / name
+
+
+async def create_topics(environment: Mapping[str, str]) -> None:
+    """Creates the topics in a process of its own, so that the supervisor needs no Kafka client. Raises StartFailed."""
+    for attempt in range(1, _TOPICS_ATTEMPTS + 1):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deploy.local.create_topics"),
+            env=dict(environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_parent(),
+        )
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), _TOPICS_LIMIT_SECONDS)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
+        if process.returncode == 0:
+            return
+        if attempt == _TOPICS_ATTEMPTS:
+            lines = output.decode(errors="replace").strip().splitlines()[-15:]
+            raise StartFailed("The topics could not be created:\n" + "\n".join(f"    {line}" for line in lines))

@@ -1,0 +1,180 @@
+"""The public routes of documents. rag owns the documents; the gateway says whose they are."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.gateway.accept import IdempotencyKeyReused
+from services.gateway.bodies import parse, read_body, require_json
+from services.gateway.caller import Caller, Identify
+from services.gateway.idempotent_creations import CreationUnderWay, IdempotentCreations
+from services.gateway.preferences import idempotency_key_of
+from services.gateway.problem_details import ProblemError
+from services.gateway.rag_http import RagDocuments
+from services.gateway.routes import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
+from services.gateway.uploads import Upload, read_upload
+from shared.contracts.documents_http import DocumentSearchRequest, DocumentSearchResults, PublicDocumentPage
+from shared.contracts.ids import is_uuid, new_id
+from shared.contracts.internal_http import DocumentSearch, DocumentView
+from shared.contracts.problems import CONFLICT, IDEMPOTENCY_KEY_REUSED, NOT_FOUND
+from shared.contracts.upgrade_http import CitationView
+from shared.privacy.sealing import Vault
+from shared.storage.documents import StorageUnavailable
+
+_MAX_SEARCH_BYTES = 64 * 1024
+_MOST_UPLOADS = 8
+_UPLOAD_TURN_SECONDS = 10.0
+_ROUTE = "documents"
+
+
+class DocumentRoutes:
+    """Documents of the caller's tenant."""
+
+    def __init__(
+        self, *, identify: Identify, documents: RagDocuments, creations: IdempotentCreations, vault: Vault
+    ) -> None:
+        self._identify = identify
+        self._documents = documents
+        self._creations = creations
+        self._vault = vault
+        # An upload is held in memory whole, so only so many at a time.
+        self._uploads = asyncio.Semaphore(_MOST_UPLOADS)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/api/documents", tags=["documents"])
+        router.add_api_route(
+            "",
+            self.create,
+            methods=["POST"],
+            status_code=202,
+            response_model=DocumentView,
+            summary="Add a document",
+            openapi_extra=_UPLOAD_BODY,
+        )
+        router.add_api_route(
+            "", self.page, methods=["GET"], response_model=PublicDocumentPage, summary="List documents"
+        )
+        router.add_api_route(
+            "/search",
+            self.search,
+            methods=["POST"],
+            response_model=DocumentSearchResults,
+            summary="Search documents",
+            openapi_extra=_SEARCH_BODY,
+        )
+        router.add_api_route(
+            "/{document_id}", self.read, methods=["GET"], response_model=DocumentView, summary="Read a document's state"
+        )
+        router.add_api_route(
+            "/{document_id}", self.delete, methods=["DELETE"], status_code=204, summary="Delete a document"
+        )
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Text, Markdown, HTML, PDF or DOCX as a multipart `file` (with an optional `title`), or JSON; up to 20 MiB."""
+        caller = await self._identify(request)
+        key = idempotency_key_of(request.headers.getlist("idempotency-key"))
+        try:
+            await asyncio.wait_for(self._uploads.acquire(), _UPLOAD_TURN_SECONDS)
+        except TimeoutError:
+            raise unavailable("Too many uploads at once.") from None
+        try:
+            view, replayed = await self._create(caller, key, await read_upload(request))
+        finally:
+            self._uploads.release()
+        headers = {"Location": f"/api/documents/{view.id}"}
+        if replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return _json(view.to_json(), 202, headers)
+
+    async def _create(self, caller: Caller, key: str | None, upload: Upload) -> tuple[DocumentView, bool]:
+        async def submit(document_id: str) -> DocumentView:
+            return await self._documents.submit(
+                caller.tenant_id,
+                document_id=document_id,
+                title=upload.title,
+                filename=upload.filename,
+                media_type=upload.media_type,
+                content=upload.content,
+            )
+
+        if key is None:
+            return await submit(new_id()), False
+
+        async def create(document_id: str) -> dict[str, object]:
+            return (await submit(document_id)).to_document()
+
+        body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
+        try:
+            answer, replayed = await self._creations.once(caller.tenant_id, _ROUTE, key, body_hash, create)
+        except IdempotencyKeyReused:
+            raise ProblemError(IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key came with another body before.") from None
+        except CreationUnderWay:
+            raise ProblemError(CONFLICT, "The first request with this Idempotency-Key is still running.") from None
+        except StorageUnavailable:
+            raise unavailable() from None
+        return DocumentView.model_validate(answer), replayed
+
+    async def page(self, request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+        """The tenant's documents, newest first."""
+        caller = await self._identify(request)
+        items = await self._documents.page(caller.tenant_id, limit=limit, before=read_cursor(cursor))
+        next_cursor = write_cursor(items[-1].id) if len(items) == limit else None
+        return _json(PublicDocumentPage(items=items, next_cursor=next_cursor).to_json())
+
+    async def read(self, request: Request, document_id: str) -> Response:
+        """One document: pending, indexed or failed."""
+        caller = await self._identify(request)
+        return _json((await self._documents.find(caller.tenant_id, _known_form(document_id))).to_json())
+
+    async def delete(self, request: Request, document_id: str) -> Response:
+        """Deletes a document; once this has answered, nothing of it is retrieved."""
+        caller = await self._identify(request)
+        await self._documents.delete(caller.tenant_id, _known_form(document_id))
+        return Response(status_code=204)
+
+    async def search(self, request: Request) -> Response:
+        """What the tenant's documents say about a query, best first."""
+        caller = await self._identify(request)
+        require_json(request)
+        asked = parse(DocumentSearchRequest, await read_body(request, _MAX_SEARCH_BYTES))
+        search = DocumentSearch(query=asked.query, top_k=asked.top_k, min_score=asked.min_score)
+        hits = await self._documents.search(caller.tenant_id, search)
+        items = [
+            CitationView(document_id=hit.document_id, title=hit.title, score=hit.score, text=hit.text)
+            for hit in hits.items
+        ]
+        return _json(DocumentSearchResults(items=items).to_json())
+
+
+def _known_form(document_id: str) -> str:
+    if not is_uuid(document_id):
+        raise ProblemError(NOT_FOUND, "There is no such document.")
+    return document_id.lower()
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def _schema_ref(name: str) -> dict[str, object]:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+
+
+_FILE_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}, "title": {"type": "string"}},
+    }
+}
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": _FILE_FORM, "application/json": _schema_ref("DocumentText")},
+    }
+}
+_SEARCH_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": _schema_ref("DocumentSearchRequest")}}
+}

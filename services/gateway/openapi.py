@@ -1,0 +1,80 @@
+"""The OpenAPI document: what FastAPI finds in the routes, and what the plain routes cannot tell it."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from shared.contracts.documents_http import DocumentSearchRequest, DocumentText
+from shared.contracts.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
+from shared.contracts.upgrade_http import ProblemDetails, UpgradeRequest, UpgradeView
+
+_REF = "#/components/schemas/{model}"
+_REQUEST_MODELS: tuple[type[BaseModel], ...] = (UpgradeRequest, DocumentText, DocumentSearchRequest)
+_ANSWER_MODELS: tuple[type[BaseModel], ...] = (UpgradeView, ProblemDetails)
+_SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"bearer": []}]
+_SECURITY_SCHEMES = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+_IDEMPOTENT_PATHS = ("/api/upgrade", "/api/documents")
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The document of all public routes."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in _REQUEST_MODELS] + [(model, "serialization") for model in _ANSWER_MODELS],
+        by_alias=True,
+        ref_template=_REF,
+    )
+    for name, schema in definitions["$defs"].items():
+        schemas.setdefault(name, schema)
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    document["paths"]["/api/upgrade"] = {"post": _upgrade_operation()}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete(path, method, operation)
+    return document
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    operation["security"] = _SECURITY
+    operation["responses"].pop("422", None)
+    operation["responses"]["default"] = {
+        "description": "A problem: " + ", ".join(sorted(PROBLEMS)),
+        "content": {PROBLEM_MEDIA_TYPE: _schema(ProblemDetails)},
+    }
+    if method == "post" and path in _IDEMPOTENT_PATHS:
+        operation.setdefault("parameters", []).append(
+            _header("Idempotency-Key", "1 to 255 printable characters: the same key and body create one thing in 24 h")
+        )
+
+
+def _upgrade_operation() -> dict[str, Any]:
+    answer = {"content": {"application/json": _schema(UpgradeView)}}
+    return {
+        "tags": ["upgrades"],
+        "summary": "Upgrade a prompt",
+        "description": "Waits for the result, 30 s unless `Prefer` says otherwise; the upgrade goes on in any case.",
+        "operationId": "upgrade",
+        "parameters": [_header("Prefer", "`wait=N` (seconds, at most 60) or `respond-async`")],
+        "requestBody": {"required": True, "content": {"application/json": _schema(UpgradeRequest)}},
+        "responses": {
+            "200": {"description": "The upgrade has ended", **answer},
+            "202": {"description": "The upgrade so far; `Location` says where it can be read", **answer},
+        },
+    }
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return {"schema": {"$ref": _REF.format(model=model.__name__)}}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}

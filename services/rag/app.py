@@ -1,0 +1,190 @@
+"""Builds rag from its settings. The only place here that makes adapters."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from services.rag.documents import Documents
+from services.rag.embeddings import Embeddings
+from services.rag.facts import DocumentFacts
+from services.rag.handlers import DocumentInbox, SubmitDocument, retrieve_work
+from services.rag.index import Indexing
+from services.rag.preparer import Preparer
+from services.rag.recorded_outputs import RecordedOutputs
+from services.rag.retrieve import Retrieval
+from services.rag.routes import DocumentRoutes
+from services.rag.search import HybridSearch
+from services.rag.settings import RagSettings
+from services.rag.store import RagStore
+from services.rag.sweep import Sweep
+from services.rag.vector_index import IndexUnavailable, VectorIndex
+from shared.contracts.topics import DOCUMENTS_SUBMITTED, RETRIEVE
+from shared.contracts.upgrade_tasks import Stage
+from shared.llm.client import ModelClient
+from shared.messaging.ledger_client import LedgerClient
+from shared.messaging.outbox import outbox_collection
+from shared.messaging.producer import EventProducer
+from shared.messaging.progress import ProgressLog
+from shared.messaging.recorded_stage import RecordedStage
+from shared.messaging.stage_runner import StageRunner
+from shared.observability.periodic import Periodic
+from shared.observability.service import Component, run, run_service
+from shared.observability.service_http import internal_app
+from shared.observability.setup import Telemetry, setup
+from shared.privacy.sealing import Vault
+from shared.storage.opening import open_database
+from shared.storage.redis_client import open_redis
+
+SERVICE = "rag"
+RETRIEVE_GROUP = "rag.retrieve"
+INDEX_GROUP = "rag.index"
+INDEX_TIME_LIMIT_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class RagApp:
+    """The parts of a rag process, ready to run."""
+
+    settings: RagSettings
+    telemetry: Telemetry
+    http: FastAPI
+    components: tuple[Component, ...]
+    sweep: Sweep
+
+    def run(self) -> None:
+        """Serves until SIGTERM, then drains."""
+        run(
+            run_service(
+                telemetry=self.telemetry,
+                http_app=self.http,
+                host=self.settings.rag_host,
+                port=self.settings.rag_port,
+                components=self.components,
+                grace_seconds=self.settings.shutdown_grace_seconds,
+            )
+        )
+
+
+class _WarmUp:
+    """Loads LanceDB in the background where there are documents, so that the first search need not wait for it."""
+
+    def __init__(self, store: RagStore, index: VectorIndex) -> None:
+        self._store = store
+        self._index = index
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if await self._store.all_spaces("", limit=1):
+            self._task = asyncio.create_task(self._warm())
+
+    async def stop(self, grace_seconds: float) -> None:
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _warm(self) -> None:
+        with contextlib.suppress(IndexUnavailable):
+            await self._index.warm()
+
+
+def build_app(settings: RagSettings) -> RagApp:
+    """All adapters of rag, wired; nothing is started yet."""
+    telemetry = setup(SERVICE, settings)
+    token = settings.internal_token.get_secret_value()
+    vault = Vault.from_settings(settings)
+    database = open_database(settings, SERVICE)
+    redis = open_redis(settings)
+    producer = EventProducer(settings, source=SERVICE)
+    ledger = LedgerClient(settings.usage_url, token)
+    progress = ProgressLog(redis)
+    model = ModelClient(settings)
+    store = RagStore(database)
+    index = VectorIndex(settings.index_uri)
+    outputs = RecordedOutputs(database.collection(outbox_collection("outputs")), producer, ledger, store, vault)
+    facts = DocumentFacts(outputs)
+    preparer = Preparer(
+        check_seconds=settings.rag_check_seconds,
+        prepare_seconds=settings.rag_prepare_seconds,
+        processes=settings.rag_index_concurrency,
+    )
+    embeddings = Embeddings(model, store.embeddings, vault, settings.openai_embedding_model)
+    search = HybridSearch(store, index, embeddings, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling)
+    documents = Documents(store, index, preparer, SubmitDocument(producer))
+    indexing = Indexing(
+        store=store, index=index, preparer=preparer, embeddings=embeddings, vault=vault, announcements=facts
+    )
+    sweep = Sweep(
+        store=store,
+        index=index,
+        documents=documents,
+        embeddings=embeddings,
+        outputs=outputs,
+        resubmit_seconds=settings.rag_resubmit_seconds,
+        give_up_seconds=settings.rag_give_up_hours * 3600,
+        output_seconds=settings.rag_output_hours * 3600,
+    )
+    retrieve, submitted = _runners(settings, telemetry, producer, outputs, progress, search, vault, indexing)
+    routes = DocumentRoutes(
+        documents=documents, search=search, vault=vault, facts=facts, query_seconds=settings.rag_query_seconds
+    )
+    telemetry.health.add_check("store", database.ping)
+    telemetry.health.add_check("index", index.ping)
+    telemetry.health.add_check("redis", redis.ping)
+    telemetry.health.add_check("retrieve group", retrieve.check)
+    telemetry.health.add_check("index group", submitted.check)
+    background = Periodic("rag sweep", sweep.run, settings.rag_sweep_seconds)
+    return RagApp(
+        settings=settings,
+        telemetry=telemetry,
+        http=internal_app(telemetry, internal_token=token, routers=[routes.router()]),
+        components=(
+            *(database, progress, producer, ledger, model, index, _WarmUp(store, index)),
+            *(outputs, background, retrieve, submitted),
+        ),
+        sweep=sweep,
+    )
+
+
+def _runners(
+    settings: RagSettings,
+    telemetry: Telemetry,
+    producer: EventProducer,
+    outputs: RecordedOutputs,
+    progress: ProgressLog,
+    search: HybridSearch,
+    vault: Vault,
+    indexing: Indexing,
+) -> tuple[StageRunner, StageRunner]:
+    """The readers of the two inboxes: upgrades and submitted documents."""
+    stage = RecordedStage(
+        stage=Stage.RAG,
+        outputs=outputs,
+        producer=producer,
+        progress=progress,
+        work=retrieve_work(Retrieval(search, vault, query_seconds=settings.rag_query_seconds)),
+    )
+    retrieve = StageRunner(
+        settings=settings,
+        topic=RETRIEVE,
+        group=RETRIEVE_GROUP,
+        handler=stage.handle,
+        give_up=stage.give_up,
+        producer=producer,
+        telemetry=telemetry,
+    )
+    inbox = DocumentInbox(indexing)
+    submitted = StageRunner(
+        # A long document takes longer than any upgrade may.
+        settings=settings.model_copy(update={"stage_time_limit_seconds": INDEX_TIME_LIMIT_SECONDS}),
+        topic=DOCUMENTS_SUBMITTED,
+        group=INDEX_GROUP,
+        handler=inbox.handle,
+        give_up=inbox.give_up,
+        producer=producer,
+        telemetry=telemetry,
+        concurrency=settings.rag_index_concurrency,
+    )
+    return retrieve, submitted

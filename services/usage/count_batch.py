@@ -1,0 +1,161 @@
+"""Counts ledger events, each once: store them under a batch, count the batch, mark them counted.
+
+A batch is `storing` while its owner puts events under it, and `counting` from then on; only its owner makes that
+step, so nobody counts a batch to which events may still be added. What a crash leaves is finished by `resume`, in any
+process: a `counting` batch is counted to its end (counters that have it already refuse it), a `storing` batch is
+given up and its events go into a new one.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from services.usage.increments import Increments, increments_of
+from services.usage.ledger_event import LedgerEvent
+
+BatchState = Literal["storing", "counting"]
+
+_BEGIN_WITHIN_SECONDS = 20.0
+_WINDOW_PAUSE_SECONDS = 0.1
+
+
+class CountingInterrupted(Exception):
+    """This batch cannot go on here. What is stored of it is counted by `resume`; the rest is to be given again."""
+
+
+@dataclass(frozen=True)
+class OpenBatch:
+    """A batch that is not finished, and until when (seconds since 1970) its owner is left alone with it."""
+
+    number: int
+    state: BatchState
+    owner: str
+    leased_until: float
+
+
+class BatchRegistry(Protocol):
+    """Numbers batches and knows the open ones. Every method is one atomic step, seen by all processes."""
+
+    async def begin(self, owner: str, leased_until: float) -> int | None:
+        """The number of a new batch in state `storing`; None while the window is full."""
+
+    async def start_counting(self, number: int, owner: str, leased_until: float) -> bool:
+        """`storing` to `counting`; False when the owner has lost the batch."""
+
+    async def take_over(self, batch: OpenBatch, owner: str, leased_until: float) -> bool:
+        """Another owner for an open batch; False when somebody was faster."""
+
+    async def give_up(self, batch: OpenBatch) -> bool:
+        """Forgets a `storing` batch, whose events are then stranded; False when it went on meanwhile."""
+
+    async def close(self, number: int) -> None:
+        """Forgets a batch that is counted."""
+
+    async def open_batches(self) -> list[OpenBatch]: ...
+
+
+class Ledger(Protocol):
+    """The stored events, and the counters and rollups made from them."""
+
+    async def store(self, events: Sequence[LedgerEvent], number: int) -> set[str]:
+        """Stores the events that it lacks, uncounted, under the batch. Gives their ids."""
+
+    async def add(self, increments: Increments, number: int) -> None:
+        """Raises each counter and rollup that does not have this batch yet."""
+
+    async def mark_counted(self, number: int) -> None:
+        """The batch's events are counted from now on."""
+
+    async def uncounted(self, number: int) -> list[LedgerEvent]:
+        """The batch's events that are not marked yet."""
+
+    async def stranded_batch(self, open_numbers: Sequence[int]) -> int | None:
+        """A batch that has uncounted events and is none of these."""
+
+    async def move(self, from_number: int, to_number: int) -> int:
+        """Puts the uncounted events of one batch under another. Gives their number."""
+
+
+class CountBatch:
+    """The use case. `owner` names this process; `clock` gives seconds since 1970 and matters for leases only."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        registry: BatchRegistry,
+        owner: str,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ledger = ledger
+        self._registry = registry
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._sleep = sleep
+
+    async def count(self, events: Sequence[LedgerEvent]) -> int:
+        """Counts those of the events that the ledger lacks, gives how many. Raises CountingInterrupted."""
+        if not events:
+            return 0
+        by_id = {event.event_id: event for event in events}
+        number = await self._begin()
+        stored = await self._ledger.store(list(by_id.values()), number)
+        await self._finish_own(number, [by_id[event_id] for event_id in stored])
+        return len(stored)
+
+    async def resume(self) -> int:
+        """Finishes what others have left, as far as nobody has a lease on it. Gives how many batches."""
+        finished = 0
+        for batch in await self._registry.open_batches():
+            if batch.leased_until > self._clock():
+                continue
+            if batch.state == "storing":
+                await self._registry.give_up(batch)
+            elif await self._registry.take_over(batch, self._owner, self._lease_end()):
+                await self._finish(batch.number, await self._ledger.uncounted(batch.number))
+                finished += 1
+        return finished + await self._recount_stranded()
+
+    async def _recount_stranded(self) -> int:
+        finished = 0
+        while True:
+            batches = await self._registry.open_batches()
+            stranded = await self._ledger.stranded_batch([batch.number for batch in batches])
+            if stranded is None:
+                return finished
+            # It may have begun between the two questions; numbers are never used twice.
+            if stranded in {batch.number for batch in await self._registry.open_batches()}:
+                return finished
+            number = await self._registry.begin(self._owner, self._lease_end())
+            if number is None:
+                return finished
+            await self._ledger.move(stranded, number)
+            await self._finish_own(number, await self._ledger.uncounted(number))
+            finished += 1
+
+    async def _begin(self) -> int:
+        deadline = self._clock() + _BEGIN_WITHIN_SECONDS
+        while (number := await self._registry.begin(self._owner, self._lease_end())) is None:
+            if self._clock() > deadline:
+                raise CountingInterrupted("an old batch is not finished")
+            await self.resume()
+            await self._sleep(_WINDOW_PAUSE_SECONDS)
+        return number
+
+    async def _finish_own(self, number: int, events: Sequence[LedgerEvent]) -> None:
+        if not await self._registry.start_counting(number, self._owner, self._lease_end()):
+            raise CountingInterrupted("the lease ran out while events were stored")
+        await self._finish(number, events)
+
+    async def _finish(self, number: int, events: Sequence[LedgerEvent]) -> None:
+        if events:
+            await self._ledger.add(increments_of(events), number)
+            await self._ledger.mark_counted(number)
+        await self._registry.close(number)
+
+    def _lease_end(self) -> float:
+        return self._clock() + self._lease_seconds

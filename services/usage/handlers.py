@@ -1,0 +1,67 @@
+"""Kafka in: facts about operations and about ends of upgrades, in batches."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+
+from services.usage.count_batch import CountBatch, CountingInterrupted
+from services.usage.ledger_event import LedgerEvent, of_completed, of_usage
+from shared.contracts.upgrade_results import UpgradeCompleted
+from shared.contracts.usage_events import UsageRecorded
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.errors import Transient, Unprocessable
+from shared.observability.logs import get_logger
+from shared.observability.metrics import USAGE_BATCH_LATENCY, USAGE_BATCHES_RESUMED, USAGE_EVENTS
+from shared.storage.documents import StorageUnavailable
+
+MAX_ID_LENGTH = 200
+MAX_AMOUNT = 10**15
+
+_log = get_logger("usage")
+
+
+def ledger_handler(counting: CountBatch) -> Callable[[Sequence[Envelope]], Awaitable[None]]:
+    """Counts a batch of envelopes. Raises Transient when the batch is to be given again."""
+
+    async def handle(envelopes: Sequence[Envelope]) -> None:
+        began = perf_counter()
+        events = [to_ledger_event(envelope) for envelope in envelopes]
+        try:
+            counted = await counting.count(events)
+        except (StorageUnavailable, CountingInterrupted) as error:
+            raise Transient(f"{type(error).__name__}: {error}") from error
+        USAGE_EVENTS.labels("counted").inc(counted)
+        USAGE_EVENTS.labels("duplicate").inc(len(events) - counted)
+        USAGE_BATCH_LATENCY.observe(perf_counter() - began)
+
+    return handle
+
+
+def resuming(counting: CountBatch) -> Callable[[], Awaitable[None]]:
+    """Finishes batches that other processes have left; to be run every second or so."""
+
+    async def resume() -> None:
+        try:
+            finished = await counting.resume()
+        except (StorageUnavailable, CountingInterrupted) as error:
+            _log.warning("batches not resumed", reason=str(error))
+            return
+        if finished:
+            USAGE_BATCHES_RESUMED.inc(finished)
+            _log.info("batches resumed", batches=finished)
+
+    return resume
+
+
+def to_ledger_event(envelope: Envelope) -> LedgerEvent:
+    """The ledger's view of a fact. Raises Unprocessable for one that no ledger can hold."""
+    if not 0 < len(envelope.event_id) <= MAX_ID_LENGTH:
+        raise Unprocessable("an event id has 1 to 200 characters")
+    if isinstance(envelope.data, UsageRecorded):
+        event = of_usage(envelope.event_id, envelope.data)
+    elif isinstance(envelope.data, UpgradeCompleted):
+        event = of_completed(envelope.event_id, envelope.data)
+    else:
+        raise Unprocessable(f"the ledger takes no {envelope.type}")
+    if max(event.tokens_in, event.tokens_out, event.embeddings, event.cost_nano_usd, event.latency_ms) > MAX_AMOUNT:
+        raise Unprocessable("an amount is above 10^15")
+    return event

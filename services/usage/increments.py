@@ -1,0 +1,103 @@
+"""By how much a batch of ledger events raises which counters and rollups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from services.usage.latency_sketch import bucket_of
+from services.usage.ledger_event import LedgerEvent
+from shared.contracts.upgrade_tasks import Origin
+
+RollupKind = Literal["total", "component", "user"]
+Amounts = dict[str, int]
+
+COUNTED_STATUSES = frozenset({"upgraded", "cached"})
+NOBODY = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class CounterKey:
+    """The counters of one tenant in one period (`YYYY-MM`): what quotas are held against."""
+
+    tenant_id: str
+    period: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollupKey:
+    """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it."""
+
+    tenant_id: str
+    day: str
+    origin: Origin
+    kind: RollupKind
+    key: str
+
+
+@dataclass
+class Increments:
+    """Amounts by field; a dotted field leads into an object."""
+
+    counters: dict[CounterKey, Amounts] = field(default_factory=dict)
+    rollups: dict[RollupKey, Amounts] = field(default_factory=dict)
+
+
+def increments_of(events: Iterable[LedgerEvent]) -> Increments:
+    """The sum over the events, each of which is taken once.
+
+    The `upgrades` meter counts ends that were upgrades (upgraded, cached); `tokens` and `embeddings` count operations.
+    Work of evals is in the rollups, and never in the counters.
+    """
+    result = Increments()
+    for event in events:
+        if event.origin == "client":
+            amounts = result.counters.setdefault(CounterKey(event.tenant_id, event.period), {})
+            _add(amounts, _metered(event))
+        rolled = _rolled(event)
+        for kind, key in _groups(event):
+            rollup = RollupKey(event.tenant_id, event.day, event.origin, kind, key)
+            _add(result.rollups.setdefault(rollup, {}), rolled)
+            if _times(event, kind):
+                _add(result.rollups[rollup], {f"latency.{bucket_of(event.latency_ms)}": 1})
+    return result
+
+
+def _metered(event: LedgerEvent) -> Amounts:
+    if event.status is not None:
+        return {"upgrades": 1 if event.status in COUNTED_STATUSES else 0}
+    return {
+        "tokens": event.tokens_in + event.tokens_out,
+        "embeddings": event.embeddings,
+        "costNanoUsd": event.cost_nano_usd,
+    }
+
+
+def _rolled(event: LedgerEvent) -> Amounts:
+    if event.status is not None:
+        return {"upgrades.total": 1, f"upgrades.{event.status}": 1}
+    return {
+        "tokensIn": event.tokens_in,
+        "tokensOut": event.tokens_out,
+        "embeddings": event.embeddings,
+        "costNanoUsd": event.cost_nano_usd,
+        "operations": 1,
+        "cacheHits": 1 if event.cache_hit else 0,
+    }
+
+
+def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str]]:
+    groups: list[tuple[RollupKind, str]] = [("total", ""), ("user", event.user_ref or NOBODY)]
+    if event.component is not None:
+        groups.append(("component", event.component))
+    return groups
+
+
+def _times(event: LedgerEvent, kind: RollupKind) -> bool:
+    """A component's latency is that of its operations, everything else's that of whole upgrades."""
+    return (event.status is None) == (kind == "component")
+
+
+def _add(amounts: Amounts, more: Amounts) -> None:
+    for name, amount in more.items():
+        if amount:
+            amounts[name] = amounts.get(name, 0) + amount

@@ -1,0 +1,28 @@
+"""What the usage service can be told from the environment."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from shared.messaging.settings import KafkaSettings
+from shared.observability.settings import ObservabilitySettings
+from shared.storage.settings import StorageSettings
+
+
+class LedgerSettings(StorageSettings, ObservabilitySettings):
+    """What it takes to read the ledger; all that `reconcile` wants."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
+
+    # The ledger needs no Redis.
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+
+
+class UsageSettings(KafkaSettings, LedgerSettings):
+    """Shared settings, and the usage service's own under `USAGE_`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
+
+    usage_host: str = Field(default="127.0.0.1", description="address the internal HTTP listens on")
+    usage_port: int = Field(default=8085, ge=1, le=65535, description="port of the internal HTTP")
+    usage_batch_events: int = Field(default=2000, ge=1, le=20_000, description="most events counted in one batch")
+    internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")

@@ -1,0 +1,51 @@
+"""What a tenant used and what became of its upgrades, over a range of days."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.contract import Contract
+
+GroupBy = Literal["day", "component", "user"]
+
+
+class UpgradeCounts(Contract):
+    total: int = 0
+    upgraded: int = 0
+    cached: int = 0
+    original: int = 0
+    failed: int = 0
+
+
+class LatencyQuantiles(Contract):
+    """Milliseconds, within 2 %. Of whole upgrades; in a group by component, of its operations."""
+
+    p50: int = 0
+    p95: int = 0
+    p99: int = 0
+
+
+class StatsTotals(Contract):
+    upgrades: UpgradeCounts = UpgradeCounts()
+    tokens_in: int = 0
+    tokens_out: int = 0
+    embeddings: int = 0
+    cost_usd: str = Field(default="0.000000000", description="decimal, nine places")
+    cache_hit_rate: float = Field(default=0.0, description="share of the operations that a cache answered, 0..1")
+    error_rate: float = Field(default=0.0, description="share of the upgrades that ended as original or failed, 0..1")
+    latency_ms: LatencyQuantiles = LatencyQuantiles()
+
+
+class StatsGroup(StatsTotals):
+    """`key` is a day (`YYYY-MM-DD`), a component, or a user's keyed hash (`anonymous` where nobody was named)."""
+
+    key: str
+
+
+class TenantStats(Contract):
+    """`from` is inclusive, `to` exclusive; both UTC days, `YYYY-MM-DD`."""
+
+    from_day: str = Field(alias="from")
+    to_day: str = Field(alias="to")
+    totals: StatsTotals
+    groups: list[StatsGroup] = []

@@ -1,0 +1,63 @@
+"""One span and one set of metrics per model call. Names, counts and outcomes only; never what was said."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from opentelemetry.trace import Status, StatusCode
+
+from shared.llm.errors import ModelError, ModelTimeout
+from shared.llm.sending import Call
+from shared.llm.usage import ModelUsage
+from shared.observability import metrics
+from shared.observability.tracing import tracer
+
+
+@dataclass
+class Outcome:
+    """How a call went, as far as it is known."""
+
+    repaired: bool = False
+
+
+@contextmanager
+def measured(call: Call) -> Iterator[Outcome]:
+    """Around one call: records its outcome, latency, tokens and cost, and re-raises what it raises."""
+    outcome = Outcome()
+    label = "ok"
+    attributes = {"gen_ai.operation.name": call.operation, "gen_ai.request.model": call.spending.model}
+    with tracer().start_as_current_span(
+        f"model.{call.operation}", attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield outcome
+            label = "repaired" if outcome.repaired else "ok"
+        except ModelError as error:
+            label = "model_timeout" if isinstance(error, ModelTimeout) else error.code
+            span.set_status(Status(StatusCode.ERROR, label))
+            raise
+        except asyncio.CancelledError:
+            label = "cancelled"
+            raise
+        except BaseException:
+            label = "internal_error"
+            span.set_status(Status(StatusCode.ERROR, label))
+            raise
+        finally:
+            usage = call.spending.usage()
+            if span.is_recording():
+                span.set_attribute("gen_ai.response.model", usage.model)
+                span.set_attribute("gen_ai.usage.input_tokens", usage.tokens_in)
+                span.set_attribute("gen_ai.usage.output_tokens", usage.tokens_out)
+                span.set_attribute("model.attempts", usage.attempts)
+                span.set_attribute("model.outcome", label)
+            _count(call.operation, label, usage)
+
+
+def _count(operation: str, outcome: str, usage: ModelUsage) -> None:
+    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+    metrics.MODEL_LATENCY.labels(operation=operation).observe(usage.latency_ms / 1000)
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
+    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)

@@ -1,0 +1,66 @@
+"""The AsyncAPI document of the system's topics, made by FastStream from the registry of topics."""
+
+from typing import Any
+
+import orjson
+from faststream.kafka import KafkaBroker
+from faststream.specification import AsyncAPI
+
+from shared.contracts.contract import Contract
+from shared.contracts.topics import TOPICS, Topic
+
+_TITLE = "Prompt Upgrader events"
+_DESCRIPTION = (
+    "CloudEvents 1.0 in Kafka binary mode: attributes in ce_* headers, a W3C traceparent, JSON with camelCase fields. "
+    "Delivered at least once: dedupe by ce_id. No order is promised."
+)
+
+
+def asyncapi_document(version: str = "1.0.0") -> dict[str, Any]:
+    """The document (AsyncAPI 3.0) as JSON-ready values, keys sorted: the same registry gives the same document.
+
+    Per topic there is what a service sends to it and, where a service of ours reads it, what that one receives.
+    """
+    broker = KafkaBroker("kafka:9092", logger=None, description="The broker; its address is a matter of deployment.")
+    for topic in TOPICS:
+        _declare(broker, topic)
+    specification = AsyncAPI(broker, title=_TITLE, version=version, description=_DESCRIPTION)
+    document: dict[str, Any] = orjson.loads(specification.to_specification().to_json())
+    sorted_document: dict[str, Any] = orjson.loads(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+    return sorted_document
+
+
+def _declare(broker: KafkaBroker, topic: Topic) -> None:
+    model = topic.model
+    if model is None:
+        return
+    readers = [consumer for consumer in topic.consumers if consumer != "internal teams"]
+    broker.publisher(topic.name, title=topic.name, description=_describe(topic), schema=model)
+    if readers:
+        subscriber = broker.subscriber(
+            topic.name,
+            group_id=readers[0],
+            title=f"{topic.name} read by {', '.join(readers)}",
+            description=_describe(topic),
+        )
+        subscriber(_reader_of(model))
+
+
+def _reader_of(model: type[Contract]) -> Any:
+    """A subscriber's function; only its annotation is looked at."""
+
+    async def receive(message: Any) -> None:
+        raise NotImplementedError("declared for the document only")
+
+    receive.__annotations__["message"] = model
+    receive.__name__ = f"receive_{model.__name__}"
+    return receive
+
+
+def _describe(topic: Topic) -> str:
+    days = topic.retention_ms / (24 * 3600 * 1000)
+    return (
+        f"{topic.description} A {topic.kind.value}, owned by {topic.owner}; written by {', '.join(topic.producers)}; "
+        f"read by {', '.join(topic.consumers)}. Key: {topic.key}. {topic.partitions} partitions, kept {days:g} days, "
+        f"records up to {topic.max_message_bytes // 1024} KiB. Dead letters: {topic.dead_letter_name}."
+    )

@@ -1,0 +1,137 @@
+"""Publishing: events in CloudEvents binary mode, and raw records for dead letters and their replay."""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.errors import MessageSizeTooLargeError as RefusedAsTooLarge
+
+from shared.contracts.contract import Contract
+from shared.contracts.topics import Topic, all_topics
+from shared.messaging.cloudevents import encode
+from shared.messaging.connection import make_producer
+from shared.messaging.errors import MessageTooLarge, PublishFailed
+from shared.messaging.settings import KafkaSettings
+from shared.observability.logs import get_logger
+from shared.observability.tracing import inject_traceparent
+
+CONFIRM_WITHIN_SECONDS = 15.0
+_CONNECT_WITHIN_SECONDS = 30.0
+_CONNECT_EVERY_SECONDS = 0.3
+_RENEW_AFTER_FAILURES = 3
+_RECORD_OVERHEAD = 128
+_HEADER_OVERHEAD = 16
+
+log = get_logger(__name__)
+
+
+def record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
+    """The bytes a record takes at a broker, rounded up a little."""
+    headers_size = sum(len(name) + len(content) + _HEADER_OVERHEAD for name, content in headers)
+    return len(key or b"") + len(value or b"") + headers_size + _RECORD_OVERHEAD
+
+
+class EventProducer:
+    """Publishes with acks=all and no linger. Safe to share by all tasks of a process; a Component."""
+
+    def __init__(self, settings: KafkaSettings, source: str) -> None:
+        self._settings = settings
+        self._source = source
+        self._max_request = max(topic.max_message_bytes for topic in all_topics()) + 64 * 1024
+        self._producer: AIOKafkaProducer | None = None
+        self._failures = 0
+        self._renewing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connects. Raises PublishFailed when no broker answers within half a minute."""
+        deadline = asyncio.get_running_loop().time() + _CONNECT_WITHIN_SECONDS
+        while True:
+            producer = make_producer(self._settings, self._max_request)
+            try:
+                await asyncio.wait_for(producer.start(), _CONNECT_WITHIN_SECONDS)
+                self._producer = producer
+                return
+            except (KafkaError, TimeoutError, OSError) as error:
+                await _close(producer, 1.0)
+                if asyncio.get_running_loop().time() > deadline:
+                    raise PublishFailed(f"no broker at {self._settings.kafka_bootstrap_servers}") from error
+            await asyncio.sleep(_CONNECT_EVERY_SECONDS)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Sends what is under way, for at most `grace_seconds`."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _close(producer, grace_seconds)
+
+    async def publish(
+        self,
+        topic: Topic,
+        key: str,
+        data: Contract,
+        *,
+        event_id: str | None = None,
+        subject: str | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Publishes one event and returns when all replicas have it.
+
+        Without `traceparent` the current trace goes along. Raises MessageTooLarge before anything is sent, and
+        PublishFailed when the broker does not confirm in time.
+        """
+        value, headers = encode(
+            topic,
+            data,
+            source=self._source,
+            subject=subject,
+            event_id=event_id,
+            traceparent=traceparent or inject_traceparent(),
+        )
+        await self.publish_record(topic, key.encode(), value, headers)
+
+    async def publish_record(
+        self, topic: Topic, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> None:
+        """Publishes bytes as they are; errors as `publish`."""
+        if record_size(key, value, headers) > topic.max_message_bytes:
+            raise MessageTooLarge(f"over the {topic.max_message_bytes} bytes that {topic.name} takes")
+        producer = self._producer
+        if producer is None:
+            raise PublishFailed("the producer is not running")
+        if key is None and value is None:
+            value = b""  # The client refuses a record of nothing but headers.
+        try:
+            async with asyncio.timeout(CONFIRM_WITHIN_SECONDS):
+                confirmed = await producer.send(topic.name, value, key=key, headers=headers)
+                await asyncio.shield(confirmed)
+        except RefusedAsTooLarge as error:
+            raise MessageTooLarge(f"{topic.name} refused the record as too large") from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self._after_failure(producer)
+            raise PublishFailed(f"{topic.name}: {type(error).__name__}") from error
+        self._failures = 0
+
+    async def _after_failure(self, failed: AIOKafkaProducer) -> None:
+        """Replaces a producer that keeps failing: some of its errors (a fenced or unknown producer id) are for good."""
+        self._failures += 1
+        if self._failures < _RENEW_AFTER_FAILURES or self._renewing.locked():
+            return
+        async with self._renewing:
+            if self._producer is not failed:
+                return
+            fresh = make_producer(self._settings, self._max_request)
+            try:
+                await asyncio.wait_for(fresh.start(), CONFIRM_WITHIN_SECONDS)
+            except (KafkaError, TimeoutError, OSError):
+                await _close(fresh, 1.0)
+                return
+            self._producer, self._failures = fresh, 0
+            log.warning("producer_replaced")
+            await _close(failed, 1.0)
+
+
+async def _close(producer: AIOKafkaProducer, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), max(seconds, 0.1))
+    except (KafkaError, TimeoutError, OSError) as error:
+        log.warning("producer_not_closed", error=type(error).__name__)

@@ -1,0 +1,91 @@
+"""Creates the topics of the registry. Run at start, so that no topic ever comes into being by accident."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from shared.contracts.topics import DEAD_LETTER_HEADROOM, Topic, all_topics
+from shared.messaging.connection import make_admin
+from shared.messaging.settings import KafkaSettings
+from shared.observability.logs import get_logger
+
+_WITHIN_SECONDS = 30.0
+_EVERY_SECONDS = 0.2
+_CALL_SECONDS = 10.0
+
+log = get_logger(__name__)
+
+
+class TopicsNotReady(Exception):
+    """The broker did not come up with the topics in time, or has one with fewer partitions than the registry says."""
+
+
+async def create_topics(
+    settings: KafkaSettings, topics: Sequence[Topic] | None = None, within_seconds: float = _WITHIN_SECONDS
+) -> None:
+    """Creates what is missing of `topics` (all of the registry) and waits until every broker shows them.
+
+    Safe to repeat and to run in several processes at once. Raises TopicsNotReady.
+    """
+    wanted = tuple(topics) if topics is not None else all_topics()
+    problem = "no broker answered"
+    try:
+        async with asyncio.timeout(within_seconds):
+            while True:
+                admin = make_admin(settings)
+                try:
+                    await admin.start()
+                    problem = await _create_missing(admin, wanted, settings)
+                    if not problem:
+                        return
+                except (KafkaError, OSError) as error:
+                    problem = f"{type(error).__name__} at {settings.kafka_bootstrap_servers}"
+                finally:
+                    await admin.close()
+                await asyncio.sleep(_EVERY_SECONDS)
+    except TimeoutError as error:
+        raise TopicsNotReady(problem) from error
+
+
+async def _create_missing(admin: AIOKafkaAdminClient, wanted: Sequence[Topic], settings: KafkaSettings) -> str:
+    """One round: empty when all topics are there, else what is still missing. Raises TopicsNotReady for good."""
+    present = {name: count for name, count in (await _partitions(admin)).items() if count > 0}
+    missing = [topic for topic in wanted if topic.name not in present]
+    for topic in wanted:
+        if present.get(topic.name, topic.partitions) < topic.partitions:
+            raise TopicsNotReady(f"{topic.name} has {present[topic.name]} partitions, not {topic.partitions}")
+    if not missing:
+        return ""
+    answer = await admin.create_topics(
+        [_new_topic(topic, settings) for topic in missing], timeout_ms=int(_CALL_SECONDS * 1000)
+    )
+    for name, code, *_ in answer.topic_errors:
+        kind = for_code(code)
+        if code and kind is not TopicAlreadyExistsError:
+            log.warning("topic_not_created", topic=name, error=kind.__name__)
+    return "missing: " + ", ".join(topic.name for topic in missing)
+
+
+async def _partitions(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Partitions by topic. Asked for all topics, since asking for one by name would make some brokers create it."""
+    described: list[dict[str, Any]] = await admin.describe_topics()
+    return {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+
+
+def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
+    return NewTopic(
+        name=topic.name,
+        num_partitions=topic.partitions,
+        replication_factor=settings.kafka_replication_factor,
+        topic_configs={
+            "retention.ms": str(topic.retention_ms),
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(topic.max_message_bytes),
+        },
+    )
+
+
+__all__ = ["DEAD_LETTER_HEADROOM", "TopicsNotReady", "create_topics"]

@@ -1,0 +1,46 @@
+"""The registry of metrics. Every name stands here and only here; labels never hold tenant, user or request ids."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+_FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+UPGRADE_LATENCY = Histogram(
+    "orchestrator_upgrade_latency_seconds", "Acceptance to end of an upgrade.", ["status"], buckets=_SECONDS
+)
+UPGRADE_ERRORS = Counter(
+    "orchestrator_upgrade_errors_total", "Upgrades that ended as something else than upgraded.", ["error_type"]
+)
+
+STAGE_LATENCY = Histogram(
+    "stage_latency_seconds", "Time a stage spent on one message, retries included.", ["topic"], buckets=_SECONDS
+)
+IN_FLIGHT = Gauge("stage_in_flight", "Messages being worked on.", ["topic"])
+CONSUMER_LAG = Gauge("consumer_lag_records", "Records between the position and the end.", ["topic", "partition"])
+RETRIES = Counter("stage_retries_total", "Further attempts at a message.", ["topic", "error_type"])
+DEAD_LETTERS = Counter("dead_letters_total", "Records written to a dead-letter topic.", ["topic", "error_type"])
+FACTS_REPUBLISHED = Counter(
+    "facts_republished_total", "Facts published again because a reader did not have them.", ["topic"]
+)
+
+CACHE_REQUESTS = Counter("cache_requests_total", "Look-ups in a cache; outcome is hit or miss.", ["cache", "outcome"])
+
+BREAKER_STATE = Gauge("model_breaker_state", "0 closed, 1 half open, 2 open.", ["breaker"])
+MODEL_CALLS = Counter("model_calls_total", "Calls to the model, each attempt.", ["operation", "outcome"])
+MODEL_LATENCY = Histogram("model_call_latency_seconds", "One attempt at the model.", ["operation"], buckets=_SECONDS)
+MODEL_TOKENS = Counter("model_tokens_total", "Tokens; direction is in or out.", ["operation", "direction"])
+MODEL_COST = Counter("model_cost_nano_usd_total", "Spent on the model, in nano-dollars.", ["operation"])
+MODEL_IN_FLIGHT = Gauge("model_calls_in_flight", "Calls to the model under way.")
+
+HTTP_REQUESTS = Counter("http_requests_total", "Answered requests.", ["route", "method", "status"])
+HTTP_LATENCY = Histogram(
+    "http_request_latency_seconds", "Request to end of answer.", ["route", "method"], buckets=_FAST_SECONDS
+)
+
+USAGE_EVENTS = Counter(
+    "usage_events_total", "Events read for the ledger; outcome is counted or duplicate.", ["outcome"]
+)
+USAGE_BATCH_LATENCY = Histogram(
+    "usage_batch_latency_seconds", "Storing, counting and marking one batch of events.", buckets=_FAST_SECONDS
+)
+USAGE_BATCHES_RESUMED = Counter("usage_batches_resumed_total", "Batches finished after the process that began them.")

@@ -1,0 +1,148 @@
+"""HTTP that every process serves: health, metrics, and internal routes behind the internal token."""
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from opentelemetry.trace import SpanKind
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.contracts import problems
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.observability.logs import get_logger
+from shared.observability.metrics import HTTP_LATENCY, HTTP_REQUESTS
+from shared.observability.setup import Telemetry
+from shared.observability.tracing import span_from_traceparent
+
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_UNTRACED = ("/health/", "/metrics")
+_log = get_logger("http")
+
+
+def problem_response(problem: problems.Problem, detail: str = "", headers: dict[str, str] | None = None) -> Response:
+    """An RFC 9457 answer."""
+    body = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail or problem.title,
+        "code": problem.code,
+    }
+    return Response(orjson.dumps(body), problem.status, headers, problems.PROBLEM_MEDIA_TYPE)
+
+
+def require_internal_token(expected: str | None) -> Callable[[str | None], Awaitable[None]]:
+    """The dependency that lets only holders of `expected` in; with None nobody gets in."""
+
+    async def check(token: Annotated[str | None, Header(alias=INTERNAL_TOKEN_HEADER)] = None) -> None:
+        if not expected or not hmac.compare_digest((token or "").encode(), expected.encode()):
+            raise HTTPException(problems.UNAUTHENTICATED.status)
+
+    return check
+
+
+def health_routes(telemetry: Telemetry) -> APIRouter:
+    """`/health/live`, `/health/ready` (503 while not ready) and `/metrics` (Bearer METRICS_TOKEN where set)."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/health/live")
+    async def live() -> Response:
+        return Response(orjson.dumps({"status": "live", "service": telemetry.service}), media_type="application/json")
+
+    @router.get("/health/ready")
+    async def ready() -> Response:
+        ok, checks = await telemetry.health.readiness()
+        body = {"status": "ready" if ok else "not ready", "service": telemetry.service, "checks": checks}
+        return Response(orjson.dumps(body), 200 if ok else 503, media_type="application/json")
+
+    @router.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        expected = telemetry.metrics_token
+        given = request.headers.get("authorization", "")
+        if expected and not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+            return problem_response(problems.UNAUTHENTICATED, headers={"WWW-Authenticate": "Bearer"})
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+class RequestTelemetry:
+    """ASGI middleware: counts and times requests by route template, and puts each in its trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = perf_counter()
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if scope["path"].startswith(_UNTRACED):
+                await self._app(scope, receive, watching)
+                return
+            traceparent = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"traceparent"), None)
+            with span_from_traceparent(scope["method"], traceparent, kind=SpanKind.SERVER) as span:
+                await self._app(scope, receive, watching)
+                if span is not None:
+                    span.update_name(f"{scope['method']} {_route_of(scope)}")
+                    span.set_attributes({"http.route": _route_of(scope), "http.response.status_code": status})
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            route = _route_of(scope)
+            HTTP_REQUESTS.labels(route, method, str(status)).inc()
+            HTTP_LATENCY.labels(route, method).observe(perf_counter() - started)
+
+
+def internal_app(telemetry: Telemetry, *, internal_token: str | None, routers: Sequence[APIRouter] = ()) -> FastAPI:
+    """The HTTP side of a service that only other services talk to; `routers` hold its routes under `/internal`."""
+    app = FastAPI(title=telemetry.service, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(RequestTelemetry)
+    app.include_router(health_routes(telemetry))
+    for router in routers:
+        if any(not getattr(route, "path", "").startswith("/internal") for route in router.routes):
+            raise ValueError("internal routes start with /internal")
+        app.include_router(router, dependencies=[Depends(require_internal_token(internal_token))])
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_error)
+    return app
+
+
+def _route_of(scope: Scope) -> str:
+    path: Any = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) and path else "unmatched"
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = next((problem for problem in problems.PROBLEMS.values() if problem.status == status), None)
+    if known is None:
+        known = problems.INTERNAL_ERROR if status >= 500 else problems.INVALID_REQUEST
+    return problem_response(known)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    fields = error.errors() if isinstance(error, RequestValidationError) else []
+    places = ", ".join(".".join(str(part) for part in item["loc"]) for item in fields[:10])
+    return problem_response(problems.INVALID_REQUEST, f"not valid: {places}")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    _log.error("request failed", route=_route_of(request.scope), exc_info=error)
+    return problem_response(problems.INTERNAL_ERROR)

@@ -1,0 +1,39 @@
+"""Characters that mean the same as an ASCII one, replaced one for one, so that positions stay the same."""
+
+_ZEROS = (
+    0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040,
+    0x17E0, 0x1810, 0xFF10,
+)  # fmt: skip
+_SAME = {
+    " ": "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t",
+    "-": "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d",
+    "+": "\uff0b\ufe62",
+    "@": "\uff20\ufe6b",
+    ".": "\uff0e\u3002",
+    ":": "\uff1a\ufe55",
+    "=": "\uff1d\ufe66",
+    "(": "\uff08",
+    ")": "\uff09",
+    "/": "\uff0f\u2044",
+    "#": "\uff03",
+    "_": "\uff3f",
+    '"': "\u201c\u201d\u201e\u00ab\u00bb\uff02",
+    "'": "\u2018\u2019\uff07",
+    ",": "\uff0c\u3001",
+    ";": "\uff1b",
+}
+_TABLE = {ord(other): ascii_one for ascii_one, others in _SAME.items() for other in others}
+_TABLE |= {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+_TABLE |= {0xFF21 + letter: chr(ord("A") + letter) for letter in range(26)}
+_TABLE |= {0xFF41 + letter: chr(ord("a") + letter) for letter in range(26)}
+
+
+def folded(text: str) -> str:
+    """`text` with full-width letters, digits of any script, dashes, spaces and quotes as ASCII; same length."""
+    return text if text.isascii() else text.translate(_TABLE)
+
+
+def lowered(text: str) -> str:
+    """`text` in lower case with the same length (`str.lower` makes some letters two)."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c if len(c.lower()) > 1 else c.lower() for c in text)

@@ -1,0 +1,110 @@
+"""Finds e-mail addresses and IP addresses."""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from shared.privacy.spans import Span
+
+_CJK = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+# Scripts without spaces: `邮箱是ann@example.com请回复` holds `ann@example.com`.
+_LOCAL_REVERSED = re.compile(rf"(?:[^\W{_CJK}]|[.!#$%&*+=?^`{{|}}~'/-]){{1,64}}|[\w.+-]{{1,64}}")
+_QUOTED_LOCAL = re.compile(r'"[^"\\\r\n]{1,62}"$')
+_ASCII_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,63})")
+_IDN_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[^\W\d_]{2,63})")
+_CJK_CHARACTER = re.compile(f"[{_CJK}]")
+_FILE_ENDINGS = frozenset(
+    "png jpg jpeg gif svg webp css js ts tsx jsx json html htm txt pdf zip gz yml yaml".split()  # noqa: SIM905
+)
+_REMOTE_ACCOUNTS = frozenset({"git", "hg", "svn"})
+_LEADING_JUNK = "./'*=&?|{}#!%$^`~-+"
+
+
+def find_emails(text: str) -> Iterator[Span]:
+    """E-mail addresses, internationalized ones too."""
+    at = text.find("@")
+    while at != -1:
+        start, end = _local_start(text, at), _domain_end(text, at + 1)
+        if start < at and end and _is_address(text, start, at, end):
+            yield Span(start, end, "EMAIL", rank=5)
+        at = text.find("@", at + 1)
+
+
+def _local_start(text: str, at: int) -> int:
+    if at and text[at - 1] == '"':
+        quoted = _QUOTED_LOCAL.search(text, max(0, at - 64), at)
+        if quoted:
+            return quoted.start()
+    if at and text[at - 1] in "@ .":
+        return at
+    before = text[max(0, at - 64) : at][::-1]
+    local = _LOCAL_REVERSED.match(before)
+    if local is None:
+        return at
+    start = at - local.end()
+    while start < at and text[start] in _LEADING_JUNK:
+        start += 1
+    return start
+
+
+def _domain_end(text: str, start: int) -> int:
+    ascii_domain = _ASCII_DOMAIN.match(text, start)
+    if ascii_domain:
+        following = text[ascii_domain.end() : ascii_domain.end() + 1]
+        if not following.isalpha() or _CJK_CHARACTER.match(following):
+            return ascii_domain.end()
+    idn = _IDN_DOMAIN.match(text, start)
+    return idn.end() if idn else 0
+
+
+def _is_address(text: str, start: int, at: int, end: int) -> bool:
+    domain = text[at + 1 : end]
+    if domain.rpartition(".")[2].lower() in _FILE_ENDINGS:
+        return False
+    # `git@host.org:owner/name` is where a repository is, nobody's mail.
+    return not (text[start:at] in _REMOTE_ACCOUNTS and text[end : end + 1] == ":")
+
+
+_IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:])", re.ASCII)  # fmt: skip  # noqa: E501
+# What makes four numbers with dots something else, right before them.
+_NUMBERED_THING = re.compile(
+    r"(?:\b(?:v|ver|vers|version|versions|versión|versão|versione|versie|release|build|firmware|driver|section"
+    r"|sections"
+    r"|sec|chapter|clause|article|paragraph|abschnitt|kapitel|ziffer|figure|fig|table|upgrade(?:d)? to"
+    r"|update(?:d)? to"
+    r"|oid|phiên bản|mục|điều|chương|версия|версии|раздел|пункт)[\s.:#=-]*|版本|バージョン|버전|章|節|§+ ?"
+    r"|[A-Za-z]/|[A-Za-z][-_]"
+    r"|[<>~^]=? ?|== ?|, ?v)$",
+    re.IGNORECASE,
+)
+_NOT_A_HOST = ("0.", "127.", "255.", "224.0.0.")
+
+
+def find_ip_addresses(text: str) -> Iterator[Span]:
+    """IPv4 and IPv6 addresses of some host: not loopback, not a netmask, not a version number."""
+    for match in _IPV4.finditer(text):
+        value = match[0]
+        if value.startswith(_NOT_A_HOST) or not _parses(value):
+            continue
+        before = text[max(0, match.start() - 24) : match.start()]
+        if not _NUMBERED_THING.search(before) or _labelled_as_address(before):
+            yield Span(match.start(), match.end(), "IP", rank=3)
+    for match in _IPV6.finditer(text):
+        value = match[0]
+        groups = [group for group in value.split(":") if group]
+        if len(groups) < 3 or not any(c.isdigit() for c in value) or not _parses(value):
+            continue
+        yield Span(match.start(), match.end(), "IP", rank=3)
+
+
+def _labelled_as_address(before: str) -> bool:
+    return re.search(r"(?:\bip|address|adresse|addr|host|server)(?:v4)?[\s:=]{1,3}$", before, re.IGNORECASE) is not None
+
+
+def _parses(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True

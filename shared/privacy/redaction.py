@@ -1,0 +1,93 @@
+"""Takes personal values and secrets out of text and puts typed placeholders in their places.
+
+What is found: mail and IP addresses, phone, card and account numbers, national and tax ids, secrets. Names and postal
+addresses are not. Positions are found on a copy of the text with full-width and similar characters folded.
+"""
+
+from collections.abc import Sequence
+
+from shared.privacy.character_folding import folded, lowered
+from shared.privacy.contact_details import find_emails, find_ip_addresses
+from shared.privacy.credentials import find_secrets
+from shared.privacy.identity_numbers import find_identity_numbers
+from shared.privacy.known_values import KnownValues
+from shared.privacy.payment_numbers import find_cards, find_ibans
+from shared.privacy.phone_numbers import find_phone_numbers
+from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, parts_of, placeholders_in
+from shared.privacy.spans import UNBREAKABLE, Span, merge
+
+__all__ = ["KINDS", "PLACEHOLDER", "PlaceholderMap", "find", "placeholders_in", "redact", "redact_all"]
+
+_LITERAL = "LITERAL"
+
+
+def redact(text: str, placeholders: PlaceholderMap, *, redacted_before: bool = False) -> str:
+    """`text` with placeholders for its personal values; new ones are added to `placeholders`.
+
+    Text of a user's own that looks like a placeholder is a literal: it stays as it is when its number is free, and
+    gets a placeholder itself when it is not, so `restore(redact(text, map), map.values()) == text` for any text.
+    With `redacted_before` the text comes from inside the pipeline (a model's answer, a stored redacted text): its
+    placeholders are placeholders and stay, and values of the map are taken out wherever they stand.
+    """
+    return redact_all([text], placeholders, redacted_before=redacted_before)[0]
+
+
+def redact_all(texts: Sequence[str], placeholders: PlaceholderMap, *, redacted_before: bool = False) -> list[str]:
+    """`redact` for the texts of one upgrade together, in their order.
+
+    A value that one text shows for what it is (`my SSN is …`) is found in the others too, also where it stands bare.
+    """
+    found = [merge([*_literals(text, redacted_before), *find(text)]) for text in texts]
+    known = KnownValues(every_length=redacted_before)
+    for placeholder, value in placeholders.values().items():
+        known.add(value, parts_of(placeholder)[0])
+    for text, spans in zip(texts, found, strict=True):
+        for span in spans:
+            value = text[span.start : span.end]
+            if span.kind != _LITERAL:
+                known.add(value, span.kind)
+            elif redacted_before:
+                placeholders.keep_clear_of(*parts_of(value))
+            else:
+                placeholders.placeholder_for_literal(*parts_of(value))
+    return [
+        _replaced(text, merge([*spans, *known.find(text)]), placeholders, redacted_before)
+        for text, spans in zip(texts, found, strict=True)
+    ]
+
+
+def find(text: str) -> list[Span]:
+    """The personal values and secrets in `text`, in order and without overlaps."""
+    plain = folded(text)
+    lower = lowered(plain)
+    return merge(
+        [
+            *find_emails(plain),
+            *find_ip_addresses(plain),
+            *find_phone_numbers(plain),
+            *find_cards(plain),
+            *find_ibans(plain),
+            *find_identity_numbers(plain, lower),
+            *find_secrets(plain, lower),
+        ]
+    )
+
+
+def _literals(text: str, unbreakable: bool) -> list[Span]:
+    rank = UNBREAKABLE if unbreakable else UNBREAKABLE - 1
+    return [Span(match.start(), match.end(), _LITERAL, rank) for match in PLACEHOLDER.finditer(text)]
+
+
+def _replaced(text: str, spans: list[Span], placeholders: PlaceholderMap, redacted_before: bool) -> str:
+    pieces, position = [], 0
+    for span in spans:
+        value = text[span.start : span.end]
+        if span.kind != _LITERAL:
+            replacement = placeholders.placeholder_for(span.kind, value)
+        elif redacted_before:
+            replacement = value
+        else:
+            replacement = placeholders.placeholder_for_literal(*parts_of(value))
+        pieces += [text[position : span.start], replacement]
+        position = span.end
+    return "".join([*pieces, text[position:]])

@@ -1,0 +1,159 @@
+"""What an update does to a document, in plain Python: the semantics of MongoDB for the operators that the port has."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from shared.storage.documents import Document, Filter, Update
+
+_MISSING = object()
+
+
+def apply_update(document: Document, update: Update, *, inserting: bool = False) -> None:
+    """Changes `document` in place. `$setOnInsert` counts only when `inserting`. `ValueError` for what cannot be done.
+
+    On an error the document may be half changed: throw it away.
+    """
+    check_update(update)
+    for operator, changes in update.items():
+        if operator == "$setOnInsert" and not inserting:
+            continue
+        change = _OPERATORS[operator]
+        for path, operand in changes.items():
+            parent, name = _parent_of(document, path, create=operator != "$unset")
+            if parent is not None:
+                change(parent, name, operand)
+
+
+def document_for_upsert(filter: Filter, update: Update) -> Document:
+    """The new document of an upsert that matched nothing: the filter's equalities, then the update."""
+    document: Document = {}
+    for path, condition in filter.items():
+        if not is_operators(condition):
+            parent, name = _parent_of(document, path, create=True)
+            assert parent is not None  # noqa: S101 - it was created
+            parent[name] = condition
+    apply_update(document, update, inserting=True)
+    return document
+
+
+def check_update(update: Update) -> None:
+    """`ValueError` for an unknown operator, a change of `_id`, or two changes that touch the same path."""
+    if not update:
+        raise ValueError("an update needs at least one operator")
+    paths: list[str] = []
+    for operator, changes in update.items():
+        if operator not in _OPERATORS:
+            raise ValueError(f"unknown update operator {operator}")
+        if operator != "$setOnInsert" and "_id" in changes:
+            raise ValueError("an update cannot change _id")
+        paths.extend(changes)
+    if len(paths) > 1:
+        taken = set(paths)
+        if len(taken) < len(paths) or any(parent in taken for path in paths for parent in _parents(path)):
+            raise ValueError("two changes of one update touch the same path")
+
+
+def upsert_has_id(filter: Filter, update: Update) -> bool:
+    """Whether an upsert with these would know the `_id` of its new document."""
+    condition = filter.get("_id", update.get("$setOnInsert", {}).get("_id"))
+    return isinstance(condition, str)
+
+
+def is_operators(condition: object) -> bool:
+    """Whether a filter's condition is operators (`{"$lt": 3}`) rather than a value to equal."""
+    return isinstance(condition, Mapping) and bool(condition) and all(str(key).startswith("$") for key in condition)
+
+
+def _parents(path: str) -> Iterator[str]:
+    for at, character in enumerate(path):
+        if character == ".":
+            yield path[:at]
+
+
+def _parent_of(document: Document, path: str, *, create: bool) -> tuple[Document | None, str]:
+    """The object that holds the last name of `path`; made on the way when `create`, else None when it is not there."""
+    *way, name = path.split(".")
+    here = document
+    for step in way:
+        below = here.get(step, _MISSING)
+        if below is _MISSING:
+            if not create:
+                return None, name
+            below = here[step] = {}
+        if not isinstance(below, dict):
+            if not create:
+                return None, name
+            raise ValueError(f"{path}: {step} is no object")
+        here = below
+    return here, name
+
+
+def _set(parent: Document, name: str, value: Any) -> None:
+    parent[name] = value
+
+
+def _unset(parent: Document, name: str, _: Any) -> None:
+    parent.pop(name, None)
+
+
+def _increment(parent: Document, name: str, by: Any) -> None:
+    before = parent.get(name, 0)
+    if not _is_number(before) or not _is_number(by):
+        raise ValueError(f"$inc of {name}: not a number")
+    parent[name] = before + by
+
+
+def _max(parent: Document, name: str, value: Any) -> None:
+    if name not in parent or _order(value) > _order(parent[name]):
+        parent[name] = value
+
+
+def _min(parent: Document, name: str, value: Any) -> None:
+    if name not in parent or _order(value) < _order(parent[name]):
+        parent[name] = value
+
+
+def _push(parent: Document, name: str, value: Any) -> None:
+    items = parent.get(name, _MISSING)
+    if items is _MISSING:
+        items = []
+    if not isinstance(items, list):
+        raise ValueError(f"$push to {name}: not a list")
+    if not is_operators(value):
+        parent[name] = [*items, value]
+        return
+    if not set(value) <= {"$each", "$slice"} or "$each" not in value:
+        raise ValueError("$push takes a value, or $each with or without $slice")
+    items = [*items, *value["$each"]]
+    keep = value.get("$slice")
+    if keep is not None:
+        items = items[:keep] if keep >= 0 else items[keep:]
+    parent[name] = items
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _order(value: object) -> tuple[int, Any]:
+    """Sorts null before numbers before strings before booleans, as MongoDB does."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, bool):
+        return 3, value
+    if isinstance(value, int | float):
+        return 1, value
+    if isinstance(value, str):
+        return 2, value
+    raise ValueError("$max and $min compare numbers, strings, booleans and null")
+
+
+_OPERATORS: dict[str, Callable[[Document, str, Any], None]] = {
+    "$set": _set,
+    "$unset": _unset,
+    "$inc": _increment,
+    "$max": _max,
+    "$min": _min,
+    "$push": _push,
+    "$setOnInsert": _set,
+}

@@ -1,0 +1,274 @@
+"""The document port on MongoDB, through motor. Updates and filters are MongoDB's own; errors become the port's."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import ReturnDocument
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    OperationFailure,
+    WriteConcernError,
+    WTimeoutError,
+)
+
+from shared.storage.document_updates import check_update, is_operators, upsert_has_id
+from shared.storage.documents import (
+    ID_FIELDS,
+    CollectionSpec,
+    Document,
+    DuplicateKey,
+    Filter,
+    Sort,
+    StorageUnavailable,
+    Update,
+    require_id,
+)
+
+_TIMEOUT_MS = 5_000
+_OPTIONS: dict[str, Any] = {
+    "w": "majority",
+    "maxPoolSize": 100,
+    "serverSelectionTimeoutMS": _TIMEOUT_MS,
+    "connectTimeoutMS": _TIMEOUT_MS,
+    "socketTimeoutMS": 4 * _TIMEOUT_MS,
+    "waitQueueTimeoutMS": _TIMEOUT_MS,
+}
+_UPSERT_ATTEMPTS = 3
+_DUPLICATE_KEY = 11000
+_INDEX_IN_MESSAGE = re.compile(r"index: (?:\S+\.\$)?(\S+)")
+# Not primary, shutting down, interrupted, timed out: MongoDB's own list of what is worth trying again.
+_TRANSIENT_CODES = {6, 7, 50, 89, 91, 112, 134, 189, 262, 317, 358, 9001, 10107, 11600, 11602, 13435, 13436}
+T = TypeVar("T")
+
+
+class MongoDatabase:
+    """One database of a MongoDB deployment. Writes are acknowledged by a majority, with journal."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """`url` may hold options, which win over the ones here. `ValueError` when it is no MongoDB URL."""
+        if urlsplit(url).scheme not in ("mongodb", "mongodb+srv"):
+            raise ValueError("MONGODB_URL is not a MongoDB URL")
+        self._url = url
+        self._name = name
+        self._client: AsyncIOMotorClient[Any] | None = None
+        self._specs: dict[str, CollectionSpec] = {}
+
+    def collection(self, spec: CollectionSpec) -> "MongoCollection":
+        if self._client is not None:
+            raise RuntimeError("collections are declared before the database is started")
+        self._specs[spec.name] = spec
+        return MongoCollection(spec, lambda: self._database()[spec.name])
+
+    async def start(self) -> None:
+        chosen = {name.lower() for name in parse_qs(urlsplit(self._url).query)}
+        options = {name: value for name, value in _OPTIONS.items() if name.lower() not in chosen}
+        try:
+            self._client = AsyncIOMotorClient(self._url, **options)
+        except ConfigurationError:
+            raise ValueError("MONGODB_URL is not valid") from None  # the driver's message may quote the URL
+        try:
+            await self.ping()
+            for spec in self._specs.values():
+                await _asked(self._make_indexes(spec))
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def stop(self, grace_seconds: float) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    async def ping(self) -> None:
+        await _asked(self._database().command("ping"))
+
+    def _database(self) -> Any:
+        if self._client is None:
+            raise StorageUnavailable("the database is closed")
+        return self._client[self._name]
+
+    async def _make_indexes(self, spec: CollectionSpec) -> None:
+        for index in spec.indexes:
+            options: dict[str, Any] = {"name": index.name, "unique": index.unique}
+            if index.only_when_present:
+                # Not `$exists`, which would cover a null, too.
+                options["partialFilterExpression"] = {index.only_when_present: {"$gte": ""}}
+            await self._database()[spec.name].create_index([(field, 1) for field in index.fields], **options)
+
+
+class MongoCollection:
+    """One collection. See the port for what each method promises."""
+
+    def __init__(self, spec: CollectionSpec, collection: Callable[[], Any]) -> None:
+        self._spec = spec
+        self._collection = collection
+        self._partial_paths = {index.only_when_present for index in spec.indexes if index.only_when_present}
+
+    async def get(self, id: str) -> Document | None:
+        return await self.find_one({"_id": id})
+
+    async def get_many(self, ids: Sequence[str]) -> list[Document]:
+        if not ids:
+            return []
+        cursor = self._collection().find({"_id": {"$in": list(ids)}})
+        found = {document["_id"]: document for document in await _asked(cursor.to_list(None))}
+        return [found[id] for id in dict.fromkeys(ids) if id in found]
+
+    async def insert(self, document: Document) -> None:
+        require_id(document)
+        await self._write(lambda: self._collection().insert_one(document))
+
+    async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
+        try:
+            await self.insert(document)
+        except DuplicateKey as duplicate:
+            stored = await self.get(require_id(document))
+            if stored is None:
+                if duplicate.index_fields == ID_FIELDS:
+                    raise StorageUnavailable("the document was deleted in between") from duplicate
+                raise
+            return stored, False
+        return document, True
+
+    async def insert_many_if_absent(self, documents: Sequence[Document]) -> set[str]:
+        """In order, so that the position of the one that was refused tells what was inserted before it."""
+        missing = {require_id(document): document for document in reversed(documents)}
+        for stored in await self._ids_of(list(missing)):
+            del missing[stored]
+        inserted: set[str] = set()
+        rest = list(missing.values())
+        while rest:
+            try:
+                await self._write(lambda batch=rest: self._collection().insert_many(batch, ordered=True))  # type: ignore[misc]
+            except _Refused as refused:
+                inserted.update(document["_id"] for document in rest[: refused.position])
+                if refused.index_fields != ID_FIELDS:
+                    raise DuplicateKey(refused.index_fields) from refused
+                rest = rest[refused.position + 1 :]
+            else:
+                inserted.update(document["_id"] for document in rest)
+                break
+        return inserted
+
+    async def find(self, filter: Filter, sort: Sort = (), limit: int = 100) -> list[Document]:
+        if limit < 1:
+            raise ValueError("a limit is at least 1")
+        cursor = self._collection().find(self._asked_for(filter), limit=limit, sort=list(sort) or None)
+        found: list[Document] = await _asked(cursor.to_list(limit))
+        return found
+
+    async def find_one(self, filter: Filter) -> Document | None:
+        found: Document | None = await _asked(self._collection().find_one(self._asked_for(filter)))
+        return found
+
+    async def count(self, filter: Filter) -> int:
+        counted: int = await _asked(self._collection().count_documents(self._asked_for(filter)))
+        return counted
+
+    async def update_one(self, filter: Filter, update: Update, upsert: bool = False) -> int:
+        result = await self._update(
+            lambda: self._collection().update_one(self._asked_for(filter), update, upsert=upsert),
+            filter,
+            update,
+            upsert,
+        )
+        return 1 if result.matched_count or result.upserted_id is not None else 0
+
+    async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
+        found: Document | None = await self._update(
+            lambda: self._collection().find_one_and_update(
+                self._asked_for(filter), update, upsert=upsert, return_document=ReturnDocument.AFTER
+            ),
+            filter,
+            update,
+            upsert,
+        )
+        return found
+
+    async def update_many(self, filter: Filter, update: Update) -> int:
+        check_update(update)
+        result = await self._write(lambda: self._collection().update_many(self._asked_for(filter), update))
+        matched: int = result.matched_count
+        return matched
+
+    async def delete_many(self, filter: Filter) -> int:
+        result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))
+        deleted: int = result.deleted_count
+        return deleted
+
+    async def _update(self, send: Callable[[], Awaitable[T]], filter: Filter, update: Update, upsert: bool) -> T:
+        """Two upserts of one new document may both try to insert it: who loses asks again, and finds it."""
+        check_update(update)
+        if upsert and not upsert_has_id(filter, update):
+            raise ValueError("an upsert needs the _id of its document")
+        for _ in range(_UPSERT_ATTEMPTS - 1):
+            try:
+                return await self._write(send)
+            except DuplicateKey:
+                if not upsert:
+                    raise
+        return await self._write(send)
+
+    async def _write(self, send: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await _asked(send())
+        except DuplicateKeyError as error:
+            raise DuplicateKey(self._index_fields(error.details or {}, str(error))) from error
+        except BulkWriteError as error:
+            refusal = (error.details.get("writeErrors") or [{}])[0]
+            if refusal.get("code") != _DUPLICATE_KEY:
+                raise StorageUnavailable(str(error)) from error
+            raise _Refused(self._index_fields(refusal, refusal["errmsg"]), refusal["index"]) from error
+
+    async def _ids_of(self, ids: Sequence[str]) -> list[str]:
+        cursor = self._collection().find({"_id": {"$in": ids}}, {"_id": 1})
+        return [document["_id"] for document in await _asked(cursor.to_list(None))]
+
+    def _asked_for(self, filter: Filter) -> dict[str, Any]:
+        """The filter, with the question whether a partially indexed field is there put so that the index serves it."""
+        asked = dict(filter)
+        for path in self._partial_paths & asked.keys():
+            condition = asked[path]
+            if is_operators(condition) and "$exists" in condition:
+                there = {"$gte": ""} if condition["$exists"] else {"$in": [None]}
+                others = {name: value for name, value in condition.items() if name != "$exists"}
+                if others.keys() & there.keys():
+                    raise ValueError(f"{path}: $exists says nothing beside {', '.join(others)}")
+                asked[path] = others | there
+        return asked
+
+    def _index_fields(self, details: Any, message: str) -> tuple[str, ...]:
+        pattern = details.get("keyPattern")
+        if pattern:
+            return tuple(pattern)
+        match = _INDEX_IN_MESSAGE.search(message)
+        named = match.group(1) if match else ""
+        return next((index.fields for index in self._spec.indexes if index.name == named), ID_FIELDS)
+
+
+class _Refused(DuplicateKey):
+    """The document at `position` of a batch was refused."""
+
+    def __init__(self, index_fields: tuple[str, ...], position: int) -> None:
+        super().__init__(index_fields)
+        self.position = position
+
+
+async def _asked(answer: Awaitable[T]) -> T:
+    """The answer, with the driver's errors of connection and fail-over turned into `StorageUnavailable`."""
+    try:
+        return await answer
+    except (TimeoutError, ConnectionFailure, WTimeoutError, WriteConcernError) as error:
+        raise StorageUnavailable(str(error)) from error
+    except (DuplicateKeyError, BulkWriteError):
+        raise
+    except OperationFailure as error:
+        if error.code in _TRANSIENT_CODES:
+            raise StorageUnavailable(str(error)) from error
+        raise

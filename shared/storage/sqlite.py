@@ -1,0 +1,285 @@
+"""The document port on one SQLite file per service: nothing to install, durable, safe for several processes at once."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from shared.storage.document_updates import apply_update, check_update, document_for_upsert, upsert_has_id
+from shared.storage.documents import (
+    CollectionSpec,
+    Document,
+    DuplicateKey,
+    Filter,
+    Sort,
+    StorageUnavailable,
+    Update,
+    require_id,
+)
+from shared.storage.sqlite_queries import AMONG, Table
+from shared.storage.sqlite_threads import Insert, ReaderThread, SqliteThread
+from shared.storage.sqlite_writer import WriterThread, insert_rows
+
+_QUEUE_LIMIT = 4096
+_UPDATE_CHUNK = 500
+_JSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+T = TypeVar("T")
+
+
+class SqliteDatabase:
+    """One file in WAL mode with full synchronisation. At most `queue_limit` operations wait on each of its threads."""
+
+    def __init__(self, path: Path, *, queue_limit: int = _QUEUE_LIMIT) -> None:
+        self._path = path
+        self._queue_limit = queue_limit
+        self._tables: dict[str, Table] = {}
+        self._threads: _Threads | None = None
+
+    def collection(self, spec: CollectionSpec) -> "SqliteCollection":
+        if self._threads is not None:
+            raise RuntimeError("collections are declared before the database is started")
+        table = Table(spec)
+        table.definition()
+        self._tables[spec.name] = table
+        return SqliteCollection(table, self._running_threads)
+
+    async def start(self) -> None:
+        definition = [statement for table in self._tables.values() for statement in table.definition()]
+        threads = _Threads(self._path, self._queue_limit, definition)
+        await threads.start()
+        self._threads = threads
+
+    async def stop(self, grace_seconds: float) -> None:
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await threads.stop(grace_seconds)
+
+    async def ping(self) -> None:
+        threads = self._running_threads()
+        if not threads.writer.alive:
+            raise StorageUnavailable("the writer has ended")
+        await threads.points.submit(lambda connection: connection.execute("SELECT 1").fetchone())
+
+    def _running_threads(self) -> "_Threads":
+        if self._threads is None:
+            raise StorageUnavailable("the database is closed")
+        return self._threads
+
+
+class _Threads:
+    """The writer, a reader for documents by id, and one for searches, so that a long one never delays the short."""
+
+    def __init__(self, path: Path, queue_limit: int, definition: Sequence[str]) -> None:
+        self.writer = WriterThread(path, f"{path.stem}-writer", queue_limit, definition)
+        self.points = ReaderThread(path, f"{path.stem}-points", queue_limit)
+        self.searches = ReaderThread(path, f"{path.stem}-searches", queue_limit)
+
+    async def start(self) -> None:
+        threads: list[SqliteThread] = [self.writer, self.points, self.searches]
+        started: list[SqliteThread] = []
+        try:
+            for thread in threads:
+                await thread.start()
+                started.append(thread)
+        except BaseException:
+            for thread in started:
+                await thread.stop(1.0)
+            raise
+
+    async def stop(self, grace_seconds: float) -> None:
+        """The readers first: the writer's last act is a checkpoint, which needs the file for itself."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_seconds
+        await asyncio.gather(self.points.stop(grace_seconds), self.searches.stop(grace_seconds))
+        await self.writer.stop(deadline - loop.time())
+
+
+class SqliteCollection:
+    """One table. See the port for what each method promises."""
+
+    def __init__(self, table: Table, threads: Callable[[], _Threads]) -> None:
+        self._table = table
+        self._threads = threads
+
+    async def get(self, id: str) -> Document | None:
+        statement = self._table.select("body", " WHERE id = ?")
+        return await self._read(lambda connection: _first(connection, statement, (id,)))
+
+    async def get_many(self, ids: Sequence[str]) -> list[Document]:
+        if not ids:
+            return []
+        wanted = orjson.dumps(list(ids)).decode()
+        statement = self._table.select("id, body", " WHERE id" + AMONG)
+
+        def run(connection: sqlite3.Connection) -> list[Document]:
+            found = dict(connection.execute(statement, (wanted,)).fetchall())
+            return [orjson.loads(found[id]) for id in dict.fromkeys(ids) if id in found]
+
+        return await self._read(run)
+
+    async def insert(self, document: Document) -> None:
+        row = self._row(document)
+        await self._threads().writer.submit(lambda connection: self._insert(connection, row), insert=self._as_bulk(row))
+
+    async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
+        row = self._row(document)
+        statement = self._table.select("body", " WHERE id = ?")
+
+        def run(connection: sqlite3.Connection) -> tuple[Document, bool]:
+            stored = _first(connection, statement, (row[0],))
+            if stored is not None:
+                return stored, False
+            self._insert(connection, row)
+            return document, True
+
+        ours = (document, True)
+        stored: tuple[Document, bool] = await self._threads().writer.submit(run, insert=self._as_bulk(row, ours))
+        return stored
+
+    async def insert_many_if_absent(self, documents: Sequence[Document]) -> set[str]:
+        if not documents:
+            return set()
+        rows: dict[str, tuple[str, str]] = {}
+        for document in documents:
+            rows.setdefault(require_id(document), self._row(document))
+        ids = orjson.dumps(list(rows)).decode()
+        existing = self._table.select("id", " WHERE id" + AMONG)
+
+        def run(connection: sqlite3.Connection) -> set[str]:
+            for (id,) in connection.execute(existing, (ids,)).fetchall():
+                del rows[id]
+            with _duplicates_of(self._table):
+                insert_rows(connection, self._table.name, list(rows.values()))
+            return set(rows)
+
+        return await self._write(run, many_statements=True)
+
+    async def find(self, filter: Filter, sort: Sort = (), limit: int = 100) -> list[Document]:
+        if limit < 1:
+            raise ValueError("a limit is at least 1")
+        where, parameters = self._table.where(filter)
+        statement = self._table.select("body", f"{where}{self._table.order_by(sort, filter)} LIMIT ?")
+
+        def run(connection: sqlite3.Connection) -> list[Document]:
+            return [orjson.loads(body) for (body,) in connection.execute(statement, (*parameters, limit)).fetchall()]
+
+        found: list[Document] = await self._threads().searches.submit(run)
+        return found
+
+    async def find_one(self, filter: Filter) -> Document | None:
+        where, parameters = self._table.where(filter)
+        statement = self._table.select("body", where + " LIMIT 1")
+        found: Document | None = await self._threads().searches.submit(
+            lambda connection: _first(connection, statement, parameters)
+        )
+        return found
+
+    async def count(self, filter: Filter) -> int:
+        where, parameters = self._table.where(filter)
+        statement = self._table.select("count(*)", where)
+        counted: int = await self._threads().searches.submit(
+            lambda connection: connection.execute(statement, parameters).fetchone()[0]
+        )
+        return counted
+
+    async def update_one(self, filter: Filter, update: Update, upsert: bool = False) -> int:
+        return 0 if await self.find_one_and_update(filter, update, upsert) is None else 1
+
+    async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
+        check_update(update)
+        if upsert and not upsert_has_id(filter, update):
+            raise ValueError("an upsert needs the _id of its document")
+        where, parameters = self._table.where(filter)
+        statement = self._table.select("rowid, body", where + " LIMIT 1")
+
+        def run(connection: sqlite3.Connection) -> Document | None:
+            match = connection.execute(statement, parameters).fetchone()
+            if match is not None:
+                document: Document = orjson.loads(match[1])
+                self._update(connection, match[0], document, update)
+                return document
+            if not upsert:
+                return None
+            document = document_for_upsert(filter, update)
+            self._insert(connection, self._row(document))
+            return document
+
+        return await self._write(run)
+
+    async def update_many(self, filter: Filter, update: Update) -> int:
+        check_update(update)
+        where, parameters = self._table.where(filter)
+        matching = self._table.select("rowid", where)
+        bodies = self._table.select("rowid, body", " WHERE rowid" + AMONG)
+
+        def run(connection: sqlite3.Connection) -> int:
+            rowids = [rowid for (rowid,) in connection.execute(matching, parameters).fetchall()]
+            for at in range(0, len(rowids), _UPDATE_CHUNK):
+                chunk = orjson.dumps(rowids[at : at + _UPDATE_CHUNK]).decode()
+                for rowid, body in connection.execute(bodies, (chunk,)).fetchall():
+                    self._update(connection, rowid, orjson.loads(body), update)
+            return len(rowids)
+
+        return await self._write(run, many_statements=True)
+
+    async def delete_many(self, filter: Filter) -> int:
+        where, parameters = self._table.where(filter)
+        statement = self._table.delete(where)
+        return await self._write(lambda connection: connection.execute(statement, parameters).rowcount)
+
+    async def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        result: T = await self._threads().points.submit(run)
+        return result
+
+    async def _write(self, run: Callable[[sqlite3.Connection], T], *, many_statements: bool = False) -> T:
+        result: T = await self._threads().writer.submit(run, many_statements=many_statements)
+        return result
+
+    def _row(self, document: Document) -> tuple[str, str]:
+        id = require_id(document)
+        self._refuse_lists_in_indexes(document)
+        return id, _dump(document)
+
+    def _as_bulk(self, row: tuple[str, str], result: Any = None) -> Insert:
+        return Insert(self._table.name, row, result)
+
+    def _insert(self, connection: sqlite3.Connection, row: tuple[str, str]) -> None:
+        with _duplicates_of(self._table):
+            insert_rows(connection, self._table.name, [row])
+
+    def _update(self, connection: sqlite3.Connection, rowid: int, document: Document, update: Update) -> None:
+        apply_update(document, update)
+        self._refuse_lists_in_indexes(document)
+        with _duplicates_of(self._table):
+            connection.execute(self._table.update_by_rowid(), (_dump(document), rowid))
+
+    def _refuse_lists_in_indexes(self, document: Document) -> None:
+        path = self._table.list_in_index(document)
+        if path is not None:
+            raise ValueError(f"{path} stands in an index and cannot hold a list or an object")
+
+
+@contextlib.contextmanager
+def _duplicates_of(table: Table) -> Iterator[None]:
+    """Turns SQLite's complaint about a unique index into the port's `DuplicateKey`."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        fields = table.violated_index(str(error))
+        if fields is None:
+            raise
+        raise DuplicateKey(fields) from None
+
+
+def _first(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> Document | None:
+    row = connection.execute(statement, parameters).fetchone()
+    document: Document | None = None if row is None else orjson.loads(row[0])
+    return document
+
+
+def _dump(document: Document) -> str:
+    return orjson.dumps(document, option=_JSON_OPTIONS).decode()

@@ -1,0 +1,154 @@
+"""The thread that writes to a SQLite file.
+
+All operations that come while it commits share the next commit, so a busy service pays for one disk synchronisation
+per group and not per write. Each still has its own outcome.
+"""
+
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from shared.storage.sqlite_threads import (
+    Operation,
+    Outcome,
+    SqliteThread,
+    as_unavailable,
+    connect,
+    is_busy,
+    is_unavailable,
+)
+
+WRITE_BATCH = 256
+WRITE_LOCK_TIMEOUT_SECONDS = 20.0
+_BULK_SIZES = (64, 16, 4, 1)
+
+
+class WriterThread(SqliteThread):
+    """The one writer of this process. Other processes may write to the same file: they take turns by its lock."""
+
+    def __init__(self, path: Path, name: str, limit: int, definition: Sequence[str]) -> None:
+        super().__init__(path, name, limit)
+        self._definition = definition
+
+    @property
+    def batch_size(self) -> int:
+        return WRITE_BATCH
+
+    def open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._open_once()
+            except sqlite3.OperationalError as error:  # processes that start together meet here
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.Error):  # another process still reads: whoever closes last does it
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+
+    def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
+        try:
+            _begin(connection)
+            outcomes = self._run_all(connection, batch)
+            connection.execute("COMMIT")
+        except Exception as error:
+            _roll_back(connection)
+            reason = as_unavailable(error)
+            return [(operation, None, reason) for operation in batch]
+        return outcomes
+
+    def _run_all(self, connection: sqlite3.Connection, batch: list[Operation]) -> list[Outcome]:
+        """In one transaction. Nobody among those who wait at the same time can tell in which order they were served."""
+        outcomes: list[Outcome] = []
+        inserts: dict[str, list[Operation]] = {}
+        for operation in batch:
+            if operation.insert is not None:
+                inserts.setdefault(operation.insert.table, []).append(operation)
+            else:
+                outcomes.append(_run_one(connection, operation))
+        for table, operations in inserts.items():
+            outcomes.extend(_insert_together(connection, table, operations))
+        return outcomes
+
+    def _open_once(self) -> sqlite3.Connection:
+        connection = connect(self._path, busy_timeout_seconds=0)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            _begin(connection)
+            for statement in self._definition:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def insert_rows(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Inserts all rows in few statements of a few fixed sizes, so that each is prepared once."""
+    at = 0
+    for size in _BULK_SIZES:
+        statement = f"INSERT INTO {table} (id, body) VALUES {', '.join(['(?, ?)'] * size)}"  # noqa: S608
+        while len(rows) - at >= size:
+            connection.execute(statement, [value for row in rows[at : at + size] for value in row])
+            at += size
+
+
+def _insert_together(connection: sqlite3.Connection, table: str, operations: list[Operation]) -> list[Outcome]:
+    if len(operations) > 1:
+        rows = [operation.insert.row for operation in operations if operation.insert is not None]
+        connection.execute("SAVEPOINT together")
+        try:
+            insert_rows(connection, table, rows)
+        except sqlite3.IntegrityError:  # one of them is a duplicate: find out which, one by one
+            connection.execute("ROLLBACK TO together")
+            connection.execute("RELEASE together")
+        else:
+            connection.execute("RELEASE together")
+            return [(operation, operation.insert and operation.insert.result, None) for operation in operations]
+    return [_run_one(connection, operation) for operation in operations]
+
+
+def _run_one(connection: sqlite3.Connection, operation: Operation) -> Outcome:
+    if operation.many_statements:
+        connection.execute("SAVEPOINT one")
+    try:
+        result = operation.run(connection)
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and (is_unavailable(error) or not connection.in_transaction):
+            raise  # the whole transaction is lost
+        if operation.many_statements:
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+        return operation, None, error
+    if operation.many_statements:
+        connection.execute("RELEASE one")
+    return operation, result, None
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """BEGIN IMMEDIATE, asked for until it is granted: SQLite's own waiting backs off too far to be fair."""
+    deadline = time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.0002, 0.002))  # noqa: S311
+        else:
+            return
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            connection.execute("ROLLBACK")

@@ -1,0 +1,324 @@
+"""What every store of documents must do. Subclasses say on which store: each test then runs there."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shared.storage.documents import Collection, CollectionSpec, Database, DuplicateKey, Index, StorageUnavailable
+
+KEY_INDEX = Index(("tenantId", "key"), unique=True, only_when_present="key")
+SPEC = CollectionSpec(
+    "things",
+    (
+        KEY_INDEX,
+        Index(("tenantId", "createdAt")),
+        Index(("counted", "batch")),
+        Index(("owed",), only_when_present="owed"),
+    ),
+)
+
+
+def a_document(id: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"_id": id or str(uuid.uuid4()), "tenantId": "t1", **fields}
+
+
+class DocumentStoreBehaviour:
+    """Inherit, and give the fixture `database`: a new, empty one that is not started."""
+
+    @pytest.fixture
+    async def database(self) -> Database:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def things(self, database: Database) -> AsyncIterator[Collection]:
+        collection = database.collection(SPEC)
+        await database.start()
+        yield collection
+        await database.stop(5.0)
+
+    # Reading and inserting
+
+    async def test_a_document_comes_back_as_it_went_in(self, things: Collection) -> None:
+        document = a_document(
+            "a",
+            text="quotes \" ' and \\ and ☃ and a line\nbreak",
+            none=None,
+            yes=True,
+            number=1.5,
+            big=2**53 + 1,
+            nested={"deep": {"list": [1, "two", None, {"x": 1}]}},
+        )
+        await things.insert(dict(document))
+        assert await things.get("a") == document
+        assert await things.get("b") is None
+
+    async def test_get_many_keeps_the_order_of_the_ids(self, things: Collection) -> None:
+        for id in ("a", "b", "c"):
+            await things.insert(a_document(id))
+        assert [d["_id"] for d in await things.get_many(["c", "missing", "a", "c"])] == ["c", "a"]
+        assert await things.get_many([]) == []
+
+    async def test_a_second_document_of_an_id_is_refused(self, things: Collection) -> None:
+        await things.insert(a_document("a", n=1))
+        with pytest.raises(DuplicateKey) as duplicate:
+            await things.insert(a_document("a", n=2))
+        assert duplicate.value.index_fields == ("_id",)
+        assert (await things.get("a") or {})["n"] == 1
+
+    async def test_a_unique_index_names_itself(self, things: Collection) -> None:
+        await things.insert(a_document(key="k"))
+        for write in (things.insert, things.insert_if_absent):
+            with pytest.raises(DuplicateKey) as duplicate:
+                await write(a_document(key="k"))
+            assert duplicate.value.index_fields == ("tenantId", "key")
+        await things.insert(a_document(key="k") | {"tenantId": "t2"})
+        assert await things.count({"key": "k"}) == 2
+
+    async def test_a_partial_index_leaves_out_what_has_no_key(self, things: Collection) -> None:
+        for _ in range(2):
+            await things.insert(a_document())
+            await things.insert(a_document(key=None))
+        await things.insert(a_document("with", key="k"))
+        assert await things.count({"tenantId": "t1"}) == 5
+        assert await things.count({"key": {"$exists": False}}) == 4, "null is as good as nothing there"
+        assert await things.find({"key": {"$exists": True}}, sort=[("_id", 1)]) == [a_document("with", key="k")]
+        assert await things.count({"key": {"$exists": True}, "_id": {"$gt": "with"}}) == 0
+        assert await things.count({"key": {"$gt": "", "$nin": ["k"]}}) == 0
+
+    async def test_of_many_who_claim_one_key_one_wins(self, things: Collection) -> None:
+        async def claim(n: int) -> bool:
+            try:
+                await things.insert(a_document(key="contested", n=n))
+            except DuplicateKey:
+                return False
+            return True
+
+        claims = await asyncio.gather(*(claim(n) for n in range(100)))
+        assert claims.count(True) == 1
+        winner = await things.find_one({"tenantId": "t1", "key": "contested"})
+        assert winner is not None
+        assert winner["n"] == claims.index(True)
+
+    async def test_duplicates_do_not_spoil_the_writes_beside_them(self, things: Collection) -> None:
+        await things.insert(a_document("taken"))
+        ids = [f"new-{n}" if n % 10 else "taken" for n in range(100)]
+        results = await asyncio.gather(*(things.insert(a_document(id)) for id in ids), return_exceptions=True)
+        for id, result in zip(ids, results, strict=True):
+            assert isinstance(result, DuplicateKey) if id == "taken" else result is None
+        assert await things.count({}) == 91
+
+    async def test_insert_if_absent_gives_everybody_the_winner(self, things: Collection) -> None:
+        answers = await asyncio.gather(*(things.insert_if_absent(a_document("a", n=n)) for n in range(60)))
+        assert [ours for _, ours in answers].count(True) == 1
+        winner = next(n for n, (_, ours) in enumerate(answers) if ours)
+        assert {stored["n"] for stored, _ in answers} == {winner}
+
+    async def test_insert_many_if_absent_tells_which_are_new(self, things: Collection) -> None:
+        await things.insert(a_document("b", n="old"))
+        inserted = await things.insert_many_if_absent([a_document(id, n="new") for id in ("a", "b", "c", "a")])
+        assert inserted == {"a", "c"}
+        assert {d["_id"]: d["n"] for d in await things.find({})} == {"a": "new", "b": "old", "c": "new"}
+        assert await things.insert_many_if_absent([a_document("a"), a_document("c")]) == set()
+        assert await things.insert_many_if_absent([]) == set()
+
+    async def test_insert_many_if_absent_from_many_at_once_inserts_each_once(self, things: Collection) -> None:
+        ids = [f"e-{n}" for n in range(70)]
+        answers = await asyncio.gather(
+            *(things.insert_many_if_absent([a_document(id) for id in ids[start:]]) for start in range(0, 60, 6))
+        )
+        assert sorted(id for answer in answers for id in answer) == sorted(ids)
+
+    async def test_insert_many_if_absent_names_another_index(self, things: Collection) -> None:
+        await things.insert(a_document(key="k"))
+        with pytest.raises(DuplicateKey) as duplicate:
+            await things.insert_many_if_absent([a_document(), a_document(key="k")])
+        assert duplicate.value.index_fields == ("tenantId", "key")
+
+    async def test_a_document_without_a_string_id_is_refused(self, things: Collection) -> None:
+        for bad in ({"n": 1}, {"_id": 5}, {"_id": ""}):
+            with pytest.raises(ValueError, match="_id"):
+                await things.insert(bad)
+
+    # Finding
+
+    async def test_find_sorts_and_limits(self, things: Collection) -> None:
+        for n in (3, 1, 2, 5, 4):
+            await things.insert(a_document(f"d{n}", n=n, half=n // 2))
+        assert [d["n"] for d in await things.find({}, sort=[("n", 1)], limit=3)] == [1, 2, 3]
+        assert [d["n"] for d in await things.find({}, sort=[("half", -1), ("n", 1)])] == [4, 5, 2, 3, 1]
+        assert [d["_id"] for d in await things.find({"_id": {"$lt": "d4"}}, sort=[("_id", -1)])] == ["d3", "d2", "d1"]
+
+    @pytest.mark.parametrize(
+        ("condition", "expected"),
+        [
+            ({"n": 2}, "b"),
+            ({"n": {"$ne": 2}}, "acdefg"),
+            ({"n": {"$in": [1, 3]}}, "ac"),
+            ({"n": {"$nin": [1, 3]}}, "bdefg"),
+            ({"n": {"$lt": 2}}, "a"),
+            ({"n": {"$gte": 2, "$lt": 3}}, "b"),
+            ({"n": {"$gt": 2}}, "c"),
+            ({"n": {"$lte": "x"}}, "d"),
+            ({"n": {"$exists": False}}, "g"),
+            ({"n": {"$exists": True}}, "abcdef"),
+            ({"n": None}, "fg"),
+            ({"n": {"$ne": None}}, "abcde"),
+            ({"n": True}, "e"),
+            ({"n": {"$in": ["x", True, None]}}, "defg"),
+            ({"n": {"$in": []}}, ""),
+            ({"in.side": "a"}, "a"),
+            ({"in.side": {"$in": ["a", "b"]}, "n": {"$gt": 1}}, "b"),
+            ({"tags": "red"}, "ab"),
+            ({"tags": {"$ne": "red"}}, "cdefg"),
+            ({"tags": {"$nin": ["red", "blue"]}}, "defg"),
+            ({"tags": {"$in": ["blue", "green"]}}, "bc"),
+            ({"_id": {"$in": ["a", "z", "c"]}}, "ac"),
+            ({"_id": "a", "n": 2}, ""),
+            ({"tenantId": "t1", "createdAt": {"$gte": "2026-01-02", "$lt": "2026-01-04"}}, "bc"),
+            ({"counted": False}, "ab"),
+            ({"counted": False, "batch": {"$ne": None}}, "b"),
+            ({"counted": 0}, ""),
+        ],
+    )
+    async def test_filters(self, things: Collection, condition: dict[str, Any], expected: str) -> None:
+        documents = [
+            a_document("a", n=1, **{"in": {"side": "a"}}, tags=["red"], createdAt="2026-01-01", counted=False),
+            a_document("b", n=2, **{"in": {"side": "b"}}, tags=["red", "blue"], createdAt="2026-01-02", counted=False),
+            a_document("c", n=3, tags=["blue"], createdAt="2026-01-03", counted=True),
+            a_document("d", n="x", createdAt="2026-01-04"),
+            a_document("e", n=True, createdAt=None),
+            a_document("f", n=None),
+            a_document("g"),
+        ]
+        documents[1]["batch"] = "b1"
+        await things.insert_many_if_absent(documents)
+        found = await things.find(condition, sort=[("_id", 1)])
+        assert "".join(d["_id"] for d in found) == expected
+        assert await things.count(condition) == len(expected)
+        one = await things.find_one(condition)
+        assert (one["_id"] in expected) if one else expected == ""
+
+    async def test_delete_many(self, things: Collection) -> None:
+        await things.insert_many_if_absent([a_document(f"d{n}", n=n) for n in range(10)])
+        assert await things.delete_many({"n": {"$lt": 4}}) == 4
+        assert await things.delete_many({"n": {"$lt": 4}}) == 0
+        assert await things.count({}) == 6
+
+    # Updating
+
+    async def test_each_update_operator(self, things: Collection) -> None:
+        await things.insert(a_document("a", n=1, high=5, low=5, gone=1, log=[1, 2, 3], deep={"x": 1}))
+        update = {
+            "$set": {"state": "done", "deep.y": [1]},
+            "$unset": {"gone": "", "never.there": ""},
+            "$inc": {"n": 4, "deep.x": 2, "deep.new.count": 1},
+            "$max": {"high": 9, "fresh": 3},
+            "$min": {"low": 9},
+            "$push": {"log": {"$each": [4, 5], "$slice": -3}, "notes": "first"},
+            "$setOnInsert": {"state2": "not now"},
+        }
+        assert await things.update_one({"_id": "a"}, update) == 1
+        assert await things.get("a") == a_document(
+            "a",
+            n=5,
+            high=9,
+            low=5,
+            log=[3, 4, 5],
+            deep={"x": 3, "y": [1], "new": {"count": 1}},
+            state="done",
+            fresh=3,
+            notes=["first"],
+        )
+
+    async def test_an_update_that_matches_nothing_says_so(self, things: Collection) -> None:
+        await things.insert(a_document("a", state="open"))
+        assert await things.update_one({"_id": "a", "state": "closed"}, {"$set": {"n": 1}}) == 0
+        assert await things.find_one_and_update({"_id": "b"}, {"$set": {"n": 1}}) is None
+        assert await things.update_one({"_id": "a"}, {"$set": {"state": "open"}}) == 1, "matched, if not changed"
+
+    async def test_find_one_and_update_gives_the_document_after(self, things: Collection) -> None:
+        await things.insert(a_document("a", version=1, state="open"))
+        taken = await things.find_one_and_update({"_id": "a", "version": 1}, {"$inc": {"version": 1}})
+        assert taken == a_document("a", version=2, state="open")
+        assert await things.find_one_and_update({"_id": "a", "version": 1}, {"$inc": {"version": 1}}) is None
+
+    async def test_an_upsert_takes_the_equalities_of_the_filter(self, things: Collection) -> None:
+        filter = {"_id": "a", "tenantId": "t9", "batches": {"$ne": "b1"}}
+        update = {"$inc": {"total.tokens": 5}, "$push": {"batches": "b1"}, "$setOnInsert": {"since": "today"}}
+        made = await things.find_one_and_update(filter, update, upsert=True)
+        assert made == {"_id": "a", "tenantId": "t9", "total": {"tokens": 5}, "batches": ["b1"], "since": "today"}
+        filter["batches"] = {"$ne": "b2"}
+        assert await things.update_one(filter, {"$inc": {"total.tokens": 2}, "$push": {"batches": "b2"}}) == 1
+        assert (await things.get("a") or {})["total"] == {"tokens": 7}
+
+    async def test_a_guarded_upsert_of_something_done_is_a_duplicate(self, things: Collection) -> None:
+        filter = {"_id": "a", "batches": {"$ne": "b1"}}
+        update = {"$inc": {"n": 1}, "$push": {"batches": {"$each": ["b1"], "$slice": -100}}}
+        assert await things.update_one(filter, update, upsert=True) == 1
+        with pytest.raises(DuplicateKey) as duplicate:
+            await things.update_one(filter, update, upsert=True)
+        assert duplicate.value.index_fields == ("_id",)
+        assert await things.update_one(filter, update) == 0
+        assert await things.get("a") == {"_id": "a", "n": 1, "batches": ["b1"]}
+
+    async def test_300_upserts_at_once_count_every_one(self, things: Collection) -> None:
+        async def count(n: int) -> None:
+            update = {
+                "$inc": {f"by.kind{n % 3}": 1, "total": 1},
+                "$max": {"highest": n},
+                "$push": {"recent": {"$each": [n], "$slice": -10}},
+                "$setOnInsert": {"made": 1},
+            }
+            assert await things.update_one({"_id": "counter", "tenantId": "t1"}, update, upsert=True) == 1
+
+        await asyncio.gather(*(count(n) for n in range(300)))
+        counter = await things.get("counter")
+        assert counter is not None
+        assert len(counter.pop("recent")) == 10
+        assert counter == a_document("counter", by={f"kind{n}": 100 for n in range(3)}, total=300, highest=299, made=1)
+
+    async def test_update_many_updates_all_that_match(self, things: Collection) -> None:
+        await things.insert_many_if_absent([a_document(f"d{n}", counted=False, batch=f"b{n % 2}") for n in range(40)])
+        assert await things.update_many({"counted": False, "batch": "b1"}, {"$set": {"counted": True}}) == 20
+        assert await things.update_many({"counted": False, "batch": "b1"}, {"$set": {"counted": True}}) == 0
+        assert await things.count({"counted": True, "batch": "b1"}) == 20
+        assert await things.count({"counted": False}) == 20
+
+    async def test_an_update_can_run_into_a_unique_index(self, things: Collection) -> None:
+        await things.insert(a_document("a", key="k"))
+        await things.insert(a_document("b"))
+        with pytest.raises(DuplicateKey) as duplicate:
+            await things.update_one({"_id": "b"}, {"$set": {"key": "k", "n": 1}})
+        assert duplicate.value.index_fields == ("tenantId", "key")
+        assert await things.get("b") == a_document("b")
+        assert await things.update_one({"_id": "a"}, {"$unset": {"key": ""}}) == 1
+        assert await things.update_one({"_id": "b"}, {"$set": {"key": "k"}}) == 1, "the key is free again"
+
+    async def test_updates_that_make_no_sense_are_refused(self, things: Collection) -> None:
+        await things.insert(a_document("a", n=1))
+        for update in ({}, {"$rename": {"n": "m"}}, {"$set": {"_id": "b"}}, {"$set": {"n": 1}, "$inc": {"n": 1}}):
+            with pytest.raises(ValueError, match=r"update|operator|_id"):
+                await things.update_one({"_id": "a"}, update)
+        with pytest.raises(ValueError, match="_id"):
+            await things.update_one({"n": 7}, {"$set": {"m": 1}}, upsert=True)
+        assert await things.get("a") == a_document("a", n=1)
+
+    # Living
+
+    async def test_it_answers_a_ping_until_it_is_stopped(self, database: Database) -> None:
+        things = database.collection(SPEC)
+        with pytest.raises(StorageUnavailable):
+            await things.get("a")
+        await database.start()
+        await database.ping()
+        await things.insert(a_document("a"))
+        await database.stop(5.0)
+        for use in (database.ping(), things.get("a"), things.insert(a_document("b")), things.count({})):
+            with pytest.raises(StorageUnavailable):
+                await use
+        await database.start()
+        assert await things.get("a") == a_document("a"), "what was written is there after a restart"
+        await database.stop(5.0)

@@ -1,0 +1,355 @@
+"""A gateway process with real Kafka, Redis and SQLite around it, and a worker in the test that ends upgrades."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from aiokafka import AIOKafkaConsumer
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from redis.asyncio import Redis
+
+from deploy.local.server_commands import ServerCommand
+from deploy.local.server_process import ServerProcess
+from deploy.local.servers import free_port, start_tansu, start_valkey
+from services.gateway.accepted_store import ACCEPTED
+from shared.contracts.contract import now_utc
+from shared.contracts.internal_http import (
+    DocumentHits,
+    DocumentPage,
+    DocumentsExist,
+    DocumentView,
+    EventIds,
+    ResultPage,
+)
+from shared.contracts.problems import PROBLEM_MEDIA_TYPE
+from shared.contracts.topics import INBOX_OF, topic_named
+from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
+from shared.contracts.upgrade_tasks import (
+    ComponentUsage,
+    RetrievedChunk,
+    Stage,
+    UpgradeTask,
+)
+from shared.messaging.cloudevents import Envelope, decode
+from shared.messaging.connection import make_consumer
+from shared.messaging.progress import ProgressLog
+from shared.messaging.settings import KafkaSettings
+from shared.messaging.topic_admin import create_topics
+from shared.storage.sqlite import SqliteDatabase
+
+API_KEY = "pu_component_test_key"
+VAULT_KEY = base64.b64encode(b"k" * 32).decode()
+TOKEN = "internal-token-of-the-tests"
+DEADLINE_SECONDS = 4
+
+
+class Siblings:
+    """Stands where the upgrader, rag and usage are: their internal HTTP, in one real server."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, UpgradeResult] = {}
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.documents_exist = True
+        self.out = False
+        self.refusal: tuple[int, str] | None = None
+        self.counting = True
+        self.lookups = 0
+        self.port = free_port()
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._app(), host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator["Siblings"]:
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+        task = asyncio.create_task(self._server.serve())
+        try:
+            yield self
+        finally:
+            self._server.should_exit = True
+            await task
+
+    def _app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.middleware("http")
+        async def guard(request: Request, call_next: Any) -> Any:
+            if self.out:
+                return Response(status_code=503)
+            assert request.headers["x-internal-token"] == TOKEN
+            return await call_next(request)
+
+        @app.post("/internal/upgrades/lookup")
+        async def lookup(request: Request) -> Response:
+            self.lookups += 1
+            ids = (await request.json())["upgradeIds"]
+            return _json(ResultPage(items=[self.results[i] for i in ids if i in self.results]).to_json())
+
+        @app.post("/internal/events/missing")
+        async def missing(request: Request) -> Response:
+            ids = EventIds.model_validate_json(await request.body()).event_ids
+            return _json(EventIds(event_ids=[] if self.counting else ids).to_json())
+
+        @app.get("/internal/tenants/{tenant_id}/documents/exist")
+        async def exist(tenant_id: str) -> Response:
+            return _json(DocumentsExist(exist=self.documents_exist).to_json())
+
+        self._add_documents(app)
+        return app
+
+    def _add_documents(self, app: FastAPI) -> None:
+        @app.post("/internal/documents/search")
+        async def search(request: Request) -> Response:
+            asked = await request.json()
+            chunk = RetrievedChunk(document_id="d", chunk_id="c", title="T", score=0.5, text=asked["query"])
+            return _json(DocumentHits(items=[chunk]).to_json())
+
+        @app.post("/internal/documents", status_code=202)
+        async def submit(request: Request) -> Response:
+            if self.refusal:
+                status, code = self.refusal
+                return JSONResponse({"code": code, "detail": "Not a document."}, status, media_type=PROBLEM_MEDIA_TYPE)
+            query = dict(request.query_params)
+            stored = self.documents.setdefault(query["documentId"], query | {"createdAt": now_utc()})
+            stored["content"] = await request.body()
+            return _json(self._view(query["documentId"]).to_json(), 202)
+
+        @app.get("/internal/documents")
+        async def page(limit: int, before: str | None = None) -> Response:
+            ids = sorted((i for i in self.documents if before is None or i < before), reverse=True)[:limit]
+            return _json(DocumentPage(items=[self._view(i) for i in ids]).to_json())
+
+        @app.get("/internal/documents/{document_id}")
+        async def read(document_id: str) -> Response:
+            if document_id not in self.documents:
+                return JSONResponse({"code": "not_found", "detail": "no"}, 404, media_type=PROBLEM_MEDIA_TYPE)
+            return _json(self._view(document_id).to_json())
+
+        @app.delete("/internal/documents/{document_id}")
+        async def delete(document_id: str) -> Response:
+            if self.documents.pop(document_id, None) is None:
+                return JSONResponse({"code": "not_found", "detail": "no"}, 404, media_type=PROBLEM_MEDIA_TYPE)
+            return Response(status_code=204)
+
+    def _view(self, document_id: str) -> DocumentView:
+        stored = self.documents[document_id]
+        return DocumentView(
+            id=document_id,
+            title=stored["title"],
+            status="pending",
+            chunks=0,
+            error=None,
+            created_at=stored["createdAt"],
+        )
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def ended(task: UpgradeTask, **changes: Any) -> UpgradeResult:
+    """How an upgrade ends whose model repeats the prompt with a word in front."""
+    fields: dict[str, Any] = {
+        "upgrade_id": task.upgrade_id,
+        "tenant_id": task.tenant_id,
+        "user_ref": task.user_ref,
+        "status": UpgradeStatus.UPGRADED,
+        "language": "en",
+        "user_prompt": task.user_prompt,
+        "upgraded_prompt": f"Better: {task.user_prompt}",
+        "reasoning": f"It said {task.user_prompt}",
+        "missing_questions": [],
+        "confidence": 0.9,
+        "model": "offline-test",
+        "usage": [
+            ComponentUsage(component="upgrader", operation="rewrite", tokens_in=3, cost_nano_usd=5, latency_ms=7)
+        ],
+        "period": task.period,
+        "created_at": task.created_at,
+        "completed_at": now_utc(),
+        "latency_ms": 12,
+    }
+    return UpgradeResult(**(fields | changes))
+
+
+class Worker:
+    """Reads all stage inboxes. While `answering`, it ends every upgrade at once, the first end wins."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.received: list[tuple[str, Envelope]] = []
+        self.answering = True
+        self.replying = True
+        self.changes: dict[str, Any] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+        self._redis = Redis.from_url(world.valkey.url)
+        self._progress = ProgressLog(self._redis)
+
+    async def start(self) -> None:
+        self._consumer = make_consumer(self._world.kafka, group_id=None)
+        self._consumer.subscribe([topic.name for topic in INBOX_OF.values()])
+        await self._consumer.start()
+        await self._progress.start()
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        assert self._task
+        assert self._consumer
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._consumer.stop()
+        await self._progress.stop(1)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _read(self) -> None:
+        assert self._consumer
+        async for record in self._consumer:
+            envelope = decode(topic_named(record.topic), record.value, record.headers)
+            self.received.append((record.topic, envelope))
+            if self.answering:
+                await self.answer(envelope)
+
+    async def stage(self, envelope: Envelope, stage: Stage) -> None:
+        task = _task_of(envelope)
+        await self._progress.stage(task, stage, "started")
+        await self._progress.stage(task, stage, "finished", 5)
+
+    async def answer(self, envelope: Envelope) -> UpgradeResult:
+        """Ends the upgrade as the upgrader would."""
+        task = _task_of(envelope)
+        result = self._world.siblings.results.setdefault(task.upgrade_id, ended(task, **self.changes))
+        if self.replying:
+            await self._progress.completed(task, result)
+        return result
+
+    def tasks(self, upgrade_id: str) -> list[tuple[str, UpgradeTask]]:
+        """The messages of one upgrade, each with its topic."""
+        return [(name, _task_of(e)) for name, e in self.received if _task_of(e).upgrade_id == upgrade_id]
+
+    def last_envelope(self, upgrade_id: str) -> Envelope | None:
+        return next((e for _, e in reversed(self.received) if _task_of(e).upgrade_id == upgrade_id), None)
+
+
+def _task_of(envelope: Envelope) -> UpgradeTask:
+    assert isinstance(envelope.data, UpgradeTask)
+    return envelope.data
+
+
+class World:
+    """All that a gateway needs, and the gateway."""
+
+    def __init__(self, tansu: ServerProcess, valkey: ServerProcess, siblings: Siblings, data_dir: Path) -> None:
+        self.tansu = tansu
+        self.valkey = valkey
+        self.siblings = siblings
+        self.data_dir = data_dir
+        self.kafka = KafkaSettings(_env_file=None, kafka_bootstrap_servers=tansu.url, kafka_enable_idempotence=False)  # type: ignore[call-arg]
+        self.worker = Worker(self)
+        self.gateway = self.new_gateway()
+        self.second = self.gateway
+
+    def new_gateway(self, **environment: str) -> ServerProcess:
+        """A replica of the gateway on the same store, not started yet."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+
+        async def ready() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=2.0) as client:
+                try:
+                    answer = await client.get("/health/ready")
+                except httpx.HTTPError as error:
+                    raise OSError(str(error)) from error
+                if answer.status_code != 200:
+                    raise OSError(answer.text)
+
+        variables = {
+            "GATEWAY_PORT": str(port),
+            "DATA_DIR": str(self.data_dir),
+            "KAFKA_BOOTSTRAP_SERVERS": self.tansu.url,
+            "KAFKA_ENABLE_IDEMPOTENCE": "false",
+            "REDIS_URL": self.valkey.url,
+            "VAULT_KEY": VAULT_KEY,
+            "INTERNAL_TOKEN": TOKEN,
+            "DEMO_API_KEY": API_KEY,
+            "UPGRADER_URL": self.siblings.url,
+            "RAG_URL": self.siblings.url,
+            "USAGE_URL": self.siblings.url,
+            "UPGRADE_DEADLINE_SECONDS": str(DEADLINE_SECONDS),
+            "SHUTDOWN_GRACE_SECONDS": "8",
+            "CORS_ALLOWED_ORIGINS": "https://app.example.org",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        argv = (sys.executable, "-m", "services.gateway")
+        command = ServerCommand("gateway", argv, port, url, ready, env=variables | environment)
+        return ServerProcess(command, log_file=self.data_dir / f"gateway-{port}.log")
+
+    def client(self, gateway: ServerProcess | None = None, **options: Any) -> httpx.AsyncClient:
+        """An authenticated client of a gateway."""
+        url = (gateway or self.gateway).url
+        return httpx.AsyncClient(base_url=url, headers={"X-API-Key": API_KEY}, timeout=65, **options)
+
+    async def records(self) -> list[dict[str, Any]]:
+        """Everything in the gateway's store of accepted upgrades."""
+        database = SqliteDatabase(self.data_dir / "gateway.sqlite3")
+        collection = database.collection(ACCEPTED)
+        await database.start()
+        try:
+            return await collection.find({}, sort=[("_id", 1)], limit=10_000)
+        finally:
+            await database.stop(1)
+
+    async def change_record(self, upgrade_id: str, **fields: Any) -> None:
+        database = SqliteDatabase(self.data_dir / "gateway.sqlite3")
+        collection = database.collection(ACCEPTED)
+        await database.start()
+        try:
+            assert await collection.update_one({"_id": upgrade_id}, {"$set": fields}) == 1
+        finally:
+            await database.stop(1)
+
+    async def files_hold(self, texts: Iterable[str]) -> list[str]:
+        """Those of the texts that stand in any file of the data folder, logs included."""
+        content = b"".join(path.read_bytes() for path in self.data_dir.rglob("*") if path.is_file())
+        return [text for text in texts if text.encode() in content]
+
+    async def new_broker(self) -> None:
+        """Kills the broker; another one with an empty log and a new cluster id takes its place on its port."""
+        port = self.tansu.port
+        await self.worker.stop()
+        await self.tansu.kill()
+        self.tansu = await start_tansu(port)
+        await create_topics(self.kafka)
+        await self.worker.start()
+
+
+@contextlib.asynccontextmanager
+async def world_in(data_dir: Path) -> AsyncIterator[World]:
+    """A running world of its own in `data_dir`."""
+    siblings = Siblings()
+    async with siblings.serving(), await start_valkey() as valkey:
+        world = World(await start_tansu(), valkey, siblings, data_dir)
+        try:
+            await create_topics(world.kafka)
+            await world.worker.start()
+            await world.gateway.start()
+            yield world
+        finally:
+            await world.gateway.stop()
+            await world.worker.stop()
+            await world.worker.close()
+            await world.tansu.stop()

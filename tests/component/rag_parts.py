@@ -1,0 +1,181 @@
+"""rag's use cases on their real store, index, preparation processes and embeddings, without broker and HTTP."""
+
+import base64
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import wordllama
+from pydantic import SecretStr
+
+from services.rag.documents import Documents, Upload
+from services.rag.embeddings import Embeddings
+from services.rag.index import Indexing
+from services.rag.preparer import Preparer
+from services.rag.recorded_outputs import RecordedOutputs
+from services.rag.retrieve import Retrieval
+from services.rag.search import HybridSearch
+from services.rag.store import RagStore
+from services.rag.sweep import Sweep
+from services.rag.vector_index import VectorIndex
+from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
+from shared.contracts.ids import new_id
+from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
+from shared.contracts.usage_events import UsageRecorded
+from shared.llm.client import Embedded, ModelUsage
+from shared.llm.errors import ModelError, ModelUnavailable
+from shared.messaging.ledger_client import LedgerClient
+from shared.messaging.outbox import outbox_collection
+from shared.messaging.producer import EventProducer
+from shared.messaging.settings import KafkaSettings
+from shared.privacy.sealing import Vault
+from shared.privacy.settings import PrivacySettings
+from shared.storage.sqlite import SqliteDatabase
+
+VAULT_KEY = base64.b64encode(os.urandom(32)).decode()
+
+
+@lru_cache(maxsize=1)
+def _wordllama() -> Any:
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+
+
+class LocalEmbeddings:
+    """Real embeddings, computed here. `error` makes it fail; `texts` is what it was asked."""
+
+    def __init__(self, model: str = "offline-embedding") -> None:
+        self.model = model
+        self.texts: list[str] = []
+        self.calls = 0
+        self.error: type[ModelError] | None = None
+
+    async def embed(self, texts: Sequence[str], *, operation: str, deadline: datetime) -> Embedded:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error("The model is out.", ModelUsage(self.model))
+        self.texts += texts
+        vectors = _wordllama().embed(list(texts), norm=True).tolist()
+        usage = ModelUsage(self.model, tokens_in=len(" ".join(texts).split()), embeddings=len(texts), offline=True)
+        return Embedded(vectors, usage)
+
+
+@dataclass
+class HeardFacts:
+    """Facts as they are handed to the outbox."""
+
+    indexed_facts: dict[str, DocumentIndexed] = field(default_factory=dict)
+    usage: dict[str, UsageRecorded] = field(default_factory=dict)
+
+    async def indexed(self, fact: DocumentIndexed, event_id: str) -> None:
+        self.indexed_facts.setdefault(event_id, fact)
+
+    async def used(self, fact: UsageRecorded) -> None:
+        self.usage.setdefault(fact.event_id, fact)
+
+
+class RagParts:
+    """Everything between the inboxes and the stores. Submitted documents wait in `submitted`."""
+
+    def __init__(self, folder: Path, model: LocalEmbeddings | None = None) -> None:
+        self.folder = folder
+        self.database = SqliteDatabase(folder / "rag.sqlite3")
+        self.vault = Vault.from_settings(PrivacySettings(vault_key=SecretStr(VAULT_KEY)))
+        self.store = RagStore(self.database)
+        self.index = VectorIndex(str(folder / "lancedb"))
+        self.model = model or LocalEmbeddings()
+        self.embeddings = Embeddings(self.model, self.store.embeddings, self.vault, "configured-model")
+        self.preparer = Preparer(check_seconds=30, prepare_seconds=60, processes=2)
+        self.submitted: list[DocumentSubmitted] = []
+        self.facts = HeardFacts()
+        self.documents = Documents(self.store, self.index, self.preparer, self._submit)
+        self.indexing = Indexing(
+            store=self.store,
+            index=self.index,
+            preparer=self.preparer,
+            embeddings=self.embeddings,
+            vault=self.vault,
+            announcements=self.facts,
+        )
+        self.search = HybridSearch(self.store, self.index, self.embeddings)
+        self.retrieval = Retrieval(self.search, self.vault, query_seconds=10)
+        self.outputs = RecordedOutputs(
+            self.database.collection(outbox_collection("outputs")),
+            EventProducer(KafkaSettings(), source="rag"),
+            LedgerClient("http://127.0.0.1:9", "token"),
+            self.store,
+            self.vault,
+        )
+        self.sweep = Sweep(
+            store=self.store,
+            index=self.index,
+            documents=self.documents,
+            embeddings=self.embeddings,
+            outputs=self.outputs,
+            resubmit_seconds=60,
+            give_up_seconds=3600,
+            output_seconds=3600,
+        )
+
+    async def _submit(self, submitted: DocumentSubmitted) -> None:
+        self.submitted.append(submitted)
+
+    async def add(self, tenant_id: str, text: str | bytes, title: str = "Handbook", filename: str = "a.md") -> str:
+        """Takes a document in and indexes it; gives its id."""
+        data = text.encode() if isinstance(text, str) else text
+        view = await self.documents.take_in(Upload(tenant_id, data, title, filename))
+        await self.indexing.index(tenant_id, view.id)
+        return view.id
+
+    async def record(self, document_id: str) -> dict[str, Any]:
+        record = await self.store.documents.get(document_id)
+        assert record is not None
+        return record
+
+    async def find(self, tenant_id: str, query: str, min_score: float = 0.0) -> list[tuple[str, float, str]]:
+        """Document id, score and redacted text of what a search finds, best first."""
+        deadline = datetime.now(UTC) + timedelta(seconds=10)
+        result = await self.search.search(tenant_id, [query], top_k=5, min_score=min_score, deadline=deadline)
+        return [(found.row.document_id, found.score, found.row.text) for found in result.found]
+
+
+@asynccontextmanager
+async def rag_parts(folder: Path, model: LocalEmbeddings | None = None) -> AsyncIterator[RagParts]:
+    parts = RagParts(folder, model)
+    await parts.database.start()
+    try:
+        yield parts
+    finally:
+        await parts.index.stop(1)
+        await parts.database.stop(1)
+
+
+def task_for(
+    tenant_id: str,
+    prompt: str,
+    history: Sequence[tuple[str, str]] = (),
+    *,
+    counts: dict[str, int] | None = None,
+    options: TaskOptions | None = None,
+) -> UpgradeTask:
+    """An upgrade on its way through rag."""
+    now = datetime.now(UTC)
+    return UpgradeTask(
+        upgrade_id=new_id(),
+        tenant_id=tenant_id,
+        period="2026-11",
+        created_at=now,
+        deadline=now + timedelta(seconds=30),
+        user_prompt=prompt,
+        conversation_history=[ConversationMessage(role=role, content=text) for role, text in history],
+        options=options or TaskOptions(),
+        placeholder_counts=counts or {},
+        itinerary=[Stage.RAG, Stage.UPGRADER],
+    )
+
+
+__all__ = ["HeardFacts", "LocalEmbeddings", "ModelUnavailable", "RagParts", "rag_parts", "task_for"]

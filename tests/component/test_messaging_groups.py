@@ -1,0 +1,168 @@
+"""Group members that come and go, and a broker that is replaced by an empty one."""
+
+import asyncio
+import time
+from collections import Counter
+
+from deploy.local import servers
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.cluster_watch import ClusterWatch
+from shared.messaging.errors import PublishFailed
+from shared.messaging.topic_admin import create_topics
+from tests.component.messaging_setup import (
+    Ended,
+    Parcel,
+    committed,
+    created,
+    number_of,
+    own_topic,
+    send,
+    settings_for,
+    stage,
+    started_producer,
+)
+from tests.conftest import eventually
+
+
+async def test_five_members_on_four_partitions_run_quietly(kafka_servers: str) -> None:
+    settings = settings_for(kafka_servers, stage_stall_seconds=2)
+    topic = await created(settings, own_topic())
+    producer = await started_producer(settings)
+    ended, seen = Ended(), Counter[int]()
+
+    async def note(envelope: Envelope) -> None:
+        seen[number_of(envelope)] += 1
+
+    members = [stage(settings, topic, producer, note, telemetry=ended) for _ in range(5)]
+    await asyncio.gather(*(member.start() for member in members))
+
+    async def spread() -> bool:
+        shares = sorted(len(member._reader.partitions) for member in members)
+        return shares == [0, 1, 1, 1, 1] and all(member._reader.joined for member in members)
+
+    await eventually(spread, 20)
+    await send(producer, topic, range(100))
+
+    async def all_seen() -> bool:
+        return len(seen) == 100
+
+    await eventually(all_seen, 10)
+    await asyncio.sleep(3)  # longer than the stall limit, with a member that has nothing to do
+    for member in members:
+        await member.check()
+    assert ended.reasons == []
+    await asyncio.gather(*(member.stop(1) for member in members))
+    assert await committed(settings, topic) == 100
+    await producer.stop(1)
+
+
+async def test_a_rebalance_waits_a_moment_for_a_slow_handler_and_its_late_finish_commits_nothing(
+    kafka_servers: str,
+) -> None:
+    settings = settings_for(kafka_servers)
+    topic = await created(settings, own_topic(partitions=2))
+    producer = await started_producer(settings)
+    release, seen = asyncio.Event(), Counter[int]()
+
+    async def slow(envelope: Envelope) -> None:
+        seen[number_of(envelope)] += 1
+        await release.wait()
+
+    async def quick(envelope: Envelope) -> None:
+        seen[number_of(envelope)] += 1
+
+    first = stage(settings, topic, producer, slow)
+    await first.start()
+    await send(producer, topic, range(10))
+
+    async def in_work() -> bool:
+        return first.in_flight == 10
+
+    await eventually(in_work, 10)
+    before = tuple(first._reader.partitions.values())
+    second = stage(settings, topic, producer, quick)
+    await second.start()
+
+    async def shared() -> bool:
+        return len(first._reader.partitions) == 1 and len(second._reader.partitions) == 1
+
+    await eventually(shared, 10)
+    assert not any(partition.active for partition in before)
+
+    async def repeated_there() -> bool:
+        return sum(seen.values()) >= 20  # each once more, with whoever has its partition now
+
+    await eventually(repeated_there, 10)
+    done_by_second = await committed(settings, topic)
+    assert done_by_second < 10
+    for partition in before:
+        assert partition.to_commit() is None
+    release.set()
+
+    async def all_committed() -> bool:
+        return await committed(settings, topic) == 10
+
+    await eventually(all_committed, 10)
+    await asyncio.gather(first.stop(2), second.stop(2))
+    await producer.stop(1)
+
+
+async def test_after_the_broker_is_replaced_everything_sent_since_is_read() -> None:
+    broker = await servers.start_tansu(cluster_id="first-log")
+    port = broker.port
+    settings = settings_for(broker.url)
+    topic = await created(settings, own_topic())
+    producer = await started_producer(settings)
+    seen, changes, ended = set[int](), list[tuple[str, str]](), Ended()
+
+    async def note(envelope: Envelope) -> None:
+        await asyncio.sleep(0.01)
+        seen.add(number_of(envelope))
+
+    async def changed(old: str, new: str) -> None:
+        changes.append((old, new))
+
+    watch = ClusterWatch(settings, changed, every_seconds=0.2)
+    members = [stage(settings, topic, producer, note, telemetry=ended) for _ in range(2)]
+    await asyncio.gather(watch.start(), *(member.start() for member in members))
+    sent, sending = 0, True
+
+    async def keep_sending() -> None:
+        nonlocal sent
+        while sending:
+            try:
+                await producer.publish(topic, str(sent), Parcel(number=sent))
+            except PublishFailed:
+                await asyncio.sleep(0.1)
+                continue
+            sent += 1
+
+    load = asyncio.create_task(keep_sending())
+
+    async def flowing() -> bool:
+        return len(seen) > 300
+
+    await eventually(flowing, 20)
+    await broker.kill()
+    broker = await servers.start_tansu(port, cluster_id="second-log")
+    await create_topics(settings, (topic,))
+    first_since, restarted = sent + 1, time.monotonic()
+
+    async def much_since() -> bool:
+        return sent > first_since + 2000  # past every old position, which would be in range again
+
+    await eventually(much_since, 40)
+    sending = False
+    await load
+
+    async def nothing_missed() -> bool:
+        return set(range(first_since, sent)) <= seen
+
+    await eventually(nothing_missed, 30)
+    assert time.monotonic() - restarted < 45
+    assert changes == [("first-log", "second-log")]
+    assert ended.reasons == []
+    await asyncio.gather(*(member.stop(2) for member in members))
+    await watch.stop(1)
+    await producer.stop(1)
+    await broker.stop()

@@ -1,0 +1,344 @@
+"""Counting on a real store: every event once, whatever stops, repeats or overlaps."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.usage import batch_window, ledger_store
+from services.usage.batch_registry import BATCHES, StoredBatchRegistry
+from services.usage.count_batch import BatchRegistry, CountBatch, CountingInterrupted, Ledger
+from services.usage.increments import increments_of
+from services.usage.ledger_event import LedgerEvent
+from services.usage.ledger_store import LedgerStore
+from services.usage.recount import reconcile
+from shared.storage.sqlite import SqliteDatabase
+from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
+
+PERIODS = ("2026-10", "2026-11")
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing in the code under test may catch it."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Killing:
+    """Passes calls on, and raises Killed before or after the n-th one."""
+
+    def __init__(self, wrapped: object, steps: "Steps") -> None:
+        self._wrapped = wrapped
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._wrapped, name)
+
+        async def step(*arguments: Any) -> Any:
+            self._steps.before()
+            answer = await method(*arguments)
+            self._steps.after()
+            return answer
+
+        return step
+
+
+class Steps:
+    def __init__(self, kill_at: int, kill_before: bool) -> None:
+        self._left = kill_at
+        self._kill_before = kill_before
+
+    def before(self) -> None:
+        if self._left == 0 and self._kill_before:
+            raise Killed
+        self._left -= 1
+
+    def after(self) -> None:
+        if self._left < 0 and not self._kill_before:
+            raise Killed
+
+
+class Store:
+    """One process's view of a store that several share."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = SqliteDatabase(path)
+        self.ledger = LedgerStore(self.database)
+        self.registry = StoredBatchRegistry(self.database.collection(BATCHES))
+
+    def counting(self, clock: Clock, owner: str = "one", steps: Steps | None = None, lease: float = 5.0) -> CountBatch:
+        ledger, registry = self.ledger, self.registry
+        return CountBatch(
+            ledger if steps is None else cast(Ledger, Killing(ledger, steps)),
+            registry if steps is None else cast(BatchRegistry, Killing(registry, steps)),
+            owner,
+            lease,
+            clock,
+        )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path / "usage.sqlite3")
+    await store.database.start()
+    yield store
+    await store.database.stop(5)
+
+
+async def assert_counted_once(store: Store, events: Sequence[LedgerEvent]) -> None:
+    once = list({event.event_id: event for event in events}.values())
+    expected = increments_of(once)
+    for key, amounts in expected.counters.items():
+        counters = await store.ledger.counters(key.tenant_id, key.period)
+        assert counters.upgrades == amounts.get("upgrades", 0)
+        assert counters.tokens == amounts.get("tokens", 0)
+        assert counters.embeddings == amounts.get("embeddings", 0)
+        assert counters.cost_nano_usd == amounts.get("costNanoUsd", 0)
+    assert await store.ledger.missing([event.event_id for event in once]) == []
+    found = await reconcile(store.ledger, attempts=1)
+    assert (found.differences, found.uncounted, found.events) == ([], 0, len(once))
+    assert await store.registry.open_batches() == []
+
+
+async def test_a_batch_is_counted(store: Store) -> None:
+    events = mixed_events(200)
+    assert await store.counting(Clock()).count(events) == 200
+    await assert_counted_once(store, events)
+
+
+async def test_duplicates_within_a_batch_and_across_batches(store: Store) -> None:
+    events = mixed_events(100)
+    counting = store.counting(Clock())
+    assert await counting.count([*events[:60], *events[:60]]) == 60
+    shuffled = events[::-1]
+    assert await counting.count(shuffled) == 40
+    assert await counting.count(shuffled) == 0
+    await assert_counted_once(store, events)
+
+
+async def test_nothing_is_nothing(store: Store) -> None:
+    assert await store.counting(Clock()).count([]) == 0
+    counters = await store.ledger.counters("tenant-a", "2026-11")
+    assert (counters.upgrades, counters.version) == (0, 0)
+
+
+async def test_the_version_rises_with_every_batch(store: Store) -> None:
+    counting = store.counting(Clock())
+    for number in range(3):
+        await counting.count([ending(f"e{number}", "failed")])
+    assert (await store.ledger.counters("tenant-a", "2026-11")).version == 3
+
+
+async def test_missing_are_those_not_counted_yet(store: Store) -> None:
+    await store.ledger.store([operation("stored")], 99)
+    await store.counting(Clock()).count([operation("counted")])
+    assert await store.ledger.missing(["never", "stored", "counted"]) == ["never", "stored"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["not delivered again", "delivered again"])
+@pytest.mark.parametrize("kill_before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("kill_at", range(7))
+async def test_killed_at_each_step_and_started_again(
+    store: Store, kill_at: int, kill_before: bool, again: bool
+) -> None:
+    """begin, store, start_counting, add, mark_counted, close; the seventh kill comes too late."""
+    events = mixed_events(60)
+    clock = Clock()
+    await store.counting(clock).count(mixed_events(20, seed=9))
+    killed = False
+    try:
+        await store.counting(clock, "killed", Steps(kill_at, kill_before)).count(events)
+    except Killed:
+        killed = True
+    assert killed == (kill_at < 6)
+    clock.now += 6
+    restarted = store.counting(clock, "restarted")
+    await restarted.resume()
+    stored = kill_at > 1 or (kill_at == 1 and not kill_before)
+    if again or not stored:
+        assert await restarted.count(events) == (0 if stored else 60)
+    await assert_counted_once(store, [*events, *mixed_events(20, seed=9)])
+
+
+@pytest.mark.parametrize("kill_at", range(5))
+async def test_killed_while_the_counters_are_raised(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kill_at: int
+) -> None:
+    """Some counters and rollups have the batch, some do not."""
+    raised = 0
+    original = ledger_store._raise
+
+    async def dying(*arguments: Any) -> None:
+        nonlocal raised
+        if raised == kill_at * 10:
+            raise Killed
+        raised += 1
+        await original(*arguments)
+
+    clock = Clock()
+    events = mixed_events(120)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger_store, "_raise", dying)
+        patched.setattr(ledger_store, "_AT_ONCE", 1)
+        with pytest.raises(Killed):
+            await store.counting(clock, "killed").count(events)
+    clock.now += 6
+    assert await store.counting(clock, "restarted").resume() == 1
+    await assert_counted_once(store, events)
+
+
+@pytest.mark.parametrize("kill_at", range(10))
+async def test_killed_while_resuming_what_was_killed(store: Store, kill_at: int) -> None:
+    events = mixed_events(60)
+    clock = Clock()
+    with pytest.raises(Killed):
+        await store.counting(clock, "first", Steps(1, kill_before=False)).count(events)
+    for owner in ("second", "third"):
+        clock.now += 6
+        try:
+            await store.counting(clock, owner, Steps(kill_at, kill_before=False)).resume()
+        except Killed:
+            continue
+    clock.now += 6
+    last = store.counting(clock, "last")
+    await last.resume()
+    clock.now += 6
+    await last.resume()
+    await assert_counted_once(store, events)
+
+
+async def test_a_lease_is_respected_and_then_runs_out(store: Store) -> None:
+    clock = Clock()
+    with pytest.raises(Killed):
+        await store.counting(clock, "killed", Steps(3, kill_before=True)).count([operation("e1")])
+    other = store.counting(clock, "other")
+    assert await other.resume() == 0
+    assert await store.ledger.missing(["e1"]) == ["e1"]
+    clock.now += 6
+    assert await other.resume() == 1
+    assert await store.ledger.missing(["e1"]) == []
+
+
+async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store: Store) -> None:
+    """It wakes after its batch was given up, counted by another, and forgotten by the counters' lists."""
+    clock = Clock()
+    events = mixed_events(50)
+
+    class Sleeping(Killing):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            method = super().__getattr__(name)
+
+            async def step(*arguments: Any) -> Any:
+                if name in ("store", "add"):
+                    clock.now += 6
+                    await store.counting(clock, "other").resume()
+                    for number in range(3):
+                        await store.counting(clock, "other").count([operation(f"{name}-{number}")])
+                return await method(*arguments)
+
+            return step
+
+    steps = Steps(99, kill_before=True)
+    sleepy = CountBatch(cast(Ledger, Sleeping(store.ledger, steps)), store.registry, "sleepy", 5.0, clock)
+    with pytest.raises(CountingInterrupted):
+        await sleepy.count(events)
+    clock.now += 6
+    await store.counting(clock, "other").resume()
+    others = [operation(f"store-{number}") for number in range(3)]
+    await assert_counted_once(store, [*events, *others])
+
+
+async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    monkeypatch.setattr(ledger_store, "RECENT", 6)
+    clock = Clock()
+    counting = store.counting(clock)
+    events = [operation(f"e{number}") for number in range(20)]
+    for event in events:
+        await counting.count([event])
+    for number in range(1, 21):
+        await store.ledger.add(increments_of([events[number - 1]]), number)
+    await assert_counted_once(store, events)
+
+
+async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    clock = Clock()
+    for _ in range(3):
+        assert await store.registry.begin("stuck", clock.now + 5) is not None
+    assert await store.registry.begin("other", clock.now + 5) is None
+
+    async def sleeping(seconds: float) -> None:
+        clock.now += 2
+
+    counting = CountBatch(store.ledger, store.registry, "other", 5.0, clock, sleeping)
+    assert await counting.count([operation("e1")]) == 1
+    await assert_counted_once(store, [operation("e1")])
+
+
+async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_window, "WINDOW", 1)
+    clock = Clock()
+    await store.registry.begin("stuck", clock.now + 3600)
+
+    async def sleeping(seconds: float) -> None:
+        clock.now += 5
+
+    with pytest.raises(CountingInterrupted):
+        await CountBatch(store.ledger, store.registry, "other", 5.0, clock, sleeping).count([operation("e1")])
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_processes_that_overlap_die_and_steal_count_every_event_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Four processes on two connections, the same events in different orders, leases far too short, a tiny window."""
+    monkeypatch.setattr(batch_window, "WINDOW", 4)
+    monkeypatch.setattr(ledger_store, "RECENT", 8)
+    second = Store(tmp_path / "usage.sqlite3")
+    await second.database.start()
+    events = mixed_events(240, seed)
+    clock = Clock()
+
+    async def process(number: int) -> None:
+        chance = random.Random(seed * 10 + number)
+        shuffled = chance.sample(events, len(events))
+        shared = store if number % 2 else second
+        for at in range(0, len(shuffled), 40):
+            for attempt in range(50):
+                steps = Steps(chance.randint(0, 14), chance.random() < 0.5) if attempt < 2 else None
+                clock.now += chance.random()
+                counting = shared.counting(clock, f"{number}-{at}-{attempt}", steps, lease=chance.choice((0.0, 1.0)))
+                try:
+                    await counting.resume()
+                    await counting.count(shuffled[at : at + 40])
+                except (Killed, CountingInterrupted):
+                    continue
+                break
+
+    try:
+        await asyncio.gather(*(process(number) for number in range(4)))
+        last = store.counting(clock, "last")
+        for _ in range(3):
+            clock.now += 10
+            await last.resume()
+        await last.count(events)
+        await assert_counted_once(store, events)
+    finally:
+        await second.database.stop(5)
+
+
+async def test_tenants_and_months_are_apart(store: Store) -> None:
+    await store.counting(Clock()).count(mixed_events(100))
+    seen = [await store.ledger.counters(tenant, period) for tenant in TENANTS for period in PERIODS]
+    assert len({counters.tokens for counters in seen}) == 4
+    assert (await store.ledger.counters("tenant-c", "2026-11")).tokens == 0

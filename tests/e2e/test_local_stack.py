@@ -1,0 +1,211 @@
+"""`python -m deploy.local` as an operator uses it: start, look, break, stop. One stack for all tests of this file."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.local.services import SERVICES
+from tests.conftest import REPOSITORY, eventually
+
+_START_SECONDS = 100
+
+
+@dataclass(frozen=True)
+class Local:
+    """The command line on a data folder of its own."""
+
+    data_dir: Path
+    output: str = ""
+
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """`python -m deploy.local <arguments>`, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "deploy.local", *arguments],
+            cwd=REPOSITORY,
+            env=self.environment(variables),
+            capture_output=True,
+            text=True,
+            timeout=_START_SECONDS,
+            check=False,
+        )
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        outside = {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "MONGODB_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"}
+        kept = {name: value for name, value in os.environ.items() if name not in outside}
+        return {**kept, "DATA_DIR": str(self.data_dir), "GATEWAY_PORT": "0", **variables}
+
+    def endpoints(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.data_dir / "endpoints.json").read_text())
+        return content
+
+    def key(self) -> str:
+        return (self.data_dir / "demo-key").read_text().strip()
+
+    def status(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return report
+
+    async def upgrade(self, prompt: str) -> dict[str, Any]:
+        """The answer of POST /api/upgrade."""
+        async with httpx.AsyncClient(base_url=self.endpoints()["gateway"], timeout=70, trust_env=False) as client:
+            headers = {"X-API-Key": self.key(), "Prefer": "wait=60"}
+            answer = await client.post("/api/upgrade", json={"userPrompt": prompt}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            upgrade: dict[str, Any] = answer.json()
+            return upgrade
+
+
+@pytest.fixture(scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local]:
+    stack = Local(tmp_path_factory.mktemp("stack") / "data")
+    started = stack.run("run", "--detach")
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield Local(stack.data_dir, started.stdout)
+    stack.run("stop")
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def all_pids(local: Local) -> list[int]:
+    report = local.status()
+    return [report["supervisor"]["pid"], *(part["pid"] for part in report["parts"].values())]
+
+
+def test_the_start_shows_an_upgraded_sample_and_how_to_go_on(local: Local) -> None:
+    endpoints = local.endpoints()
+    assert "upgraded, " in local.output
+    assert "This was the offline model" in local.output
+    assert f"gateway   {endpoints['gateway']}" in local.output
+    assert f"docs      {endpoints['gateway']}/docs" in local.output
+    assert f"API key   {local.key()}" in local.output
+
+
+def test_the_curl_line_works_when_pasted(local: Local) -> None:
+    line = next(line for line in local.output.splitlines() if line.startswith("curl "))
+    words = shlex.split(line)
+    headers = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
+    answer = httpx.post(words[2], content=words[-1], headers=headers, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "upgraded"
+
+
+def test_endpoints_say_where_everything_is(local: Local) -> None:
+    endpoints = local.endpoints()
+    assert set(endpoints) == {"gateway", "kafka", "redis", "mongodb", "model", "services", "pids"}
+    assert endpoints["mongodb"] is None
+    assert endpoints["model"].endswith("/v1")
+    assert set(endpoints["services"]) == set(SERVICES) - {"gateway"}
+    assert set(endpoints["pids"]) == {*SERVICES, "broker", "redis", "model"}
+    assert all(alive(pid) for pid in endpoints["pids"].values())
+    for url in (endpoints["gateway"], *endpoints["services"].values()):
+        assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+
+
+def test_secrets_are_for_their_owner_only(local: Local) -> None:
+    for name in ("demo-key", "vault-key", "internal-token", "endpoints.json"):
+        assert (local.data_dir / name).stat().st_mode & 0o777 == 0o600, name
+    assert local.key().startswith("pu_")
+
+
+def test_status_shows_every_part_and_the_memory_fits(local: Local) -> None:
+    report = local.status()
+    assert report["ready"]
+    assert set(report["parts"]) == {*SERVICES, "broker", "redis", "model"}
+    assert report["supervisor"]["memoryMb"] < 45
+    assert report["memoryMb"] < 1300, report
+
+
+def test_a_second_start_says_that_there_is_one(local: Local) -> None:
+    second = local.run("run")
+    assert second.returncode == 1
+    assert "it is already running" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+
+
+def test_a_taken_gateway_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        refused = Local(tmp_path).run("run", GATEWAY_PORT=port)
+    assert refused.returncode == 2
+    assert refused.stderr == f"port {port} on 127.0.0.1 is taken: set GATEWAY_PORT to another one\n"
+
+
+def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
+    refused = Local(tmp_path).run("run", GATEWAY_PORT="many")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("wrong setting: GATEWAY_PORT: ")
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_wrong_setting_of_a_service_ends_the_start_and_is_named(tmp_path: Path) -> None:
+    refused = Local(tmp_path).run("run", "--no-sample", KAFKA_SESSION_TIMEOUT_MS="soon")
+    assert refused.returncode == 1
+    assert "wrong setting: KAFKA_SESSION_TIMEOUT_MS" in refused.stdout
+
+
+def test_logs_are_kept_for_each_part(local: Local) -> None:
+    shown = local.run("logs", "gateway", "-n", "5")
+    assert shown.returncode == 0
+    assert all(line.startswith("gateway") for line in shown.stdout.splitlines())
+    assert local.run("logs", "nothing").returncode == 1
+
+
+def test_a_tool_is_told_where_the_stack_is(local: Local) -> None:
+    told = local.run("env", "--", sys.executable, "-c", "import os; print(os.environ['KAFKA_BOOTSTRAP_SERVERS'])")
+    assert told.stdout.strip() == local.endpoints()["kafka"]
+
+
+@pytest.mark.parametrize("part", ["upgrader", "redis", "broker"])
+async def test_a_killed_process_is_replaced_where_it_was_and_upgrades_go_on(local: Local, part: str) -> None:
+    before = local.endpoints()
+    os.kill(before["pids"][part], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        return bool(local.endpoints()["pids"][part] != before["pids"][part]) and bool(local.status()["ready"])
+
+    await eventually(replaced, 40)
+    after = local.endpoints()
+    assert {**after, "pids": {}} == {**before, "pids": {}}
+    assert (await local.upgrade(f"explain what happens after the {part} has died"))["status"] == "upgraded"
+
+
+async def test_stop_ends_every_process_and_a_second_start_is_quick(local: Local) -> None:
+    pids = all_pids(local)
+    stopped = local.run("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert not any(alive(pid) for pid in pids)
+    assert not (local.data_dir / "endpoints.json").exists()
+    assert local.run("status").returncode == 3
+    begun = time.monotonic()
+    assert local.run("run", "--detach").returncode == 0
+    assert time.monotonic() - begun < (45 if "PYTEST_XDIST_WORKER" in os.environ else 15)
+
+
+async def test_a_killed_supervisor_leaves_no_process_behind(local: Local) -> None:
+    pids = all_pids(local)
+    os.kill(pids[0], signal.SIGKILL)
+
+    async def all_gone() -> bool:
+        return not any(alive(pid) for pid in pids)
+
+    await eventually(all_gone, 10)

@@ -1,0 +1,98 @@
+"""What a run under faults left behind, read from where it lies: answers, stores, and the model's own log."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.contracts.ids import derived_id
+from shared.storage.documents import CollectionSpec, Database
+from shared.storage.opening import open_database
+from shared.storage.settings import StorageSettings
+from tests.model_server import Received
+from tests.running_stack import RunningStack
+
+PAGE = 500
+OUTPUTS = {"summarizer": "outputs", "rag": "outputs", "upgrader": "results"}
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One request at the model. `stage` is who asked, `at` epoch seconds."""
+
+    marker: str
+    stage: str
+    at: float
+
+
+@dataclass
+class Evidence:
+    """Everything the checker judges by. Markers name upgrades in the words of their prompts."""
+
+    upgrade_ids: dict[str, str]
+    ends_seen: dict[str, set[tuple[str, str]]]
+    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    counters: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[ModelCall] = field(default_factory=list)
+
+    def owed_event_ids(self) -> set[str]:
+        """The ids of all usage and ends that stages have recorded."""
+        owed = {
+            fact["eventId"]
+            for records in self.records.values()
+            for record in records.values()
+            for fact in record.get("facts", ())
+        }
+        return owed | {derived_id(upgrade_id, "completed") for upgrade_id in self.upgrade_ids.values()}
+
+
+async def stores_of(stack: RunningStack, service: str) -> Database:
+    """The store of one service of a stack, opened beside it."""
+    endpoints = stack.endpoints()
+    directory = stack.data_dir / "cluster" if stack.cluster else stack.data_dir
+    settings = StorageSettings.model_validate(
+        {"data_dir": directory, "mongodb_url": endpoints["mongodb"], "redis_url": endpoints["redis"]}
+    )
+    database = open_database(settings, service)
+    await database.start()
+    return database
+
+
+async def read_all(database: Database, collection: str) -> list[dict[str, Any]]:
+    """All documents of a collection."""
+    documents: list[dict[str, Any]] = []
+    reader = database.collection(CollectionSpec(name=collection))
+    after = ""
+    while True:
+        page = await reader.find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=PAGE)
+        documents += page
+        if len(page) < PAGE:
+            return documents
+        after = page[-1]["_id"]
+
+
+async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
+    """Adds what the stages have recorded, the ledger and the counters."""
+    for service, collection in OUTPUTS.items():
+        database = await stores_of(stack, service)
+        evidence.records[service] = {record["_id"]: record for record in await read_all(database, collection)}
+        await database.stop(5.0)
+    usage = await stores_of(stack, "usage")
+    evidence.ledger = await read_all(usage, "events")
+    evidence.counters = await read_all(usage, "counters")
+    await usage.stop(5.0)
+    return evidence
+
+
+def calls_of(requests: list[Received], markers: list[str]) -> list[ModelCall]:
+    """The model calls that belong to marked upgrades."""
+    calls = []
+    for request in requests:
+        text = str(request.body)
+        stage = "rag" if request.path == "embeddings" else _chat_stage(request.body)
+        calls += [ModelCall(marker, stage, request.at) for marker in markers if marker in text]
+    return calls
+
+
+def _chat_stage(body: dict[str, Any]) -> str:
+    name = body.get("response_format", {}).get("json_schema", {}).get("name", "")
+    return "summarizer" if name == "conversation_summary" else "upgrader"

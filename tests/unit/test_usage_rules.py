@@ -1,0 +1,215 @@
+"""What is counted where, and how: the rules of the usage service without a store."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.usage.batch_window import RECENT, WINDOW, floor_after, may_begin
+from services.usage.comparison import amounts_in, counter_differences, rollup_differences
+from services.usage.handlers import to_ledger_event
+from services.usage.increments import CounterKey, RollupKey, increments_of
+from services.usage.latency_sketch import LONGEST_MS, RELATIVE_ERROR, add_up, bucket_of, quantiles
+from services.usage.ledger_event import LedgerEvent, day_within, of_completed, of_usage
+from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus, UsageTotals
+from shared.contracts.usage_events import UsageRecorded
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.errors import Unprocessable
+from tests.unit.usage_fixtures import ending, mixed_events, operation
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def recorded(**changes: object) -> UsageRecorded:
+    fields: dict[str, object] = {
+        "event_id": "e1",
+        "tenant_id": "tenant-a",
+        "component": "rag",
+        "operation": "embed_query",
+        "tokens_in": 3,
+        "embeddings": 1,
+        "period": "2026-11",
+        "occurred_at": NOW,
+    }
+    return UsageRecorded.model_validate({**fields, **changes})
+
+
+def completed(status: UpgradeStatus, **changes: object) -> UpgradeCompleted:
+    fields: dict[str, object] = {
+        "upgrade_id": "u1",
+        "tenant_id": "tenant-a",
+        "user_ref": "u_1",
+        "origin": "client",
+        "status": status,
+        "mode": "full",
+        "language": "en",
+        "user_prompt": "words",
+        "upgraded_prompt": "better words",
+        "reasoning": "",
+        "missing_questions": [],
+        "confidence": None,
+        "citations": [],
+        "prompt": None,
+        "model": None,
+        "usage": UsageTotals(tokens_in=99),
+        "latency_ms": 1200,
+        "warnings": [],
+        "error": None,
+        "period": "2026-11",
+        "created_at": NOW,
+        "occurred_at": NOW,
+    }
+    return UpgradeCompleted.model_validate({**fields, **changes})
+
+
+def envelope(event_id: str, data: UsageRecorded | UpgradeCompleted) -> Envelope:
+    return Envelope(event_id, "type", "test", None, NOW, None, data)
+
+
+def test_the_upgrades_meter_counts_ends_that_were_upgrades() -> None:
+    events = [ending(f"e{n}", status) for n, status in enumerate(("upgraded", "cached", "original", "failed"))]
+    counters = increments_of(events).counters
+    assert counters == {CounterKey("tenant-a", "2026-11"): {"upgrades": 2}}
+
+
+def test_tokens_and_embeddings_count_operations() -> None:
+    counters = increments_of([operation("e1"), operation("e2", embeddings=4), ending("e3", "failed")]).counters
+    assert counters == {CounterKey("tenant-a", "2026-11"): {"tokens": 30, "embeddings": 4, "costNanoUsd": 14}}
+
+
+def test_the_end_of_an_upgrade_brings_no_tokens() -> None:
+    event = of_completed("e1", completed(UpgradeStatus.UPGRADED))
+    assert increments_of([event]).counters == {CounterKey("tenant-a", "2026-11"): {"upgrades": 1}}
+
+
+def test_evals_are_in_the_rollups_and_never_in_the_counters() -> None:
+    increments = increments_of([operation("e1", origin="eval"), ending("e2", origin="eval")])
+    assert increments.counters == {}
+    assert increments.rollups[RollupKey("tenant-a", "2026-11-23", "eval", "total", "")]["tokensIn"] == 10
+
+
+def test_rollups_by_day_component_and_user() -> None:
+    increments = increments_of([operation("e1", cache_hit=True), ending("e2", "failed", user_ref=None)])
+    day = ("tenant-a", "2026-11-23", "client")
+    work = {"tokensIn": 10, "tokensOut": 5, "costNanoUsd": 7, "operations": 1, "cacheHits": 1}
+    end = {"upgrades.total": 1, "upgrades.failed": 1, f"latency.{bucket_of(1500)}": 1}
+    assert increments.rollups == {
+        RollupKey(*day, "total", ""): {**work, **end},
+        RollupKey(*day, "user", "u_1"): work,
+        RollupKey(*day, "user", "anonymous"): end,
+        RollupKey(*day, "component", "upgrader"): {**work, f"latency.{bucket_of(100)}": 1},
+    }
+
+
+def test_increments_add_up_whatever_the_batches() -> None:
+    events = mixed_events(300)
+    whole = increments_of(events)
+    tokens = sum(e.tokens_in + e.tokens_out for e in events if e.origin == "client")
+    assert sum(amounts.get("tokens", 0) for amounts in whole.counters.values()) == tokens
+    for kind in ("component", "user", "total"):
+        of_kind = [amounts for key, amounts in whole.rollups.items() if key.kind == kind]
+        assert sum(a.get("costNanoUsd", 0) for a in of_kind) == sum(e.cost_nano_usd for e in events)
+
+
+@pytest.mark.parametrize(
+    ("moment", "day"),
+    [
+        (NOW, "2026-11-23"),
+        (datetime(2026, 12, 1, 0, 0, 3, tzinfo=UTC), "2026-11-30"),
+        (datetime(2026, 10, 31, 23, 59, tzinfo=UTC), "2026-11-01"),
+        (datetime(2026, 11, 30, 20, 0, tzinfo=timezone(timedelta(hours=-5))), "2026-11-30"),
+    ],
+)
+def test_a_day_stays_within_its_period(moment: datetime, day: str) -> None:
+    assert day_within("2026-11", moment) == day
+
+
+def test_december_ends_with_its_31st() -> None:
+    assert day_within("2026-12", datetime(2027, 1, 2, tzinfo=UTC)) == "2026-12-31"
+    assert day_within("9999-12", datetime(9999, 12, 31, tzinfo=UTC)) == "9999-12-30"
+
+
+def test_a_malformed_period_is_the_month_of_the_event() -> None:
+    for period in ("2026-13", "", "0000-01", "november"):
+        assert of_usage("e1", recorded(period=period)).period == "2026-11"
+
+
+@given(st.integers(min_value=0, max_value=50))
+def test_the_ledger_gives_back_what_it_was_given(seed: int) -> None:
+    for event in mixed_events(5, seed):
+        assert LedgerEvent.from_document(event.to_document()) == event
+
+
+def test_the_ledger_keeps_nothing_that_anybody_wrote() -> None:
+    document = of_completed("e1", completed(UpgradeStatus.UPGRADED)).to_document()
+    assert "words" not in str(document)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        envelope("", recorded()),
+        envelope("x" * 201, recorded()),
+        envelope("e1", recorded(tokens_in=10**16)),
+    ],
+)
+def test_what_no_ledger_can_hold_is_refused(odd: Envelope) -> None:
+    with pytest.raises(Unprocessable):
+        to_ledger_event(odd)
+
+
+def test_events_are_known_by_the_id_of_their_envelope() -> None:
+    assert to_ledger_event(envelope("copy", recorded())).event_id == "copy"
+    assert to_ledger_event(envelope("end", completed(UpgradeStatus.CACHED))).status == "cached"
+
+
+@given(st.lists(st.integers(min_value=0, max_value=LONGEST_MS), min_size=1, max_size=200))
+def test_quantiles_are_within_their_error(latencies: list[int]) -> None:
+    sketch = add_up({bucket_of(value): 1} for value in latencies)
+    ordered = sorted(latencies)
+    for wanted, answer in zip((0.0, 0.5, 0.95, 0.99, 1.0), quantiles(sketch, (0.0, 0.5, 0.95, 0.99, 1.0)), strict=True):
+        true = ordered[int(wanted * (len(ordered) - 1))]
+        # Half a millisecond is what rounding to whole ones can add.
+        assert abs(answer - true) <= RELATIVE_ERROR * true + 0.5 + 1e-6
+
+
+def test_an_empty_sketch_answers_zeros() -> None:
+    assert quantiles({}, (0.5, 0.99)) == [0, 0]
+
+
+def test_a_batch_waits_while_one_is_a_window_behind() -> None:
+    assert may_begin(WINDOW + 5, [6])
+    assert not may_begin(WINDOW + 5, [200, 5])
+    assert floor_after(WINDOW + 5) == 5
+    assert floor_after(3) == 0
+    assert RECENT >= 2 * WINDOW
+
+
+def test_a_difference_names_tenant_meter_and_amount() -> None:
+    increments = increments_of([operation("e1"), ending("e2")])
+    stored = {"tenantId": "tenant-a", "period": "2026-11", "version": 4, "recentBatches": [1], "batchFloor": 0}
+    (difference,) = counter_differences(
+        increments, [{**stored, "upgrades": 2, "tokens": 15, "embeddings": 0, "costNanoUsd": 7}]
+    )
+    assert difference.to_json() == {
+        "tenant_id": "tenant-a",
+        "what": "counter",
+        "where": "2026-11",
+        "meter": "upgrades",
+        "stored": 2,
+        "ledger": 1,
+        "amount": 1,
+    }
+
+
+def test_missing_and_surplus_documents_are_differences() -> None:
+    increments = increments_of([operation("e1")])
+    assert {found.meter for found in counter_differences(increments, [])} == {"tokens", "costNanoUsd"}
+    surplus = {"tenantId": "t", "day": "2026-11-01", "origin": "client", "kind": "total", "key": "", "operations": 3}
+    found = rollup_differences(increments_of([]), [surplus])
+    assert [(f.tenant_id, f.where, f.amount) for f in found] == [("t", "2026-11-01 client total", 3)]
+
+
+def test_amounts_of_a_document_are_dotted() -> None:
+    assert amounts_in({"_id": "x", "upgrades": {"total": 2}, "tokensIn": 1}) == {"upgrades.total": 2, "tokensIn": 1}
