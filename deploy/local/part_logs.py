@@ -11,7 +11,7 @@ _TAIL_LINES = 25
 _LONGEST_LINE_BYTES = 64 * 1024
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 _NAME_WIDTH = 10
-_HIDDEN_FIELDS = frozenset({"time", "timestamp", "level", "service", "event", "trace_id"})
+_HIDDEN_FIELDS = frozenset({"time", "timestamp", "level", "service", "event", "trace_id", "logger"})
 
 
 class RotatedFile:

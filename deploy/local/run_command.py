@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def run(settings: LocalSettings, *, cluster: bool, sample: bool, report_to: int 
             return _refuse(why + "set GATEWAY_PORT to another one", report_to, code=_WRONG_SETTING_EXIT)
         for stale in (ENDPOINTS_FILE, SUPERVISOR_FILE):
             (data_dir / stale).unlink(missing_ok=True)
+        # A start that fails ends processes that are just being made, of which asyncio would warn.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         return asyncio.run(_supervise(settings, cluster=cluster, sample=sample, report_to=report_to))
     except ServerUnavailable as missing:
         return _refuse(str(missing), report_to, code=1)

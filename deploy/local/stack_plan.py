@@ -163,7 +163,7 @@ def _service(name: str, host: str, port: int) -> Callable[[], ServerCommand]:
 
 def _offline_model(port: int) -> Callable[[], ServerCommand]:
     async def ready() -> None:
-        await http_ready(HOST, port)
+        await http_ready(HOST, port, "/health")
 
     argv = (sys.executable, "-m", "deploy.local.offline_model", "--port", str(port))
     return lambda: ServerCommand("model", argv, port, f"http://{HOST}:{port}/v1", ready)

@@ -3,7 +3,7 @@
 Two signals, each brought to 0..1 before they are fused:
 
 dense    The cosine of query and chunk, stretched so that what unrelated texts have becomes 0 and what a good match
-         has becomes 1. Where those two lie differs from one embedding model to the next: `calibration_of`.
+         has becomes 0.9. Where those two lie differs from one embedding model to the next: `calibration_of`.
 lexical  BM25 over the best BM25 of the candidates (a min-max normalisation whose minimum is the theoretical 0), times
          the share of the query's words that the chunk holds, a rare word counting more. The share is needed because the
          best of a bad lot has a relative BM25 of 1.
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEXICAL_TRUST = 0.6
+GOOD_MATCH = 0.9
 MAX_QUERY_WORDS = 64
 # A long prompt is about a few things; that many of its weightiest words make a full match.
 FULL_MATCH_WORDS = 12
@@ -49,8 +50,11 @@ class Calibration:
     ceiling: float
 
     def score(self, cosine: float) -> float:
-        """0 for a cosine at the floor or below, 1 at the ceiling or above, linear in between."""
-        return min(1.0, max(0.0, (cosine - self.floor) / (self.ceiling - self.floor)))
+        """0 up to the floor, `GOOD_MATCH` at the ceiling, 1 for the same text; linear in between."""
+        if cosine <= self.ceiling:
+            return max(0.0, GOOD_MATCH * (cosine - self.floor) / (self.ceiling - self.floor))
+        # Still rising, so that among good matches the better one, or the one with the right words, comes first.
+        return min(1.0, GOOD_MATCH + (1 - GOOD_MATCH) * (cosine - self.ceiling) / max(1 - self.ceiling, 0.01))
 
 
 # By the beginning of the model's name. Measured with questions about unrelated and related texts of a few sentences.

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import importlib
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -196,6 +197,8 @@ class VectorIndex:
         async with self._connecting:
             if self._connection is None:
                 try:
+                    # Its own log lines are not JSON, and below errors they tell nothing.
+                    os.environ.setdefault("LANCE_LOG", "error")
                     lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
                     session = lancedb.Session(
                         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES

@@ -72,7 +72,7 @@ class Results:
 
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
         """Removes what an upgrade said, and keeps that it ended and what it used. False when there is none."""
-        gone = {
+        gone: dict[str, Any] = {
             "content.userPrompt": ERASED,
             "content.upgradedPrompt": None,
             "content.reasoning": "",

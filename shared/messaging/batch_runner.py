@@ -23,7 +23,7 @@ from shared.messaging.cloudevents import Envelope
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.connection import group_options
 from shared.messaging.faststream_broker import make_broker
-from shared.messaging.group_membership import NO_GENERATION, commit_once, generation_of
+from shared.messaging.group_membership import NO_GENERATION, commit_once, generation_of, rejoin
 from shared.messaging.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.stage_runner import REVOKE_WAIT_SECONDS, EndsProcess, NotReading
@@ -68,7 +68,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._telemetry = telemetry
         self._max_records = max_records
         self._handling = BatchHandling(topics, handler, producer, self._moved)
-        self._cluster = ClusterWatch(settings, self._start_again)
+        self._cluster = ClusterWatch(settings, self._on_new_log)
         self._stall = StallWatch(self, self._cluster, settings.stage_stall_seconds)
         self._broker: KafkaBroker | None = None
         self._consumer_of: Callable[[], AIOKafkaConsumer | None] = lambda: None
@@ -176,11 +176,14 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await asyncio.wait_for(broker.stop(), _STOP_WITHIN_SECONDS)
 
-    async def _start_again(self, old: str, new: str) -> None:
+    async def _on_new_log(self, old: str, new: str) -> None:
         """The log is a new one: what is in work commits nothing, and reading begins at the new log's beginning."""
-        await self._leave()
+        self._assignment += 1
+        self._generation = NO_GENERATION
+        consumer = self._consumer_of()
+        if consumer is not None:
+            rejoin(consumer)
         await create_topics(self._settings, [*self._topics, *(dead_letter_topic(topic) for topic in self._topics)])
-        await self._join(time.monotonic() + _START_WITHIN_SECONDS)
 
     async def _parse(self, records: tuple[ConsumerRecord, ...]) -> KafkaMessage:
         consumer: Any = self._consumer_of()

@@ -68,10 +68,9 @@ class _Words:
         if present is None:
             present = tuple(word for word in rule.words if word.lstrip("=") in self._lower)
             self._present[rule] = present
-        for word in present:
-            if self._says(word, max(0, start - 50), start) or self._says(word, end, end + 20):
-                return True
-        return False
+        return bool(present) and any(
+            self._says(word, max(0, start - 50), start) or self._says(word, end, end + 20) for word in present
+        )
 
     def speak_against(self, start: int) -> bool:
         """Whether what stands right before the number says order, invoice, version and the like."""

@@ -48,7 +48,7 @@ from shared.storage.sqlite import SqliteDatabase
 API_KEY = "pu_component_test_key"
 VAULT_KEY = base64.b64encode(b"k" * 32).decode()
 TOKEN = "internal-token-of-the-tests"
-DEADLINE_SECONDS = 4
+DEADLINE_SECONDS = 20
 
 
 class Siblings:
@@ -329,10 +329,13 @@ class World:
 
     async def new_broker(self) -> None:
         """Kills the broker; another one with an empty log and a new cluster id takes its place on its port."""
-        port = self.tansu.port
         await self.worker.stop()
         await self.tansu.kill()
-        self.tansu = await start_tansu(port)
+        await self.new_broker_after_kill()
+
+    async def new_broker_after_kill(self) -> None:
+        """The second half of `new_broker`, for tests that do something while there is no broker."""
+        self.tansu = await start_tansu(self.tansu.port)
         await create_topics(self.kafka)
         await self.worker.start()
 

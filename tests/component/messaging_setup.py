@@ -16,7 +16,11 @@ from shared.messaging.settings import KafkaSettings
 from shared.messaging.stage_runner import StageRunner
 from shared.messaging.topic_admin import create_topics
 
-SESSION_MS = 2000
+EMBEDDED: dict[str, object] = {"kafka_enable_idempotence": False, "kafka_session_timeout_ms": 2000}
+"""How the embedded broker is spoken to: joining a group takes half a session time-out there."""
+
+OTHER_BROKERS: dict[str, dict[str, object]] = {}
+"""By address: how a broker is spoken to that is not the embedded one."""
 
 
 class Parcel(Contract):
@@ -58,12 +62,8 @@ def own_topic(model: type[Contract] = Parcel, *, partitions: int = 4, max_messag
 
 
 def settings_for(bootstrap: str, **changes: object) -> KafkaSettings:
-    values: dict[str, object] = {
-        "kafka_bootstrap_servers": bootstrap,
-        "kafka_enable_idempotence": False,
-        "kafka_session_timeout_ms": SESSION_MS,
-    }
-    return KafkaSettings(_env_file=None, **(values | changes))  # type: ignore[arg-type]
+    values = {"kafka_bootstrap_servers": bootstrap} | OTHER_BROKERS.get(bootstrap, EMBEDDED) | changes
+    return KafkaSettings(_env_file=None, **values)  # type: ignore[arg-type]
 
 
 async def created(settings: KafkaSettings, topic: Topic) -> Topic:

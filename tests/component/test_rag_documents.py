@@ -17,7 +17,7 @@ from shared.llm.errors import ModelAnswerInvalid, ModelUnavailable
 from tests.component.rag_parts import RagParts, rag_parts, task_for
 from tests.unit.test_rag_files import handbook, pdf_of
 
-KEEP_NOTHING = timedelta(microseconds=1)
+KEEP_NOTHING = timedelta(milliseconds=1)
 SPACE = Space("offline-embedding", 256)
 LEAVE = "# Leave\n\nEmployees are entitled to 25 days of paid leave per calendar year.\n"
 ROUTER = "# Router\n\nHold the button for ten seconds until the light turns amber to reset the router.\n"

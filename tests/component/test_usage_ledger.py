@@ -32,6 +32,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    async def sleep(self, seconds: float) -> None:
+        self.now += 1
+        await asyncio.sleep(0)
+
 
 class Killing:
     """Passes calls on, and raises Killed before or after the n-th one."""
@@ -83,6 +87,7 @@ class Store:
             owner,
             lease,
             clock,
+            clock.sleep,
         )
 
 
@@ -276,12 +281,7 @@ async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, m
     for _ in range(3):
         assert await store.registry.begin("stuck", clock.now + 5) is not None
     assert await store.registry.begin("other", clock.now + 5) is None
-
-    async def sleeping(seconds: float) -> None:
-        clock.now += 2
-
-    counting = CountBatch(store.ledger, store.registry, "other", 5.0, clock, sleeping)
-    assert await counting.count([operation("e1")]) == 1
+    assert await store.counting(clock, "other").count([operation("e1")]) == 1
     await assert_counted_once(store, [operation("e1")])
 
 
@@ -289,12 +289,8 @@ async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkey
     monkeypatch.setattr(batch_window, "WINDOW", 1)
     clock = Clock()
     await store.registry.begin("stuck", clock.now + 3600)
-
-    async def sleeping(seconds: float) -> None:
-        clock.now += 5
-
     with pytest.raises(CountingInterrupted):
-        await CountBatch(store.ledger, store.registry, "other", 5.0, clock, sleeping).count([operation("e1")])
+        await store.counting(clock, "other").count([operation("e1")])
 
 
 @pytest.mark.parametrize("seed", range(6))

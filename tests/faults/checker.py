@@ -47,8 +47,7 @@ def _the_ledger_holds_what_was_recorded(evidence: Evidence) -> list[str]:
 
 def _counters_equal_the_ledger(evidence: Evidence) -> list[str]:
     recounted: Counter[tuple[str, str, str]] = Counter()
-    for event in evidence.ledger:
-        data = event["data"]
+    for data in evidence.ledger:
         if data["origin"] != "client":
             continue
         key = (data["tenantId"], data["period"])

@@ -77,8 +77,8 @@ async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
         evidence.records[service] = {record["_id"]: record for record in await read_all(database, collection)}
         await database.stop(5.0)
     usage = await stores_of(stack, "usage")
-    evidence.ledger = await read_all(usage, "events")
-    evidence.counters = await read_all(usage, "counters")
+    evidence.ledger = await read_all(usage, "usage_events")
+    evidence.counters = await read_all(usage, "tenant_counters")
     await usage.stop(5.0)
     return evidence
 

@@ -21,8 +21,8 @@ def sound() -> Evidence:
         ends_seen={"id-1": {("upgraded", RECORDED)}},
         records={"upgrader": {"id-1": record}},
         ledger=[
-            {"_id": "e-1", "counted": True, "data": usage},
-            {"_id": completed, "counted": True, "data": ended},
+            {"_id": "e-1", "counted": True, **usage},
+            {"_id": completed, "counted": True, **ended},
         ],
         counters=[{"tenantId": "t", "period": "2026-11", "upgrades": 1, "tokens": 5, "embeddings": 0}],
         calls=[ModelCall("case-1", "upgrader", RECORDED_AT - 1)],

@@ -47,12 +47,22 @@ def test_without_a_vector_the_words_decide_alone() -> None:
     assert other < 0.1
 
 
+def test_among_good_matches_the_right_words_come_first() -> None:
+    candidates = [
+        Candidate("Article 121 regulates matter number 121.", 0.8, 1.0),
+        Candidate("Article 217 regulates matter number 217.", 0.79, 3.0),
+    ]
+    other, right = scores("what does article 217 regulate", candidates, OFFLINE)
+    assert right > other
+
+
 def test_each_model_has_its_own_scale() -> None:
     assert calibration_of("text-embedding-ada-002").score(0.73) == 0
-    assert calibration_of("text-embedding-3-small").score(0.73) == 1
+    assert calibration_of("text-embedding-3-small").score(0.58) == pytest.approx(0.9)
     assert calibration_of("somebody-elses").score(0.2) == 0
-    assert calibration_of("somebody-elses", floor=0.5, ceiling=0.6).score(0.55) == pytest.approx(0.5)
-    assert calibration_of("somebody-elses", floor=0.6, ceiling=0.5).score(0.7) == 1
+    assert calibration_of("somebody-elses", floor=0.5, ceiling=0.6).score(0.55) == pytest.approx(0.45)
+    assert calibration_of("somebody-elses", floor=0.6, ceiling=0.5).score(0.7) > 0.9
+    assert all(calibration_of(model).score(1.0) == 1 for model in ("offline-x", "text-embedding-3-large", "other"))
 
 
 @pytest.mark.parametrize(

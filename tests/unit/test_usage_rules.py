@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.usage.batch_window import RECENT, WINDOW, floor_after, may_begin
 from services.usage.comparison import amounts_in, counter_differences, rollup_differences
 from services.usage.handlers import to_ledger_event
-from services.usage.increments import CounterKey, RollupKey, increments_of
+from services.usage.increments import CounterKey, RollupKey, RollupKind, increments_of
 from services.usage.latency_sketch import LONGEST_MS, RELATIVE_ERROR, add_up, bucket_of, quantiles
 from services.usage.ledger_event import LedgerEvent, day_within, of_completed, of_usage
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus, UsageTotals
@@ -91,14 +91,17 @@ def test_evals_are_in_the_rollups_and_never_in_the_counters() -> None:
 
 def test_rollups_by_day_component_and_user() -> None:
     increments = increments_of([operation("e1", cache_hit=True), ending("e2", "failed", user_ref=None)])
-    day = ("tenant-a", "2026-11-23", "client")
+
+    def key(kind: RollupKind, of: str) -> RollupKey:
+        return RollupKey("tenant-a", "2026-11-23", "client", kind, of)
+
     work = {"tokensIn": 10, "tokensOut": 5, "costNanoUsd": 7, "operations": 1, "cacheHits": 1}
     end = {"upgrades.total": 1, "upgrades.failed": 1, f"latency.{bucket_of(1500)}": 1}
     assert increments.rollups == {
-        RollupKey(*day, "total", ""): {**work, **end},
-        RollupKey(*day, "user", "u_1"): work,
-        RollupKey(*day, "user", "anonymous"): end,
-        RollupKey(*day, "component", "upgrader"): {**work, f"latency.{bucket_of(100)}": 1},
+        key("total", ""): {**work, **end},
+        key("user", "u_1"): work,
+        key("user", "anonymous"): end,
+        key("component", "upgrader"): {**work, f"latency.{bucket_of(100)}": 1},
     }
 
 

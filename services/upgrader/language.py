@@ -1,0 +1,3 @@
+"""Interim."""
+def detect_language(prompt, history=()):  # type: ignore
+    return "en"

@@ -1,0 +1,70 @@
+"""Reads a topic without a group: all that is there, or on and on."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from shared.contracts.topics import Topic
+from shared.messaging.connection import make_consumer
+from shared.messaging.settings import KafkaSettings
+
+_FETCH_BYTES = 4 * 1024 * 1024
+_POLL_MS = 200
+_CONNECT_WITHIN_SECONDS = 15.0
+_READ_WITHIN_SECONDS = 60.0
+
+
+async def read_all(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord]:
+    """Every record up to the present end, by partition and offset. Raises KafkaError, OSError or TimeoutError."""
+    consumer = await _started(settings)
+    found: list[ConsumerRecord] = []
+    try:
+        async with asyncio.timeout(_READ_WITHIN_SECONDS):
+            partitions = await _assign(consumer, topic)
+            ends = await consumer.end_offsets(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    found.extend(records)
+    finally:
+        await consumer.stop()
+    return sorted(found, key=lambda record: (record.partition, record.offset))
+
+
+async def follow(
+    settings: KafkaSettings, topic: Topic, *, from_beginning: bool
+) -> AsyncGenerator[ConsumerRecord, None]:
+    """The records of a topic as they come, without end. Raises KafkaError, OSError or TimeoutError."""
+    consumer = await _started(settings)
+    try:
+        async with asyncio.timeout(_READ_WITHIN_SECONDS):
+            partitions = await _assign(consumer, topic)
+            await (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)(*partitions)
+        while True:
+            for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                for record in records:
+                    yield record
+    finally:
+        await consumer.stop()
+
+
+async def _started(settings: KafkaSettings) -> AIOKafkaConsumer:
+    consumer = make_consumer(settings, max_partition_fetch_bytes=_FETCH_BYTES)
+    try:
+        async with asyncio.timeout(_CONNECT_WITHIN_SECONDS):
+            await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer
+
+
+async def _assign(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicPartition]:
+    """Assigns all partitions that the broker has of the topic; those of the registry when it does not say yet."""
+    consumer.assign([TopicPartition(topic.name, number) for number in range(topic.partitions)])
+    await consumer.topics()
+    numbers = consumer.partitions_for_topic(topic.name) or set(range(topic.partitions))
+    partitions = [TopicPartition(topic.name, number) for number in sorted(numbers)]
+    consumer.assign(partitions)
+    return partitions

@@ -1,0 +1,137 @@
+"""What operators type: dead letters and following topics, against a real broker with the registry's topics."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import servers
+from shared.contracts.topics import DOCUMENTS_SUBMITTED, all_topics, dead_letter_topic
+from shared.messaging.connection import make_admin
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.producer import EventProducer
+from shared.messaging.settings import KafkaSettings
+from shared.messaging.topic_admin import TopicsNotReady, create_topics
+from tests.component.messaging_setup import records_of, settings_for, started_producer
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def own_broker() -> AsyncIterator[KafkaSettings]:
+    """A broker of its own: these tests look at whole topics of the registry."""
+    async with await servers.start_tansu() as broker:
+        settings = settings_for(broker.url)
+        await create_topics(settings)
+        yield settings
+
+
+@pytest.fixture
+async def producer(own_broker: KafkaSettings) -> AsyncIterator[EventProducer]:
+    producer = await started_producer(own_broker)
+    yield producer
+    await producer.stop(1)
+
+
+def command(settings: KafkaSettings, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    address = {"KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers, "KAFKA_ENABLE_IDEMPOTENCE": "false"}
+    return subprocess.run(
+        [sys.executable, "-m", f"shared.messaging.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+        env=os.environ | address,
+    )
+
+
+async def in_thread(settings: KafkaSettings, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(command, settings, module, *arguments)
+
+
+async def listed(settings: KafkaSettings, *arguments: str) -> list[dict[str, Any]]:
+    answer = await in_thread(settings, "dlq", "list", "--json", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    found: list[dict[str, Any]] = json.loads(answer.stdout)
+    return found
+
+
+def one(letter: dict[str, Any]) -> tuple[str, ...]:
+    """The options that choose a letter; its topic may be named either way."""
+    return ("--topic", f"{letter['topic']}.dlq", "--offset", letter["place"])
+
+
+async def bury(settings: KafkaSettings, producer: EventProducer, value: bytes) -> None:
+    await producer.publish_record(DOCUMENTS_SUBMITTED, b"tenant", value, [("ce_id", b"e1")])
+    record = (await records_of(settings, DOCUMENTS_SUBMITTED))[-1]
+    await DeadLetters(DOCUMENTS_SUBMITTED, producer).bury(record, error_class="Undecodable", detail="why", attempts=1)
+
+
+async def test_topics_are_created_as_the_registry_says_and_again_without_harm(own_broker: KafkaSettings) -> None:
+    await create_topics(own_broker)
+    admin = make_admin(own_broker)
+    await admin.start()
+    described = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
+    await admin.close()
+    assert described == {topic.name: topic.partitions for topic in all_topics()}
+
+
+async def test_without_a_broker_creating_topics_says_so_in_time() -> None:
+    settings = settings_for(f"127.0.0.1:{servers.free_port()}")
+    with pytest.raises(TopicsNotReady):
+        await create_topics(settings, within_seconds=0.5)
+
+
+async def test_dead_letters_are_listed_shown_replayed_and_dropped(
+    own_broker: KafkaSettings, producer: EventProducer
+) -> None:
+    await bury(own_broker, producer, b'{"first": 1}')
+    await bury(own_broker, producer, b'{"second": 2}')
+    first, second = await listed(own_broker)
+    assert (first["topic"], first["state"], first["error_class"]) == (DOCUMENTS_SUBMITTED.name, "open", "Undecodable")
+
+    shown = await in_thread(own_broker, "dlq", "show", *one(first), "--json")
+    assert json.loads(shown.stdout)[0]["body"] == '{"first": 1}'
+
+    replayed = await in_thread(own_broker, "dlq", "replay", *one(first))
+    assert replayed.returncode == 0, replayed.stderr
+    again = [r for r in await records_of(own_broker, DOCUMENTS_SUBMITTED) if r.value == b'{"first": 1}']
+    assert len(again) == 2
+    assert [(r.key, list(r.headers)) for r in again] == [(b"tenant", [("ce_id", b"e1")])] * 2
+
+    dropped = await in_thread(own_broker, "dlq", "drop", *one(second))
+    assert dropped.returncode == 0, dropped.stderr
+    assert await listed(own_broker) == []
+    assert {letter["state"] for letter in await listed(own_broker, "--all")} == {"replayed", "dropped"}
+    assert dead_letter_topic(DOCUMENTS_SUBMITTED).partitions == 1
+
+
+async def test_commands_say_in_one_line_what_is_wrong(own_broker: KafkaSettings) -> None:
+    for module, arguments, told in (
+        ("dlq", ("list", "--topic", "nonsense"), "no dead letters are kept for nonsense"),
+        ("dlq", ("drop",), "say which"),
+        ("events", ("nonsense",), "no topic nonsense"),
+    ):
+        answer = await in_thread(own_broker, module, *arguments)
+        assert answer.returncode == 2
+        assert told in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
+async def test_a_topic_is_followed(own_broker: KafkaSettings, producer: EventProducer) -> None:
+    await producer.publish_record(DOCUMENTS_SUBMITTED, b"tenant", b'{"a": 1}', [("ce_subject", b"upgrade-1")])
+    await producer.publish_record(DOCUMENTS_SUBMITTED, b"tenant", b"no json", [])
+    followed = await in_thread(
+        own_broker, "events", DOCUMENTS_SUBMITTED.name, "--from-beginning", "--limit", "2", "--json"
+    )
+    assert followed.returncode == 0, followed.stderr
+    assert [json.loads(line)["data"] for line in followed.stdout.splitlines()] == [{"a": 1}, "no json"]
+    readable = await in_thread(own_broker, "events", DOCUMENTS_SUBMITTED.name, "--from-beginning", "--limit", "1")
+    assert "subject=upgrade-1" in readable.stdout

@@ -1,0 +1,196 @@
+"""The usage service's internal HTTP and its reconcile command, on a real store."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.usage.batch_registry import BATCHES, StoredBatchRegistry
+from services.usage.count_batch import CountBatch
+from services.usage.ledger_store import COUNTERS, ROLLUPS, LedgerStore
+from services.usage.reconcile import reconcile_stored, report
+from services.usage.recount import reconcile
+from services.usage.routes import usage_routes
+from services.usage.settings import LedgerSettings
+from shared.contracts.contract import now_utc
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.observability.service_http import internal_app
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import Telemetry
+from shared.storage.sqlite import SqliteDatabase
+from tests.unit.usage_fixtures import ending, mixed_events, operation
+
+
+class Usage:
+    def __init__(self, path: Path) -> None:
+        self.database = SqliteDatabase(path / "usage.sqlite3")
+        self.ledger = LedgerStore(self.database)
+        self.counting = CountBatch(
+            self.ledger, StoredBatchRegistry(self.database.collection(BATCHES)), owner="one", lease_seconds=5.0
+        )
+        self.counters = self.database.collection(COUNTERS)
+        self.rollups = self.database.collection(ROLLUPS)
+        app = internal_app(
+            Telemetry("usage", ObservabilitySettings()), internal_token="t", routers=[usage_routes(self.ledger)]
+        )
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://usage", headers={INTERNAL_TOKEN_HEADER: "t"}
+        )
+
+    async def stats(self, query: str, tenant: str = "tenant-a") -> dict[str, Any]:
+        answer = await self.http.get(f"/internal/tenants/{tenant}/stats?{query}")
+        assert answer.status_code == 200, answer.text
+        stats: dict[str, Any] = answer.json()
+        return stats
+
+
+@pytest.fixture
+async def usage(tmp_path: Path) -> AsyncIterator[Usage]:
+    usage = Usage(tmp_path)
+    await usage.database.start()
+    yield usage
+    await usage.http.aclose()
+    await usage.database.stop(5)
+
+
+async def test_missing_events_are_named(usage: Usage) -> None:
+    await usage.counting.count([operation("e1"), operation("e2")])
+    answer = await usage.http.post("/internal/events/missing", json={"eventIds": ["e3", "e1", "e4"]})
+    assert answer.json() == {"eventIds": ["e3", "e4"]}
+    too_many = await usage.http.post("/internal/events/missing", json={"eventIds": ["e"] * 10_001})
+    assert (too_many.status_code, too_many.json()["code"]) == (422, "invalid_request")
+
+
+async def test_counters_of_a_period(usage: Usage) -> None:
+    await usage.counting.count([operation("e1", embeddings=2), ending("e2"), operation("e3", period="2026-10")])
+    answer = await usage.http.get("/internal/tenants/tenant-a/counters?period=2026-11")
+    assert answer.json() == {
+        "tenantId": "tenant-a",
+        "period": "2026-11",
+        "upgrades": 1,
+        "tokens": 15,
+        "embeddings": 2,
+        "costNanoUsd": 7,
+        "version": 1,
+    }
+    nobody = await usage.http.get("/internal/tenants/tenant-z/counters?period=2026-11")
+    assert (nobody.json()["tokens"], nobody.json()["version"]) == (0, 0)
+
+
+@pytest.mark.parametrize("period", ["", "2026", "2026-13", "november", "2026-11-01"])
+async def test_a_period_that_is_none_is_refused(usage: Usage, period: str) -> None:
+    answer = await usage.http.get(f"/internal/tenants/tenant-a/counters?period={period}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_every_route_wants_the_token(usage: Usage) -> None:
+    for path in ("events/missing", "tenants/t/counters?period=2026-11", "tenants/t/stats"):
+        answer = await usage.http.request(
+            "POST" if "missing" in path else "GET", f"/internal/{path}", headers={INTERNAL_TOKEN_HEADER: "x"}
+        )
+        assert answer.status_code == 401
+
+
+async def test_stats_of_a_range(usage: Usage) -> None:
+    await usage.counting.count(
+        [
+            operation("e1", day="2026-11-01", cache_hit=True, cost_nano_usd=1_500_000_000),
+            operation("e2", day="2026-11-02", component="rag", latency_ms=40, embeddings=1),
+            ending("e3", "upgraded", day="2026-11-02", latency_ms=1000),
+            ending("e4", "original", day="2026-11-02", latency_ms=4000, user_ref=None),
+            ending("e5", "failed", day="2026-11-03"),
+        ]
+    )
+    stats = await usage.stats("from=2026-11-01&to=2026-11-03&groupBy=day")
+    assert (stats["from"], stats["to"]) == ("2026-11-01", "2026-11-03")
+    totals = stats["totals"]
+    assert totals["upgrades"] == {"total": 2, "upgraded": 1, "cached": 0, "original": 1, "failed": 0}
+    assert (totals["tokensIn"], totals["tokensOut"], totals["embeddings"]) == (20, 10, 1)
+    assert totals["costUsd"] == "1.500000007"
+    assert (totals["cacheHitRate"], totals["errorRate"]) == (0.5, 0.5)
+    assert totals["latencyMs"]["p50"] == pytest.approx(1000, rel=0.02)
+    assert totals["latencyMs"]["p99"] == pytest.approx(1000, rel=0.02)
+    assert [group["key"] for group in stats["groups"]] == ["2026-11-01", "2026-11-02"]
+    assert stats["groups"][0]["upgrades"]["total"] == 0
+
+
+async def test_stats_by_component_and_user(usage: Usage) -> None:
+    await usage.counting.count(
+        [operation("e1", component="rag", latency_ms=40), operation("e2"), ending("e3", user_ref=None)]
+    )
+    by_component = (await usage.stats("from=2026-11-01&to=2026-12-01&groupBy=component"))["groups"]
+    assert [(group["key"], group["tokensIn"]) for group in by_component] == [("rag", 10), ("upgrader", 10)]
+    assert by_component[0]["latencyMs"]["p50"] == pytest.approx(40, rel=0.02)
+    by_user = (await usage.stats("from=2026-11-01&to=2026-12-01&groupBy=user"))["groups"]
+    assert [(group["key"], group["upgrades"]["total"]) for group in by_user] == [("anonymous", 1), ("u_1", 0)]
+
+
+async def test_stats_hold_the_work_of_evals_too(usage: Usage) -> None:
+    await usage.counting.count([operation("e1"), operation("e2", origin="eval")])
+    assert (await usage.stats("from=2026-11-01&to=2026-12-01"))["totals"]["tokensIn"] == 20
+    counters = await usage.http.get("/internal/tenants/tenant-a/counters?period=2026-11")
+    assert counters.json()["tokens"] == 15
+
+
+async def test_stats_are_of_this_month_unless_told(usage: Usage) -> None:
+    stats = await usage.stats("")
+    assert stats["from"] == now_utc().strftime("%Y-%m-01")
+    assert stats["from"] < stats["to"]
+    assert stats["groups"] == []
+    assert stats["totals"]["costUsd"] == "0.000000000"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from=2026-11-02&to=2026-11-02",
+        "from=2026-11-03&to=2026-11-02",
+        "from=2024-01-01&to=2026-11-02",
+        "from=yesterday",
+        "groupBy=tenant",
+    ],
+)
+async def test_ranges_that_make_no_sense_are_refused(usage: Usage, query: str) -> None:
+    answer = await usage.http.get(f"/internal/tenants/tenant-a/stats?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_reconcile_finds_nothing_when_all_is_well(usage: Usage, tmp_path: Path) -> None:
+    await usage.counting.count(mixed_events(300))
+    found = await reconcile_stored(LedgerSettings(data_dir=tmp_path, mongodb_url=None))
+    assert found.clean
+    assert report(found, as_json=False) == "300 events of 2 tenants: no difference"
+
+
+async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
+    await usage.counting.count([operation("e1"), ending("e2")])
+    await usage.counters.update_one({"tenantId": "tenant-a"}, {"$inc": {"tokens": 3}})
+    await usage.rollups.update_one({"kind": "component"}, {"$inc": {"operations": -1}})
+    found = await reconcile(usage.ledger, attempts=1)
+    assert not found.clean
+    assert [(d.tenant_id, d.what, d.meter, d.amount) for d in found.differences] == [
+        ("tenant-a", "counter", "tokens", 3),
+        ("tenant-a", "rollup", "operations", -1),
+    ]
+    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in report(found, as_json=False)
+    assert json.loads(report(found, as_json=True))["differences"][0]["amount"] == 3
+
+
+async def test_reconcile_reports_what_nobody_counts(usage: Usage) -> None:
+    await usage.ledger.store([operation("e1")], 1)
+    found = await reconcile(usage.ledger, attempts=1)
+    assert (found.clean, found.uncounted, found.differences) == (False, 1, [])
+    assert "1 events of the ledger are not counted" in report(found, as_json=False)
+
+
+async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:
+    await usage.ledger.store([operation("e1")], 1)
+
+    async def counted_meanwhile(seconds: float) -> None:
+        await usage.counting.resume()
+
+    found = await reconcile(usage.ledger, attempts=2, sleep=counted_meanwhile)
+    assert (found.clean, found.events) == (True, 1)
