@@ -62,7 +62,7 @@ bench: venv-dev ## every benchmark as ratios (ONLY=name for one), into benchmark
 bench-peers: venv-dev ## the benchmarks with the peers
 	@$(PY) -m benchmarks --peers $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-dlq: venv ## list, show, replay or drop dead letters (ARGS="list", ARGS="show <topic> <offset>", …)
+dlq: venv ## list, show, replay or drop dead letters (ARGS=list, ARGS="show --topic …", ARGS=--help)
 	@$(LOCAL) env -- $(PY) -m shared.messaging.dlq $(ARGS)
 
 events: venv ## follow a topic, readably (TOPIC=upgrades.completed.v1)

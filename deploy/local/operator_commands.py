@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE, read_json
 from deploy.local.local_secrets import stack_secrets
-from deploy.local.memory_use import resident_mb
 from deploy.local.part_logs import Terminal
 from deploy.local.probes import NotReady, http_ready
+from deploy.local.process_table import is_running, resident_mb
 from deploy.local.services import SERVICES
 from deploy.local.settings import LocalSettings
 from deploy.local.single_instance import running_pid
@@ -36,7 +36,7 @@ def stop(settings: LocalSettings) -> int:
     os.kill(pid, signal.SIGTERM)
     print("stopping; services finish what they have begun")
     deadline = time.monotonic() + _STOP_LIMIT_SECONDS
-    while running_pid(settings.data_dir) == pid:
+    while running_pid(settings.data_dir) == pid or is_running(pid):
         if time.monotonic() > deadline:
             print(f"it did not end within {_STOP_LIMIT_SECONDS:.0f} s (pid {pid})", file=sys.stderr)
             return 1

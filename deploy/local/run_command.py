@@ -62,14 +62,12 @@ def run_detached(settings: LocalSettings, *, cluster: bool, sample: bool) -> int
         start_new_session=True,
     )
     os.close(write_end)
-    result = ""
-    with os.fdopen(read_end, errors="replace") as report:
-        for line in report:
-            if line.startswith("\0"):
-                result = line.strip("\0\n")
-            else:
-                sys.stdout.write(line)
-                sys.stdout.flush()
+    try:
+        result = _passed_on(read_end)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait(timeout=120)
+        raise
     if result != READY:
         code = process.wait(timeout=120)
         if not result:
@@ -78,6 +76,19 @@ def run_detached(settings: LocalSettings, *, cluster: bool, sample: bool) -> int
     if not sample:
         return 0
     return subprocess.run([*_SAMPLE, "--detached"], cwd=PROJECT, check=False).returncode
+
+
+def _passed_on(read_end: int) -> str:
+    """Shows what the stack reports while it starts; gives how that ended, empty when it just ended."""
+    result = ""
+    with os.fdopen(read_end, errors="replace") as report:
+        for line in report:
+            if line.startswith("\0"):
+                result = line.strip("\0\n")
+            else:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    return result
 
 
 def already_running(data_dir: Path, pid: int) -> str:

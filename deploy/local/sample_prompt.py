@@ -22,12 +22,8 @@ _TIMEOUT_SECONDS = 90.0
 _CURL_PROMPT = "Write a short announcement of our new office hours"
 
 SAMPLE: dict[str, Any] = {
-    "userPrompt": "ok now write the mail to the team about it, short please",
-    "conversationHistory": [
-        {"role": "user", "content": "We move our weekly planning from Monday to Tuesday 10:00, starting in March."},
-        {"role": "assistant", "content": "Understood. Should the length of 45 minutes stay the same?"},
-        {"role": "user", "content": "Yes, 45 minutes. Questions go to Dana, dana.miller@example.com."},
-    ],
+    "userPrompt": "write a short mail to the team: weekly planning moves from monday to tuesday 10:00 from march on, "
+    "questions go to dana.miller@example.com. friendly, no more than 120 words",
     "userId": "sample-user",
 }
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE, write_json
 from deploy.local.managed_process import ManagedProcess, Part, StartFailed
-from deploy.local.memory_use import resident_mb
 from deploy.local.operator_output import OperatorOutput
 from deploy.local.part_logs import PartLog, RotatedFile
+from deploy.local.process_table import resident_mb
 from deploy.local.server_process import die_with_parent
 from deploy.local.services import SERVICES
 from deploy.local.settings import LocalSettings
@@ -28,6 +28,8 @@ _MEMORY_CHECK_SECONDS = 1.0
 _MB = 1024 * 1024
 _DRAIN_MARGIN_SECONDS = 5.0
 _LEAST_GRACE_SECONDS = 5.0
+# A signal to a whole process group may arrive twice, once directly and once through make.
+_SAME_REQUEST_SECONDS = 1.0
 
 
 class Supervisor:
@@ -38,6 +40,7 @@ class Supervisor:
         self._started_at = time.time()
         self._ready = False
         self._stop = asyncio.Event()
+        self._asked_to_end_at = 0.0
         self._processes = {name: self._managed(part) for name, part in plan.parts.items()}
 
     async def run(self, sample: Sequence[str] | None) -> int:
@@ -147,11 +150,14 @@ class Supervisor:
             self._output.say("everything has ended")
 
     def _on_signal(self) -> None:
-        if self._stop.is_set():
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._asked_to_end_at = now
+            self._stop.set()
+        elif now - self._asked_to_end_at > _SAME_REQUEST_SECONDS:
             self._output.say("ending at once")
             for process in self._processes.values():
                 process.kill()
-        self._stop.set()
 
     def _managed(self, part: Part) -> ManagedProcess:
         path = self._settings.data_dir / "logs" / f"{part.name}.log"

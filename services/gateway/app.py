@@ -1,11 +1,13 @@
 """Builds the gateway from its settings. The only place here that makes adapters."""
 
+import gc
 import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from services.gateway.accept import AcceptUpgrade
@@ -33,6 +35,8 @@ from services.gateway.view import UpgradeViews
 from services.gateway.waiting import Waiters
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
+from shared.contracts.schema_files import example_file
+from shared.contracts.topics import TOPICS
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.ledger_client import LedgerClient
 from shared.messaging.producer import EventProducer
@@ -41,6 +45,7 @@ from shared.observability.periodic import Periodic
 from shared.observability.service import Component, run, run_service
 from shared.observability.setup import Telemetry, setup
 from shared.privacy.sealing import Vault
+from shared.storage.documents import Database
 from shared.storage.opening import open_database
 from shared.storage.redis_client import open_redis
 
@@ -69,6 +74,9 @@ class GatewayApp:
 
     async def serve(self) -> None:
         """As `run`, in the running event loop."""
+        # What exists now stays for good: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         await run_service(
             telemetry=self.telemetry,
             http_app=self.http,
@@ -79,111 +87,156 @@ class GatewayApp:
         )
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """The adapters and what is made of them, for the three that share them: HTTP, background work, life cycle."""
+
+    vault: Vault
+    database: Database
+    redis: Redis
+    stream_redis: Redis
+    store: AcceptedStore
+    creations: IdempotentCreations
+    producer: EventProducer
+    watch: ClusterWatch
+    ledger: LedgerClient
+    results: UpgradeResults
+    documents: RagDocuments
+    progress: ProgressLog
+    marks: RecordMarks
+    publisher: TaskPublisher
+    waiters: Waiters
+
+
 def build_app(
     settings: GatewaySettings, *, identify: Identify | None = None, admission: Admission | None = None
 ) -> GatewayApp:
     """All adapters of the gateway, wired; nothing is started yet."""
     telemetry = setup(SERVICE, settings)
-    token = settings.internal_token.get_secret_value()
     replica_id = new_id()
-    vault = Vault.from_settings(settings)
-    database = open_database(settings, SERVICE)
-    store = AcceptedStore(database.collection(ACCEPTED))
-    creations = IdempotentCreations(database.collection(CREATIONS))
-    redis, stream_redis = open_redis(settings), open_redis(settings, max_connections=_MOST_EVENT_STREAMS)
-    producer = EventProducer(settings, source=SERVICE)
-    watch = ClusterWatch(settings)
-    ledger = LedgerClient(settings.usage_url, token)
-    results = UpgradeResults(settings.upgrader_url, token)
-    documents = RagDocuments(settings.rag_url, token)
-    progress = ProgressLog(redis)
-    marks = RecordMarks(store, count_end)
-    publisher = TaskPublisher(producer, marks, lambda: watch.cluster_id)
-    waiters = Waiters(results, marks, lambda: telemetry.health.draining)
-    views = UpgradeViews(vault)
+    parts = _parts(settings, telemetry)
     identify = identify or DemoKey(settings.demo_api_key.get_secret_value() if settings.demo_api_key else None)
     accept = AcceptUpgrade(
-        records=store,
+        records=parts.store,
         admission=admission or OpenAdmission(),
-        documents=documents,
-        vault=vault,
+        documents=parts.documents,
+        vault=parts.vault,
         deadline_seconds=settings.upgrade_deadline_seconds,
         replica_id=replica_id,
     )
+    telemetry.health.add_check("store", parts.database.ping)
+    telemetry.health.add_check("redis", parts.redis.ping)
+    # Stopped from the end: first what finds work, then what does it, then what it is written to.
+    components: tuple[Component, ...] = (
+        parts.database,
+        parts.results,
+        parts.ledger,
+        parts.documents,
+        parts.marks,
+        BrokerConnection(parts.producer),
+        parts.watch,
+        parts.publisher,
+        parts.progress,
+        ReplyListener(parts.redis, replica_id, parts.waiters.on_result),
+        *_background(settings, parts),
+    )
+    return GatewayApp(settings, telemetry, _http(settings, telemetry, parts, identify, accept), components)
+
+
+def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
+    token = settings.internal_token.get_secret_value()
+    database = open_database(settings, SERVICE)
+    store = AcceptedStore(database.collection(ACCEPTED))
+    redis = open_redis(settings)
+    producer = EventProducer(settings, source=SERVICE)
+    watch = ClusterWatch(settings)
+    results = UpgradeResults(settings.upgrader_url, token)
+    marks = RecordMarks(store, count_end)
+    return _Parts(
+        vault=Vault.from_settings(settings),
+        database=database,
+        redis=redis,
+        stream_redis=open_redis(settings, max_connections=_MOST_EVENT_STREAMS),
+        store=store,
+        creations=IdempotentCreations(database.collection(CREATIONS)),
+        producer=producer,
+        watch=watch,
+        ledger=LedgerClient(settings.usage_url, token),
+        results=results,
+        documents=RagDocuments(settings.rag_url, token),
+        progress=ProgressLog(redis),
+        marks=marks,
+        publisher=TaskPublisher(producer, marks, lambda: watch.cluster_id),
+        waiters=Waiters(results, marks, lambda: telemetry.health.draining),
+    )
+
+
+def _http(
+    settings: GatewaySettings, telemetry: Telemetry, parts: _Parts, identify: Identify, accept: AcceptUpgrade
+) -> ASGIApp:
+    views = UpgradeViews(parts.vault)
     upgrade = UpgradeRoute(
         identify=identify,
         accept=accept,
-        publisher=publisher,
-        progress=progress,
-        waiters=waiters,
-        results=results,
+        publisher=parts.publisher,
+        progress=parts.progress,
+        waiters=parts.waiters,
+        results=parts.results,
         views=views,
+    )
+    # Streams block on their own connections, so that many of them leave some for everything else.
+    streams = EventStreams(
+        ProgressLog(parts.stream_redis), parts.results, parts.waiters, views, lambda: telemetry.health.draining
     )
     upgrades = UpgradeRoutes(
         identify=identify,
-        store=store,
-        results=results,
+        store=parts.store,
+        results=parts.results,
         views=views,
-        listing=UpgradeListing(store, results, views, vault),
-        streams=EventStreams(ProgressLog(stream_redis), results, waiters, views, lambda: telemetry.health.draining),
+        listing=UpgradeListing(parts.store, parts.results, views, parts.vault),
+        streams=streams,
     )
-    document_routes = DocumentRoutes(identify=identify, documents=documents, creations=creations, vault=vault)
-    http = public_app(
+    documents = DocumentRoutes(
+        identify=identify, documents=parts.documents, creations=parts.creations, vault=parts.vault
+    )
+    return public_app(
         telemetry,
         upgrade=upgrade.post,
-        routers=[upgrades.router(), document_routes.router()],
-        asyncapi=json.loads(_ASYNCAPI.read_text()) if _ASYNCAPI.exists() else {},
+        routers=[upgrades.router(), documents.router()],
+        asyncapi=_asyncapi(),
+        event_examples={topic.name: json.loads(example_file(topic).read_text()) for topic in TOPICS},
         allowed_origins=settings.allowed_origins,
     )
-    telemetry.health.add_check("store", database.ping)
-    telemetry.health.add_check("redis", redis.ping)
-    # Stopped from the end: first what finds work, then what does it, then what it is written to.
-    components: tuple[Component, ...] = (
-        database,
-        results,
-        ledger,
-        documents,
-        marks,
-        BrokerConnection(producer),
-        watch,
-        publisher,
-        progress,
-        ReplyListener(redis, replica_id, waiters.on_result),
-        *_background(settings, store, marks, publisher, waiters, results, ledger, creations, watch),
-    )
-    return GatewayApp(settings, telemetry, http, components)
 
 
-def _background(
-    settings: GatewaySettings,
-    store: AcceptedStore,
-    marks: RecordMarks,
-    publisher: TaskPublisher,
-    waiters: Waiters,
-    results: UpgradeResults,
-    ledger: LedgerClient,
-    creations: IdempotentCreations,
-    watch: ClusterWatch,
-) -> list[Periodic]:
+def _asyncapi() -> dict[str, Any]:
+    if _ASYNCAPI.exists():
+        document: dict[str, Any] = json.loads(_ASYNCAPI.read_text())
+        return document
+    # An installation without the docs folder makes it anew, at the price of importing what makes it.
+    from shared.messaging.asyncapi import asyncapi_document
+
+    return asyncapi_document()
+
+
+def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
     """What the gateway does without being asked. Each job is short, bounded and safe to cut off or to do twice."""
+    store, results, waiters, marks, publisher = parts.store, parts.results, parts.waiters, parts.marks, parts.publisher
     patience = max(0.0, settings.shutdown_grace_seconds / 2 - 2)
     keep = timedelta(days=settings.result_retention_days)
+    publishing = PublishingSweep(store, publisher, marks, lambda: parts.watch.cluster_id)
 
-    async def forget_old() -> Any:
-        await creations.forget_old()
-        return await store.delete_closed(format_utc(now_utc() - keep))
+    async def forget_old() -> None:
+        await parts.creations.forget_old()
+        await store.delete_closed(format_utc(now_utc() - keep))
 
     return [
         Periodic("record marks", marks.flush, _MARKS_EVERY_SECONDS),
         Periodic("missed replies", waiters.ask, _ASK_EVERY_SECONDS),
         Periodic("let go", lambda: waiters.let_go(patience), _LET_GO_EVERY_SECONDS),
-        Periodic(
-            "publishing sweep",
-            PublishingSweep(store, publisher, marks, lambda: watch.cluster_id).run,
-            _SWEEP_EVERY_SECONDS,
-        ),
+        Periodic("publishing sweep", publishing.run, _SWEEP_EVERY_SECONDS),
         Periodic("ending sweep", EndingSweep(store, results, waiters, marks).run, _SWEEP_EVERY_SECONDS),
         Periodic("deadline sweep", DeadlineSweep(store, results, waiters, publisher).run, _SWEEP_EVERY_SECONDS),
-        Periodic("counted sweep", CountedSweep(store, ledger).run, _SWEEP_EVERY_SECONDS),
+        Periodic("counted sweep", CountedSweep(store, parts.ledger).run, _SWEEP_EVERY_SECONDS),
         Periodic("expiry", forget_old, _EXPIRY_EVERY_SECONDS),
     ]

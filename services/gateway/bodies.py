@@ -1,5 +1,6 @@
 """Reads request bodies within bounds and turns them into models, or into problems that name what is wrong."""
 
+import asyncio
 import json
 import re
 from typing import TypeVar
@@ -9,11 +10,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from services.gateway.problem_details import ProblemError, field_problems
 from shared.contracts.problems import INVALID_REQUEST, MALFORMED_JSON, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE
+from shared.contracts.upgrade_http import FieldProblem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
+_MOST_LISTED = 1_000
+_CLOSE = {"Connection": "close"}
 _DISCARDED_BYTES = 4 * 1024 * 1024
 
 
@@ -34,27 +38,26 @@ def require_json(request: Request) -> None:
 
 def too_large(limit_bytes: int) -> ProblemError:
     """The problem of a body over `limit_bytes`. The connection ends: the rest of the body is not read."""
-    return ProblemError(
-        TOO_LARGE, f"The body must not be larger than {limit_bytes} bytes.", headers={"Connection": "close"}
-    )
+    return ProblemError(TOO_LARGE, f"The body must not be larger than {limit_bytes} bytes.", headers=_CLOSE)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The body, counted while it is read. Raises ProblemError (too_large) when it is over the limit.
+async def read_body(request: Request, limit_bytes: int, within_seconds: float = 30.0) -> bytes:
+    """The body, counted while it is read. Raises ProblemError: too_large, or malformed_json when it ends or stalls.
 
     A little more than the limit is read and thrown away, so that a client that is still sending gets to see the answer.
     """
     chunks: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes + _DISCARDED_BYTES:
-                break
-            if size <= limit_bytes:
-                chunks.append(chunk)
-    except ClientDisconnect:
-        raise ProblemError(MALFORMED_JSON, "The body ended too early.") from None
+        async with asyncio.timeout(within_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit_bytes + _DISCARDED_BYTES:
+                    break
+                if size <= limit_bytes:
+                    chunks.append(chunk)
+    except (ClientDisconnect, TimeoutError):
+        raise ProblemError(MALFORMED_JSON, "The body did not come in whole.", headers=_CLOSE) from None
     if size > limit_bytes:
         raise too_large(limit_bytes)
     return b"".join(chunks)
@@ -65,8 +68,9 @@ def parse(model: type[ModelT], body: bytes) -> ModelT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        if error.errors(include_url=False, include_context=False)[0]["type"] != "json_invalid":
-            raise _invalid(error) from None
+        problem = _invalid(error)
+    if problem is not None:
+        raise problem
     return _parse_with_lone_surrogates(model, body)
 
 
@@ -79,11 +83,19 @@ def _parse_with_lone_surrogates(model: type[ModelT], body: bytes) -> ModelT:
         text = json.dumps(json.loads(body), ensure_ascii=False)
         return model.model_validate_json(_LONE_SURROGATE.sub(_REPLACEMENT, text))
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise _invalid(error) or malformed from None
     except (ValueError, RecursionError):
         raise malformed from None
 
 
-def _invalid(error: ValidationError) -> ProblemError:
-    fields = field_problems(error.errors(include_url=False, include_context=False, include_input=False))
-    return ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=fields)
+def _invalid(error: ValidationError) -> ProblemError | None:
+    """The problem that names the wrong fields; None when the body was not JSON to begin with."""
+    detail = "One or more fields are not valid."
+    if error.error_count() > _MOST_LISTED:
+        # Listing them all would take seconds for a body made to be like that.
+        too_many = FieldProblem(field="body", detail=f"More than {_MOST_LISTED} fields are not valid.")
+        return ProblemError(INVALID_REQUEST, detail, errors=[too_many])
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    if errors[0]["type"] == "json_invalid":
+        return None
+    return ProblemError(INVALID_REQUEST, detail, errors=field_problems(errors))

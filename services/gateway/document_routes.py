@@ -1,8 +1,9 @@
 """The public routes of documents. rag owns the documents; the gateway says whose they are."""
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from services.gateway.accept import IdempotencyKeyReused
@@ -26,6 +27,7 @@ _MAX_SEARCH_BYTES = 64 * 1024
 _MOST_UPLOADS = 8
 _UPLOAD_TURN_SECONDS = 10.0
 _ROUTE = "documents"
+DocumentId = Annotated[str, Path(alias="id")]
 
 
 class DocumentRoutes:
@@ -64,11 +66,9 @@ class DocumentRoutes:
             openapi_extra=_SEARCH_BODY,
         )
         router.add_api_route(
-            "/{document_id}", self.read, methods=["GET"], response_model=DocumentView, summary="Read a document's state"
+            "/{id}", self.read, methods=["GET"], response_model=DocumentView, summary="Read a document's state"
         )
-        router.add_api_route(
-            "/{document_id}", self.delete, methods=["DELETE"], status_code=204, summary="Delete a document"
-        )
+        router.add_api_route("/{id}", self.delete, methods=["DELETE"], status_code=204, summary="Delete a document")
         return router
 
     async def create(self, request: Request) -> Response:
@@ -123,12 +123,12 @@ class DocumentRoutes:
         next_cursor = write_cursor(items[-1].id) if len(items) == limit else None
         return _json(PublicDocumentPage(items=items, next_cursor=next_cursor).to_json())
 
-    async def read(self, request: Request, document_id: str) -> Response:
+    async def read(self, request: Request, document_id: DocumentId) -> Response:
         """One document: pending, indexed or failed."""
         caller = await self._identify(request)
         return _json((await self._documents.find(caller.tenant_id, _known_form(document_id))).to_json())
 
-    async def delete(self, request: Request, document_id: str) -> Response:
+    async def delete(self, request: Request, document_id: DocumentId) -> Response:
         """Deletes a document; once this has answered, nothing of it is retrieved."""
         caller = await self._identify(request)
         await self._documents.delete(caller.tenant_id, _known_form(document_id))

@@ -4,7 +4,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.problem_details import ProblemError, problem_response
+from services.gateway.problem_details import ProblemError, problem_response, request_id_of
 from shared.contracts.ids import new_id
 from shared.contracts.problems import INTERNAL_ERROR
 from shared.observability.logs import get_logger
@@ -76,7 +76,7 @@ class LastResort:
             if scope["type"] != "http":
                 raise
             request = Request(scope)
-            log.error("request_failed", path=scope["path"], method=scope["method"], exc_info=error)
+            log.error("request_failed", request_id=request_id_of(request), method=scope["method"], exc_info=error)
             if not answered:
                 problem = ProblemError(INTERNAL_ERROR, "Something went wrong here. The request id helps to find it.")
                 await problem_response(request, problem)(scope, receive, send)

@@ -14,12 +14,17 @@ vertical-align:top}summary{cursor:pointer;margin:.5rem 0}nav a{display:inline-bl
 """
 
 
-def event_page(document: Mapping[str, Any]) -> str:
-    """The AsyncAPI 3 document as one HTML page: each channel with its messages, their fields and an example."""
+def event_page(document: Mapping[str, Any], examples: Mapping[str, Any]) -> str:
+    """The AsyncAPI 3 document as one HTML page: each topic with its messages, their fields and an example of its data.
+
+    `examples` are by topic. Topics that the document lists once more for each reader are shown once.
+    """
     info = document.get("info", {})
-    channels: Mapping[str, Any] = document.get("channels", {})
-    links = "".join(f'<a href="#{escape(name)}">{escape(_address(name, it))}</a>' for name, it in channels.items())
-    sections = "".join(_channel(document, name, channel) for name, channel in channels.items())
+    channels: dict[str, Mapping[str, Any]] = {}
+    for name, channel in document.get("channels", {}).items():
+        channels.setdefault(_address(name, channel), channel)
+    links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in channels)
+    sections = "".join(_channel(document, name, channel, examples.get(name)) for name, channel in channels.items())
     title = escape(str(info.get("title", "Events")))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -30,14 +35,15 @@ def event_page(document: Mapping[str, Any]) -> str:
     )
 
 
-def _channel(document: Mapping[str, Any], name: str, channel: Mapping[str, Any]) -> str:
+def _channel(document: Mapping[str, Any], name: str, channel: Mapping[str, Any], example: object) -> str:
     messages = [_resolved(document, message) for message in channel.get("messages", {}).values()]
     bindings = channel.get("bindings")
     settings = f"<details><summary>Settings</summary>{_json(bindings)}</details>" if bindings else ""
     return (
-        f'<section id="{escape(name)}"><h2><code>{escape(_address(name, channel))}</code></h2>'
+        f'<section id="{escape(name)}"><h2><code>{escape(name)}</code></h2>'
         f"<p>{escape(str(channel.get('description', '')))}</p>{settings}"
         + "".join(_message(document, message) for message in messages)
+        + (f"<details open><summary>Example</summary>{_json(example)}</details>" if example else "")
         + "</section>"
     )
 
@@ -47,12 +53,10 @@ def _message(document: Mapping[str, Any], message: Mapping[str, Any]) -> str:
     payload = _resolved(document, payload.get("schema", payload))
     rows = "".join(_row(document, payload, name, schema) for name, schema in payload.get("properties", {}).items())
     table = f"<table><tr><th>field</th><th>type</th><th>meaning</th></tr>{rows}</table>" if rows else ""
-    examples = "".join(_json(example.get("payload", example)) for example in message.get("examples", []))
-    example = f"<details open><summary>Example</summary>{examples}</details>" if examples else ""
     title = escape(str(message.get("title") or message.get("name") or ""))
     return (
         f"<h3>{title}</h3><p>{escape(str(message.get('summary') or message.get('description') or ''))}</p>"
-        f"{table}{example}<details><summary>JSON Schema</summary>{_json(payload)}</details>"
+        f"{table}<details><summary>JSON Schema</summary>{_json(payload)}</details>"
     )
 
 

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details, the same shape for every route."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import orjson
 from pydantic_core import ErrorDetails
@@ -71,7 +72,9 @@ def field_path(location: Iterable[int | str]) -> str:
 
 def field_problems(errors: Iterable[ErrorDetails]) -> list[FieldProblem]:
     """Validation errors by field. Nothing of the input but names of fields is repeated."""
-    return [FieldProblem(field=field_path(error["loc"]), detail=_detail(error)) for error in errors][:_MOST_ERRORS]
+    return [
+        FieldProblem(field=field_path(error["loc"]), detail=_detail(error)) for error in islice(errors, _MOST_ERRORS)
+    ]
 
 
 def _detail(error: ErrorDetails) -> str:

@@ -64,6 +64,7 @@ def public_app(
     upgrade: Endpoint,
     routers: Sequence[APIRouter],
     asyncapi: Mapping[str, Any],
+    event_examples: Mapping[str, Any],
     allowed_origins: Sequence[str],
 ) -> ASGIApp:
     """Everything the gateway serves. `upgrade` answers `POST /api/upgrade` without FastAPI's machinery around it."""
@@ -79,7 +80,7 @@ def public_app(
     for router in routers:
         app.include_router(router)
     app.include_router(health_routes(telemetry))
-    app.include_router(_event_docs(asyncapi))
+    app.include_router(_event_docs(asyncapi, event_examples))
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -113,9 +114,9 @@ def _add_hot_route(app: FastAPI, path: str, endpoint: Endpoint) -> None:
     app.router.routes.insert(0, route)
 
 
-def _event_docs(asyncapi: Mapping[str, Any]) -> APIRouter:
+def _event_docs(asyncapi: Mapping[str, Any], examples: Mapping[str, Any]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    body, page = orjson.dumps(asyncapi), event_page(asyncapi)
+    body, page = orjson.dumps(asyncapi), event_page(asyncapi, examples)
 
     @router.get("/asyncapi.json")
     async def document() -> Response:

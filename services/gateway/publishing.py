@@ -87,6 +87,7 @@ class TaskPublisher:
         task = RewriteTask.model_validate_json(record.task).model_copy(
             update={
                 "itinerary": [Stage.UPGRADER],
+                "conversation_history": [],  # nothing is rewritten any more, and a small message always fits
                 "given_up": GivenUp(
                     stage="gateway", reason=GiveUpReason.EXPIRED, detail="The upgrade was not ended by its deadline."
                 ),

@@ -1,5 +1,6 @@
 """Documents, over rag's internal HTTP. Problems that rag reports are passed on under their code."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from services.gateway.problem_details import ProblemError
+from services.gateway.upgrader_http import sent_twice_if_cut
 from shared.contracts.internal_http import (
     INTERNAL_TOKEN_HEADER,
     DocumentHits,
@@ -19,6 +21,7 @@ from shared.contracts.internal_http import (
     DocumentView,
 )
 from shared.contracts.problems import NOT_FOUND, PROBLEMS, UNAVAILABLE
+from shared.contracts.upgrade_http import FieldProblem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -41,6 +44,7 @@ class RagDocuments:
             base_url=rag_url, timeout=_TIMEOUT, limits=_LIMITS, headers={INTERNAL_TOKEN_HEADER: internal_token}
         )
         self._known: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[bool]] = {}
 
     async def start(self) -> None: ...
 
@@ -48,12 +52,20 @@ class RagDocuments:
         await self._http.aclose()
 
     async def exist(self, tenant_id: str) -> bool:
-        """Whether the tenant has documents, at most 2 s old; True when rag cannot tell."""
+        """Whether the tenant has documents, at most 2 s old when it says no; True when rag cannot tell."""
         known = self._known.get(tenant_id)
         if known is not None and time.monotonic() - known[0] < _KNOWN_FOR_SECONDS:
             return known[1]
+        asking = self._asking.get(tenant_id)
+        if asking is None:
+            asking = self._asking[tenant_id] = asyncio.create_task(self._ask(tenant_id))
+            asking.add_done_callback(lambda _: self._asking.pop(tenant_id, None))
+        # An old yes does no harm, so nobody waits for a newer one: rag finds nothing and passes the upgrade on.
+        return True if known is not None and known[1] else await asyncio.shield(asking)
+
+    async def _ask(self, tenant_id: str) -> bool:
         try:
-            answer = await self._http.get(f"/internal/tenants/{tenant_id}/documents/exist", timeout=_EXIST_TIMEOUT)
+            answer = await self._http.get(f"/internal/tenants/{tenant_id}/documents/exists", timeout=_EXIST_TIMEOUT)
             answer.raise_for_status()
             exist = DocumentsExist.model_validate_json(answer.content).exist
         except (httpx.HTTPError, ValidationError):
@@ -107,7 +119,7 @@ class RagDocuments:
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = await self._http.request(method, path, **options)
+            answer = await sent_twice_if_cut(lambda: self._http.request(method, path, **options))
         except httpx.HTTPError:
             raise _unavailable() from None
         if answer.is_success:
@@ -137,4 +149,11 @@ def _passed_on(answer: httpx.Response) -> ProblemError:
     problem = PROBLEMS[body["code"]]
     if problem is NOT_FOUND:
         return ProblemError(NOT_FOUND, "There is no such document.")
-    return ProblemError(problem, str(body.get("detail") or problem.title)[:_LONGEST_DETAIL])
+    return ProblemError(problem, str(body.get("detail") or problem.title)[:_LONGEST_DETAIL], errors=_fields(body))
+
+
+def _fields(body: Mapping[str, Any]) -> list[FieldProblem]:
+    try:
+        return [FieldProblem.model_validate(entry) for entry in body.get("errors") or []]
+    except (ValidationError, TypeError):
+        return []

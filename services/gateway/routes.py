@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.gateway.accepted_record import AcceptedRecord
@@ -25,6 +25,7 @@ from shared.storage.documents import StorageUnavailable
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="items in a page")]
+UpgradeId = Annotated[str, Path(alias="id")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`nextCursor` of the page before")]
 
 
@@ -74,11 +75,9 @@ class UpgradeRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/upgrades", tags=["upgrades"])
         router.add_api_route("", self.page, methods=["GET"], response_model=UpgradePage, summary="List upgrades")
+        router.add_api_route("/{id}", self.read, methods=["GET"], response_model=UpgradeView, summary="Read an upgrade")
         router.add_api_route(
-            "/{upgrade_id}", self.read, methods=["GET"], response_model=UpgradeView, summary="Read an upgrade"
-        )
-        router.add_api_route(
-            "/{upgrade_id}/events",
+            "/{id}/events",
             self.events,
             methods=["GET"],
             summary="Follow an upgrade (server-sent events)",
@@ -107,7 +106,7 @@ class UpgradeRoutes:
         next_cursor = write_cursor(page.last_id) if page.last_id else None
         return _json(UpgradePage(items=page.items, next_cursor=next_cursor).to_json())
 
-    async def read(self, request: Request, upgrade_id: str) -> Response:
+    async def read(self, request: Request, upgrade_id: UpgradeId) -> Response:
         """One upgrade, whatever its status."""
         record = await self._record(await self._identify(request), upgrade_id)
         try:
@@ -120,7 +119,7 @@ class UpgradeRoutes:
             raise _no_such_upgrade()
         return _json(self._views.of(record, result).to_json())
 
-    async def events(self, request: Request, upgrade_id: str) -> Response:
+    async def events(self, request: Request, upgrade_id: UpgradeId) -> Response:
         """`accepted`, `stage` and `completed` as they happen; `Last-Event-ID` goes on after that event."""
         record = await self._record(await self._identify(request), upgrade_id)
         last = request.headers.get("last-event-id", "").strip() or "0"

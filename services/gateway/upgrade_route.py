@@ -53,7 +53,7 @@ class UpgradeRoute:
         acceptance = await self._accept(request)
         preference = preference_of(request.headers.getlist("prefer"))
         result = await self._end_of(acceptance, preference)
-        view = self._views.of(acceptance.record, result)
+        view = self._views.of(acceptance.record, result, acceptance.task)
         headers = {
             "Location": f"/api/upgrades/{acceptance.record.upgrade_id}",
             "Preference-Applied": preference.applied,

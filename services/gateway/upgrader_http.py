@@ -1,6 +1,6 @@
 """Asks the upgrader how upgrades ended."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 from pydantic import ValidationError
@@ -10,7 +10,17 @@ from shared.contracts.upgrade_results import UpgradeResult
 
 LOOKUP_BATCH = 200
 _TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+_LOOKUP = "/internal/upgrades/lookup"
+_JSON = {"Content-Type": "application/json"}
 _LIMITS = httpx.Limits(max_connections=16)
+
+
+async def sent_twice_if_cut(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Sends once more when the connection was cut, as one that was kept open is when the other side starts anew."""
+    try:
+        return await send()
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        return await send()
 
 
 class ResultsUnavailable(Exception):
@@ -43,11 +53,9 @@ class UpgradeResults:
         return found
 
     async def _lookup(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
-        question = ResultLookup(upgrade_ids=list(upgrade_ids))
+        question = ResultLookup(upgrade_ids=list(upgrade_ids)).to_json()
         try:
-            answer = await self._http.post(
-                "/internal/upgrades/lookup", content=question.to_json(), headers={"Content-Type": "application/json"}
-            )
+            answer = await sent_twice_if_cut(lambda: self._http.post(_LOOKUP, content=question, headers=_JSON))
             answer.raise_for_status()
             return ResultPage.model_validate_json(answer.content).items
         except (httpx.HTTPError, ValidationError) as error:

@@ -22,12 +22,16 @@ class UpgradeViews:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def of(self, record: AcceptedRecord, result: UpgradeResult | None) -> UpgradeView:
-        """The upgrade as it stands: ended with its result, or accepted while there is none."""
-        return self._accepted(record) if result is None else self._ended(record, result)
+    def of(self, record: AcceptedRecord, result: UpgradeResult | None, task: UpgradeTask | None = None) -> UpgradeView:
+        """The upgrade as it stands: ended with its result, or accepted while there is none.
 
-    def _accepted(self, record: AcceptedRecord) -> UpgradeView:
-        task = UpgradeTask.model_validate_json(record.task)
+        `task` is the record's message for who has it at hand.
+        """
+        if result is not None:
+            return self._ended(record, result)
+        return self._accepted(record, task or UpgradeTask.model_validate_json(record.task))
+
+    def _accepted(self, record: AcceptedRecord, task: UpgradeTask) -> UpgradeView:
         return UpgradeView(
             id=record.upgrade_id,
             status=UpgradeStatus.ACCEPTED,

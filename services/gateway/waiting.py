@@ -9,6 +9,7 @@ from services.gateway.upgrader_http import UpgradeResults
 from shared.contracts.upgrade_results import UpgradeResult
 
 _ASK_AFTER_SECONDS = 1.0
+_MOST_WAITING = 10_000
 
 
 class Waiter:
@@ -50,9 +51,9 @@ class Waiters:
         return waiter
 
     async def wait(self, waiter: Waiter, seconds: float) -> UpgradeResult | None:
-        """How the upgrade ended; None after `seconds`, or when the process has to end first."""
+        """How the upgrade ended; None after `seconds`, when too many wait, or when the process has to end first."""
         try:
-            return await asyncio.wait_for(waiter.answer, seconds)
+            return await asyncio.wait_for(waiter.answer, seconds if len(self._waiting) <= _MOST_WAITING else 0)
         except TimeoutError:
             return None
         finally:

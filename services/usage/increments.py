@@ -8,7 +8,7 @@ from services.usage.latency_sketch import bucket_of
 from services.usage.ledger_event import LedgerEvent
 from shared.contracts.upgrade_tasks import Origin
 
-RollupKind = Literal["total", "component", "user"]
+RollupKind = Literal["total", "component", "user", "user_month"]
 Amounts = dict[str, int]
 
 COUNTED_STATUSES = frozenset({"upgraded", "cached"})
@@ -25,7 +25,10 @@ class CounterKey:
 
 @dataclass(frozen=True, slots=True)
 class RollupKey:
-    """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it."""
+    """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it.
+
+    Users are many, so each has a rollup of the whole month too (`user_month`), whose `day` is the period.
+    """
 
     tenant_id: str
     day: str
@@ -54,8 +57,8 @@ def increments_of(events: Iterable[LedgerEvent]) -> Increments:
             amounts = result.counters.setdefault(CounterKey(event.tenant_id, event.period), {})
             _add(amounts, _metered(event))
         rolled = _rolled(event)
-        for kind, key in _groups(event):
-            rollup = RollupKey(event.tenant_id, event.day, event.origin, kind, key)
+        for kind, day, key in _groups(event):
+            rollup = RollupKey(event.tenant_id, day, event.origin, kind, key)
             _add(result.rollups.setdefault(rollup, {}), rolled)
             if _times(event, kind):
                 _add(result.rollups[rollup], {f"latency.{bucket_of(event.latency_ms)}": 1})
@@ -85,10 +88,15 @@ def _rolled(event: LedgerEvent) -> Amounts:
     }
 
 
-def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str]]:
-    groups: list[tuple[RollupKind, str]] = [("total", ""), ("user", event.user_ref or NOBODY)]
+def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
+    user = event.user_ref or NOBODY
+    groups: list[tuple[RollupKind, str, str]] = [
+        ("total", event.day, ""),
+        ("user", event.day, user),
+        ("user_month", event.period, user),
+    ]
     if event.component is not None:
-        groups.append(("component", event.component))
+        groups.append(("component", event.day, event.component))
     return groups
 
 

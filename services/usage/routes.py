@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.usage.ledger_store import LedgerStore
-from services.usage.stats import RangeMakesNoSense, tenant_stats
+from services.usage.stats import RangeMakesNoSense, next_month, tenant_stats
 from shared.contracts import problems
 from shared.contracts.contract import Contract, now_utc
 from shared.contracts.internal_http import EventIds
@@ -38,17 +38,13 @@ def usage_routes(ledger: LedgerStore) -> APIRouter:
         group_by: Annotated[GroupBy | None, Query(alias="groupBy")] = None,
     ) -> Response:
         today = now_utc().date()
-        first, last = from_day or today.replace(day=1), to_day or _next_month(today)
+        first, last = from_day or today.replace(day=1), to_day or next_month(today)
         try:
             return _json(await tenant_stats(ledger, tenant_id, first, last, group_by))
         except RangeMakesNoSense as error:
             return problem_response(problems.INVALID_REQUEST, str(error))
 
     return router
-
-
-def _next_month(day: date) -> date:
-    return date(day.year + day.month // 12, day.month % 12 + 1, 1)
 
 
 def _json(body: Contract) -> Response:

@@ -36,10 +36,31 @@ async def tenant_stats(
         for rollup in by_day:
             grouped.setdefault(rollup["day"], []).append(rollup)
     elif group_by is not None:
-        for rollup in await rollups.rollups(tenant_id, group_by, first, last):
-            grouped.setdefault(rollup["key"], []).append(rollup)
+        for kind, since, until in _reads(group_by, from_day, to_day):
+            for rollup in await rollups.rollups(tenant_id, kind, since, until):
+                grouped.setdefault(rollup["key"], []).append(rollup)
     groups = [StatsGroup(key=key, **_totals(grouped[key]).model_dump()) for key in sorted(grouped)]
     return TenantStats(from_day=first, to_day=last, totals=_totals(by_day), groups=groups)
+
+
+def _reads(group_by: GroupBy, from_day: date, to_day: date) -> list[tuple[str, str, str]]:
+    """Kinds and ranges of the rollups that cover the days once: for users, whole months as such."""
+    first, last = from_day.isoformat(), to_day.isoformat()
+    months_from = from_day if from_day.day == 1 else next_month(from_day)
+    months_to = to_day.replace(day=1)
+    if group_by != "user" or months_from >= months_to:
+        return [(group_by, first, last)]
+    reads = [
+        ("user", first, months_from.isoformat()),
+        ("user_month", months_from.isoformat()[:7], months_to.isoformat()[:7]),
+        ("user", months_to.isoformat(), last),
+    ]
+    return [(kind, since, until) for kind, since, until in reads if since < until]
+
+
+def next_month(day: date) -> date:
+    """The first day of the month after that of `day`."""
+    return date(day.year + day.month // 12, day.month % 12 + 1, 1)
 
 
 def _totals(rollups: Iterable[Mapping[str, Any]]) -> StatsTotals:

@@ -7,7 +7,7 @@ from shared.contracts.internal_http import DocumentView
 from shared.contracts.upgrade_http import CitationView, ClientBody, NotBlank
 
 MAX_DOCUMENT_BYTES = 20 * 1024 * 1024
-MAX_TITLE_CHARACTERS = 512
+MAX_TITLE_CHARACTERS = 200
 MAX_QUERY_CHARACTERS = 10_000
 
 

@@ -22,12 +22,14 @@ from shared.messaging.batch_handling import BatchDropped, BatchHandling
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.connection import group_options
+from shared.messaging.errors import NotReading
 from shared.messaging.faststream_broker import make_broker
 from shared.messaging.group_membership import NO_GENERATION, commit_once, generation_of, rejoin
+from shared.messaging.lag import LagGauge
 from shared.messaging.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.stage_runner import REVOKE_WAIT_SECONDS, EndsProcess, NotReading
-from shared.messaging.stall_watch import StallWatch
+from shared.messaging.stage_runner import REVOKE_WAIT_SECONDS
+from shared.messaging.stall_watch import EndsProcess, StallWatch
 from shared.messaging.topic_admin import create_topics
 from shared.observability.logs import get_logger
 from shared.observability.metrics import STAGE_LATENCY
@@ -79,6 +81,8 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self._lag = LagGauge()
+        self._done: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:
         """Connects and joins its group. Raises KafkaError, OSError or TimeoutError when that fails for a minute."""
@@ -129,6 +133,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """The batch in work gets a moment, since the whole group waits with us; then it commits nothing."""
         await self._wait_idle(REVOKE_WAIT_SECONDS)
+        self._done.clear()
         self._assignment += 1
         self._generation = NO_GENERATION
 
@@ -213,6 +218,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit(self, consumer: AIOKafkaConsumer, generation: int, records: Sequence[ConsumerRecord]) -> None:
         # Records of a partition come in rising order: the last one wins.
         offsets = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
+        self._done.update(offsets)
         try:
             async with asyncio.timeout(_COMMIT_WITHIN_SECONDS):
                 await commit_once(consumer, generation, offsets)
@@ -228,9 +234,18 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
     def _moved(self) -> None:
         self._stall.moved()
 
+    def _report_lag(self) -> None:
+        consumer, lag = self._consumer_of(), dict[TopicPartition, int]()
+        if consumer is not None and self.joined:
+            for found in consumer.assignment():
+                end, done = consumer.highwater(found), self._done.get(found)
+                lag[found] = max(0, end - done) if end is not None and done is not None else 0
+        self._lag.report(lag)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            self._report_lag()
             reason = await self._stall.look()
             if reason is not None:
                 self._telemetry.fatal(f"{self._group}: {reason}")

@@ -5,15 +5,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from aiokafka import ConsumerRecord
-
 from shared.contracts.topics import Topic
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason
 from shared.messaging.cloudevents import Envelope, decoder
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.errors import Transient, Undecodable, Unprocessable
-from shared.messaging.partition import Partition
 from shared.messaging.settings import KafkaSettings
+from shared.messaging.work import Work
 from shared.observability.logs import get_logger
 from shared.observability.metrics import RETRIES
 from shared.observability.tracing import span_from_traceparent
@@ -68,18 +66,18 @@ class Delivery:
         self._limits: dict[asyncio.Task[None], float] = {}
         self._overdue: set[asyncio.Task[None]] = set()
 
-    async def deliver(self, partition: Partition, record: ConsumerRecord) -> None:
+    async def deliver(self, work: Work) -> None:
         """Returns when the record's offset may be committed. Raises Abandoned when that will never be."""
         try:
-            envelope = self._decode(record.value, record.headers)
+            envelope = self._decode(work.record.value, work.record.headers)
         except Undecodable as error:
-            await self._bury(partition, record, error, 1)
+            await self._bury(work, error, 1)
             return
         if envelope.traceparent is None:
-            await self._see_through(partition, record, envelope)
+            await self._see_through(work, envelope)
             return
         with span_from_traceparent(self._span_name, envelope.traceparent, self._span_attributes):
-            await self._see_through(partition, record, envelope)
+            await self._see_through(work, envelope)
 
     def cut_overdue(self) -> None:
         """Cancels handlers whose message's time is over. Called a few times a second: cheaper than a timer each."""
@@ -90,13 +88,13 @@ class Delivery:
                 self._overdue.add(task)
                 task.cancel()
 
-    async def _see_through(self, partition: Partition, record: ConsumerRecord, envelope: Envelope) -> None:
+    async def _see_through(self, work: Work, envelope: Envelope) -> None:
         now = time.time()
         retry_until = envelope.data.deadline.timestamp() if self._has_deadline else now + self._retry_budget  # type: ignore[attr-defined]
         attempts = failures = 0
         while True:
             if now >= retry_until and self._has_deadline:
-                await self._out_of_time(partition, record, envelope, attempts, None)
+                await self._out_of_time(work, envelope, attempts, None)
                 return
             attempts += 1
             error = await self._attempt(envelope, retry_until if self._has_deadline else now + self._time_limit)
@@ -105,15 +103,15 @@ class Delivery:
             if isinstance(error, Transient | Overdue):
                 pause = pause_after(attempts)
                 if time.time() + pause >= retry_until:
-                    await self._out_of_time(partition, record, envelope, attempts, error)
+                    await self._out_of_time(work, envelope, attempts, error)
                     return
             else:
                 failures += 1
                 pause = pause_after(failures)
                 if isinstance(error, Unprocessable) or failures >= ATTEMPTS_AT_UNKNOWN_ERRORS:
-                    await self._unprocessable(partition, record, envelope, attempts, error)
+                    await self._unprocessable(work, envelope, attempts, error)
                     return
-            await self._pause(partition, error, attempts, pause)
+            await self._pause(work, error, attempts, pause)
             now = time.time()
 
     async def _attempt(self, envelope: Envelope, limit: float) -> Exception | None:
@@ -137,20 +135,19 @@ class Delivery:
             task.uncancel()
         return error
 
-    async def _pause(self, partition: Partition, error: Exception, attempts: int, seconds: float) -> None:
+    async def _pause(self, work: Work, error: Exception, attempts: int, seconds: float) -> None:
         name = type(error).__name__
         RETRIES.labels(topic=self._topic.name, error_type=name).inc()
         # Only a Transient's text is ours; another's may quote the payload.
         detail = str(error) if isinstance(error, Transient) else name
         log.info("message_retried", topic=self._topic.name, attempts=attempts, error_class=name, detail=detail)
         await asyncio.sleep(seconds)
-        if not partition.active:
+        if work.abandoned:
             raise Abandoned
 
     async def _out_of_time(
         self,
-        partition: Partition,
-        record: ConsumerRecord,
+        work: Work,
         envelope: Envelope,
         attempts: int,
         error: Exception | None,
@@ -159,25 +156,23 @@ class Delivery:
         last = f"; last: {type(error).__name__}" if error is not None else ""
         detail = f"not done after {attempts} attempts{last}" if attempts else "arrived after its deadline"
         if self._give_up_handler is None or not self._has_deadline:
-            await self._bury(partition, record, error or Overdue("too late"), attempts)
-        await self._give_up(partition, record, envelope, GiveUpReason.DEADLINE, detail)
+            await self._bury(work, error or Overdue("too late"), attempts)
+        await self._give_up(work, envelope, GiveUpReason.DEADLINE, detail)
 
     async def _unprocessable(
         self,
-        partition: Partition,
-        record: ConsumerRecord,
+        work: Work,
         envelope: Envelope,
         attempts: int,
         error: Exception,
     ) -> None:
-        await self._bury(partition, record, error, attempts)
+        await self._bury(work, error, attempts)
         detail = f"{type(error).__name__} after {attempts} attempts"
-        await self._give_up(partition, record, envelope, GiveUpReason.UNPROCESSABLE, detail, buried=True)
+        await self._give_up(work, envelope, GiveUpReason.UNPROCESSABLE, detail, buried=True)
 
     async def _give_up(
         self,
-        partition: Partition,
-        record: ConsumerRecord,
+        work: Work,
         envelope: Envelope,
         reason: GiveUpReason,
         detail: str,
@@ -203,22 +198,22 @@ class Delivery:
             log.error("give_up_failed", topic=self._topic.name, attempts=attempts, error_class=type(last).__name__)
             if failures >= _GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS:
                 if not buried:
-                    await self._bury(partition, record, last, attempts)
+                    await self._bury(work, last, attempts)
                 return
             await asyncio.sleep(pause_after(attempts))
-            if not partition.active:
+            if work.abandoned:
                 raise Abandoned
 
-    async def _bury(self, partition: Partition, record: ConsumerRecord, error: Exception, attempts: int) -> None:
+    async def _bury(self, work: Work, error: Exception, attempts: int) -> None:
         known = isinstance(error, Undecodable | Transient | Unprocessable | Overdue)
         detail = str(error) if known else "unexpected error in the handler"
         if not known:
             log.error("handler_failed", topic=self._topic.name, exc_info=error)
         if not await self._dead_letters.bury(
-            record,
+            work.record,
             error_class=type(error).__name__,
             detail=detail,
             attempts=attempts,
-            keep_trying=lambda: partition.active,
+            keep_trying=lambda: not work.abandoned,
         ):
             raise Abandoned

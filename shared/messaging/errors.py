@@ -23,3 +23,7 @@ class Undecodable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class NotReading(Exception):
+    """A consumer is no member of its group at the moment."""

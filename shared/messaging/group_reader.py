@@ -145,14 +145,21 @@ class GroupReader:
             partition.committed = offset
         return True
 
-    def lag_of(self, partition: Partition) -> int | None:
-        """Records from the lowest unfinished one to the end of the log as of the last fetch; None when not known."""
-        consumer = self._consumer
-        if consumer is None or not self._assigned((partition,)):
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records from the lowest unfinished one to the end of the log, as of the last fetch of each partition."""
+        found: dict[TopicPartition, int] = {}
+        for partition in self.partitions.values():
+            end = self._end_of(partition)
+            if end is not None:
+                done = partition.tracker.committable
+                found[partition.topic_partition] = max(0, end - done) if done is not None else 0
+        return found
+
+    def _end_of(self, partition: Partition) -> int | None:
+        if self._consumer is None or not self._assigned((partition,)):
             return None
-        end = consumer.highwater(partition.topic_partition)
-        done = partition.tracker.committable
-        return None if end is None else max(0, end - (end if done is None else done))
+        end: int | None = self._consumer.highwater(partition.topic_partition)
+        return end
 
     async def records_waiting(self, within_seconds: float) -> bool:
         """Whether the log goes on after what was read, for a partition that is not paused. Asks the broker.

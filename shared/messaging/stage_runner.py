@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
@@ -13,14 +13,18 @@ from shared.contracts.topics import Topic, dead_letter_topic
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.delivery import Abandoned, Delivery, GiveUp, Handler
+from shared.messaging.errors import NotReading
 from shared.messaging.group_reader import GroupReader
+from shared.messaging.lag import LagGauge
+from shared.messaging.latency import GatheredLatency
 from shared.messaging.partition import Partition
 from shared.messaging.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.stall_watch import StallWatch
+from shared.messaging.stall_watch import EndsProcess, StallWatch
 from shared.messaging.topic_admin import create_topics
+from shared.messaging.work import CarriedOver, Work
 from shared.observability.logs import get_logger
-from shared.observability.metrics import CONSUMER_LAG, IN_FLIGHT, STAGE_LATENCY
+from shared.observability.metrics import IN_FLIGHT, STAGE_LATENCY
 
 REVOKE_WAIT_SECONDS = 1.5
 _COMMIT_EVERY_SECONDS = 0.15
@@ -33,16 +37,6 @@ _ERRORS_UNTIL_RESTART = 3
 _CONNECT_WITHIN_SECONDS = 30.0
 
 log = get_logger(__name__)
-
-
-class EndsProcess(Protocol):
-    """What the runner needs of telemetry: the way to end a process that cannot go on."""
-
-    def fatal(self, message: str) -> None: ...
-
-
-class NotReading(Exception):
-    """The runner is no member of its group at the moment."""
 
 
 class StageRunner:
@@ -88,13 +82,15 @@ class StageRunner:
         self._cluster = ClusterWatch(settings, self._on_new_log)
         self._stall = StallWatch(self._reader, self._cluster, settings.stage_stall_seconds)
         self._in_flight = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._works: dict[asyncio.Task[None], Work] = {}
+        self._carried = CarriedOver()
+        self._lag = LagGauge()
         self._loops: list[asyncio.Task[None]] = []
         self._reading: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._finished = asyncio.Event()
         self._stopping = False
-        self._observe_latency = STAGE_LATENCY.labels(topic=topic.name).observe
+        self._latency = GatheredLatency(STAGE_LATENCY, topic=topic.name)
 
     async def start(self) -> None:
         """Connects and begins to join its group. Raises the client's error when no broker answers for 30 s."""
@@ -112,12 +108,12 @@ class StageRunner:
         """Drains for up to `grace_seconds`; what is not finished then is delivered again to somebody."""
         self._stopping = True
         await _cancel([self._reading] if self._reading else [])
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=grace_seconds)
+        if self._works:
+            await asyncio.wait(tuple(self._works), timeout=grace_seconds)
         await self._cluster.stop(grace_seconds)
-        unfinished = tuple(self._tasks)
+        unfinished = tuple(self._works)
         await _cancel([*self._loops, *unfinished])
-        await self._reader.commit()
+        await self._commit()
         await self._reader.stop()
         log.info("stage_stopped", topic=self._topic.name, unfinished=len(unfinished))
 
@@ -150,6 +146,7 @@ class StageRunner:
     async def _on_new_log(self, old: str, new: str) -> None:
         """Nothing of the messages in work is committed: the log that they came from is gone."""
         self._reader.forget_log()
+        self._carried.forget()
         await create_topics(self._settings, (self._topic, dead_letter_topic(self._topic)))
 
     async def _connect_anew(self) -> None:
@@ -213,22 +210,28 @@ class StageRunner:
     def _begin(self, partition: Partition, record: ConsumerRecord) -> None:
         if record.offset <= partition.tracker.last:
             partition = self._reader.begin_again(partition)
+        if self._carried.resume(partition, record):
+            return
         partition.tracker.begin(record.offset)
         partition.in_flight += 1
         self._in_flight += 1
-        self._tasks.add(asyncio.create_task(self._work(partition, record)))
+        work = Work(partition, record)
+        self._works[asyncio.create_task(self._see_to(work))] = work
 
-    async def _work(self, partition: Partition, record: ConsumerRecord) -> None:
-        started = time.perf_counter()
+    async def _see_to(self, work: Work) -> None:
+        started, finished = time.perf_counter(), False
         try:
-            await self._delivery.deliver(partition, record)
-            partition.tracker.finish(record.offset)
+            await self._delivery.deliver(work)
+            work.partition.tracker.finish(work.record.offset)
+            finished = True
         except Abandoned:
             pass
         finally:
-            self._tasks.discard(asyncio.current_task())
-            self._after(partition)
-        self._observe_latency(time.perf_counter() - started)
+            del self._works[asyncio.current_task()]  # type: ignore[arg-type]
+            if work.abandoned:
+                self._carried.ended(work, finished)
+            self._after(work.partition)
+        self._latency.observe(time.perf_counter() - started)
 
     def _after(self, partition: Partition) -> None:
         self._in_flight -= 1
@@ -249,25 +252,20 @@ class StageRunner:
                 while any(partition.in_flight for partition in revoked):
                     self._finished.clear()
                     await self._finished.wait()
+        self._carried.revoked(self._works.values())
 
     async def _commit(self) -> None:
+        self._latency.flush()
         await self._reader.commit()
 
     async def _cut_overdue(self) -> None:
         self._delivery.cut_overdue()
 
     async def _look(self) -> None:
-        self._report_lag()
+        self._lag.report(self._reader.lag())
         reason = await self._stall.look()
         if reason is not None and not self._stopping:
             self._telemetry.fatal(f"{self._group}: {reason}")
-
-    def _report_lag(self) -> None:
-        for partition in self._reader.partitions.values():
-            lag = self._reader.lag_of(partition)
-            if lag is not None:
-                labels = {"topic": self._topic.name, "partition": str(partition.topic_partition.partition)}
-                CONSUMER_LAG.labels(**labels).set(lag)
 
     async def _every(self, seconds: float, action: Any) -> None:
         while True:

@@ -18,6 +18,12 @@ _BROKER_SILENT_SECONDS = 5.0
 log = get_logger(__name__)
 
 
+class EndsProcess(Protocol):
+    """What a consumer needs of telemetry: the way to end a process that cannot go on."""
+
+    def fatal(self, message: str) -> None: ...
+
+
 class Reads(Protocol):
     """A member of a consumer group, as far as it is judged here."""
 

@@ -73,6 +73,7 @@ async def run_service(
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
             server_header=False,
             timeout_graceful_shutdown=max(1, int(grace_seconds / 2)),
         )

@@ -73,7 +73,7 @@ class Siblings:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Siblings"]:
-        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
         task = asyncio.create_task(self._server.serve())
         try:
             yield self
@@ -102,7 +102,7 @@ class Siblings:
             ids = EventIds.model_validate_json(await request.body()).event_ids
             return _json(EventIds(event_ids=[] if self.counting else ids).to_json())
 
-        @app.get("/internal/tenants/{tenant_id}/documents/exist")
+        @app.get("/internal/tenants/{tenant_id}/documents/exists")
         async def exist(tenant_id: str) -> Response:
             return _json(DocumentsExist(exist=self.documents_exist).to_json())
 
@@ -258,7 +258,7 @@ class World:
         self.valkey = valkey
         self.siblings = siblings
         self.data_dir = data_dir
-        self.kafka = KafkaSettings(_env_file=None, kafka_bootstrap_servers=tansu.url, kafka_enable_idempotence=False)  # type: ignore[call-arg]
+        self.kafka = KafkaSettings(_env_file=None, kafka_bootstrap_servers=tansu.url, kafka_enable_idempotence=False)
         self.worker = Worker(self)
         self.gateway = self.new_gateway()
         self.second = self.gateway

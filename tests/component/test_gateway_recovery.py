@@ -135,7 +135,7 @@ async def test_an_end_that_nobody_told_of_is_found(world: World) -> None:
     [upgrade_id] = await accepted(world)
 
     async def known() -> bool:
-        return (await record(world, upgrade_id))["outcome"] == "upgraded"
+        return bool((await record(world, upgrade_id))["outcome"] == "upgraded")
 
     await eventually(known, 15)
     assert len(world.worker.tasks(upgrade_id)) == 1
@@ -171,7 +171,7 @@ async def test_the_upgrader_out_and_back(world: World) -> None:
         [running] = await accepted(world)
 
         async def noted() -> bool:
-            return (await record(world, done))["outcome"] == "upgraded"
+            return bool((await record(world, done))["outcome"] == "upgraded")
 
         await eventually(noted)
         world.siblings.out = True

@@ -313,7 +313,7 @@ async def test_a_bad_idempotency_key(client: httpx.AsyncClient, key: str | bytes
 
 async def test_documentation_needs_no_network(client: httpx.AsyncClient) -> None:
     openapi = (await client.get("/openapi.json")).json()
-    assert {"/api/upgrade", "/api/upgrades", "/api/upgrades/{upgrade_id}", "/api/documents"} <= set(openapi["paths"])
+    assert {"/api/upgrade", "/api/upgrades", "/api/upgrades/{id}", "/api/documents"} <= set(openapi["paths"])
     schema = openapi["paths"]["/api/upgrade"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert schema["$ref"].rsplit("/", 1)[-1] in openapi["components"]["schemas"]
     page = await client.get("/docs")
@@ -335,4 +335,15 @@ async def test_operators_routes(client: httpx.AsyncClient) -> None:
     metrics = (await client.get("/metrics")).text
     assert 'orchestrator_upgrade_latency_seconds_count{status="upgraded"}' in metrics
     assert 'http_requests_total{method="POST",route="/api/upgrade",status="200"}' in metrics
-    assert 'route="/api/upgrades/{upgrade_id}"' in metrics
+    assert 'route="/api/upgrades/{id}"' in metrics
+
+
+async def test_a_body_that_does_not_come_in_whole(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port)
+    head = f"POST /api/upgrade HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n"
+    writer.write(f'{head}Content-Length: 100\r\n\r\n{{"userPrompt": "half'.encode())
+    await writer.drain()
+    writer.write_eof()
+    await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert not [r for r in await world.records() if "half" in r["task"]]

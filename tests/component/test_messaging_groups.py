@@ -5,9 +5,12 @@ import time
 from collections import Counter
 
 from deploy.local import servers
+from shared.contracts.topics import Topic
+from shared.messaging.batch_runner import BatchRunner
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.errors import PublishFailed
+from shared.messaging.producer import EventProducer
 from shared.messaging.topic_admin import create_topics
 from tests.component.messaging_setup import (
     Ended,
@@ -88,23 +91,65 @@ async def test_a_rebalance_waits_a_moment_for_a_slow_handler_and_its_late_finish
 
     await eventually(shared, 10)
     assert not any(partition.active for partition in before)
+    (moved,) = second._reader.partitions.values()
 
-    async def repeated_there() -> bool:
-        return sum(seen.values()) >= 20  # each once more, with whoever has its partition now
+    async def repeated_by_the_second() -> bool:
+        return await committed(settings, topic) == moved.tracker.last + 1 > 0
 
-    await eventually(repeated_there, 10)
-    done_by_second = await committed(settings, topic)
-    assert done_by_second < 10
-    for partition in before:
-        assert partition.to_commit() is None
+    await eventually(repeated_by_the_second, 10)
+    twice = {number for number, times in seen.items() if times == 2}
+    assert len(twice) == moved.tracker.last + 1  # what stayed with the first is in work there and not begun again
     release.set()
 
     async def all_committed() -> bool:
         return await committed(settings, topic) == 10
 
     await eventually(all_committed, 10)
+    assert {number for number, times in seen.items() if times == 2} == twice
+    assert all(partition.to_commit() is None for partition in before)
     await asyncio.gather(first.stop(2), second.stop(2))
     await producer.stop(1)
+
+
+async def test_a_batch_consumer_reads_the_new_log_from_its_start() -> None:
+    broker = await servers.start_tansu(cluster_id="first-log")
+    port = broker.port
+    settings = settings_for(broker.url)
+    topic = await created(settings, own_topic())
+    producer = await started_producer(settings)
+    seen, ended = list[int](), Ended()
+
+    async def note(envelopes: list[Envelope]) -> None:
+        seen.extend(map(number_of, envelopes))
+
+    runner = BatchRunner(
+        settings=settings, topics=(topic,), group="tests", handler=note, producer=producer, telemetry=ended
+    )
+    await runner.start()
+    await send(producer, topic, range(20))
+
+    async def read(numbers: set[int]) -> bool:
+        return numbers <= set(seen)
+
+    await eventually(lambda: read(set(range(20))), 10)
+    await broker.kill()
+    broker = await servers.start_tansu(port, cluster_id="second-log")
+    await create_topics(settings, (topic,))
+    for number in range(100, 160):
+        await eventually(lambda number=number: sent(producer, topic, number), 20)  # type: ignore[misc]
+    await eventually(lambda: read(set(range(100, 160))), 20)
+    assert ended.reasons == []
+    await runner.stop(2)
+    await producer.stop(1)
+    await broker.stop()
+
+
+async def sent(producer: EventProducer, topic: Topic, number: int) -> bool:
+    try:
+        await producer.publish(topic, str(number), Parcel(number=number))
+    except PublishFailed:
+        return False
+    return True
 
 
 async def test_after_the_broker_is_replaced_everything_sent_since_is_read() -> None:

@@ -128,6 +128,23 @@ async def test_stats_by_component_and_user(usage: Usage) -> None:
     assert [(group["key"], group["upgrades"]["total"]) for group in by_user] == [("anonymous", 1), ("u_1", 0)]
 
 
+async def test_users_over_months_and_parts_of_them(usage: Usage) -> None:
+    days = ("2026-09-30", "2026-10-01", "2026-10-31", "2026-11-01", "2026-11-15", "2026-12-01")
+    await usage.counting.count(
+        [operation(f"e{n}", day=day, period=day[:7], tokens_in=10**n) for n, day in enumerate(days)]
+    )
+    for since, until, tokens in (
+        ("2026-09-30", "2026-12-02", 111_111),
+        ("2026-10-01", "2026-12-01", 11_110),
+        ("2026-10-02", "2026-11-15", 1_100),
+        ("2026-11-01", "2026-11-16", 11_000),
+        ("2026-11-02", "2026-11-30", 10_000),
+    ):
+        stats = await usage.stats(f"from={since}&to={until}&groupBy=user")
+        assert stats["totals"]["tokensIn"] == tokens
+        assert [group["tokensIn"] for group in stats["groups"]] == [tokens]
+
+
 async def test_stats_hold_the_work_of_evals_too(usage: Usage) -> None:
     await usage.counting.count([operation("e1"), operation("e2", origin="eval")])
     assert (await usage.stats("from=2026-11-01&to=2026-12-01"))["totals"]["tokensIn"] == 20

@@ -1,6 +1,7 @@
 """The published schemas are what the models say, and nothing in them has broken."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from shared.contracts import schema_files
 from shared.contracts.topics import TOPICS, Topic
+from shared.privacy.redaction import PlaceholderMap, redact
 
 topic_names = [topic.name for topic in TOPICS]
 
@@ -64,3 +66,24 @@ def test_an_addition_only_wants_the_file_written_again(tmp_path: Path, monkeypat
     schema_files.schema_file(topic).write_text(schema_files.rendered(published))
     assert schema_files.problems() == [f"{topic.name} has additions that its schema file lacks: run `make contracts`"]
     assert schema_files.write() == []
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=topic_names)
+def test_the_example_holds_nothing_personal(topic: Topic) -> None:
+    texts = list(texts_of(example(topic)))
+    placeholders = PlaceholderMap()
+    assert [redact(text, placeholders) for text in texts] == texts
+    assert "userId" not in json.dumps(example(topic))
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a JSON value that people wrote; ids, times and names of things are not."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in {"userPrompt", "upgradedPrompt", "reasoning", "missingQuestions", "content", "text", "title"}:
+                yield from [inner] if isinstance(inner, str) else list(inner or ())
+            elif isinstance(inner, dict | list):
+                yield from texts_of(inner)
+    elif isinstance(value, list):
+        for item in value:
+            yield from [item] if isinstance(item, str) else texts_of(item)

@@ -70,7 +70,7 @@ async def test_a_pdf_is_cited_by_other_words_and_never_after_its_deletion(offlin
     ("name", "content", "media_type", "status", "code"),
     [
         ("empty.txt", b"", "text/plain", 422, "invalid_request"),
-        ("not.pdf", b"this is no PDF", "application/pdf", 415, "unsupported_media_type"),
+        ("not.pdf", b"this is no PDF", "application/pdf", 422, "invalid_request"),
         ("program.exe", b"MZ\x90\x00\x03\x00\x00\x00", "application/octet-stream", 415, "unsupported_media_type"),
     ],
 )

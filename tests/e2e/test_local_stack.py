@@ -1,71 +1,24 @@
 """`python -m deploy.local` as an operator uses it: start, look, break, stop. One stack for all tests of this file."""
 
-import contextlib
-import json
+import asyncio
 import os
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from deploy.local.process_table import is_running
 from deploy.local.services import SERVICES
 from tests.conftest import REPOSITORY, eventually
+from tests.e2e.local_command import Local, all_pids
 
 _START_SECONDS = 100
-
-
-@dataclass(frozen=True)
-class Local:
-    """The command line on a data folder of its own."""
-
-    data_dir: Path
-    output: str = ""
-
-    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m deploy.local <arguments>`, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "deploy.local", *arguments],
-            cwd=REPOSITORY,
-            env=self.environment(variables),
-            capture_output=True,
-            text=True,
-            timeout=_START_SECONDS,
-            check=False,
-        )
-
-    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        outside = {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "MONGODB_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"}
-        kept = {name: value for name, value in os.environ.items() if name not in outside}
-        return {**kept, "DATA_DIR": str(self.data_dir), "GATEWAY_PORT": "0", **variables}
-
-    def endpoints(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.data_dir / "endpoints.json").read_text())
-        return content
-
-    def key(self) -> str:
-        return (self.data_dir / "demo-key").read_text().strip()
-
-    def status(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
-        return report
-
-    async def upgrade(self, prompt: str) -> dict[str, Any]:
-        """The answer of POST /api/upgrade."""
-        async with httpx.AsyncClient(base_url=self.endpoints()["gateway"], timeout=70, trust_env=False) as client:
-            headers = {"X-API-Key": self.key(), "Prefer": "wait=60"}
-            answer = await client.post("/api/upgrade", json={"userPrompt": prompt}, headers=headers)
-            assert answer.status_code == 200, answer.text
-            upgrade: dict[str, Any] = answer.json()
-            return upgrade
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +28,6 @@ async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
     assert started.returncode == 0, started.stdout + started.stderr
     yield Local(stack.data_dir, started.stdout)
     stack.run("stop")
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def all_pids(local: Local) -> list[int]:
-    report = local.status()
-    return [report["supervisor"]["pid"], *(part["pid"] for part in report["parts"].values())]
 
 
 def test_the_start_shows_an_upgraded_sample_and_how_to_go_on(local: Local) -> None:
@@ -114,7 +55,7 @@ def test_endpoints_say_where_everything_is(local: Local) -> None:
     assert endpoints["model"].endswith("/v1")
     assert set(endpoints["services"]) == set(SERVICES) - {"gateway"}
     assert set(endpoints["pids"]) == {*SERVICES, "broker", "redis", "model"}
-    assert all(alive(pid) for pid in endpoints["pids"].values())
+    assert all(is_running(pid) for pid in endpoints["pids"].values())
     for url in (endpoints["gateway"], *endpoints["services"].values()):
         assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
 
@@ -163,6 +104,13 @@ def test_a_wrong_setting_of_a_service_ends_the_start_and_is_named(tmp_path: Path
     assert "wrong setting: KAFKA_SESSION_TIMEOUT_MS" in refused.stdout
 
 
+def test_the_cluster_says_what_it_lacks(tmp_path: Path) -> None:
+    refused = Local(tmp_path).run("run", "--cluster", PATH=str(tmp_path))
+    assert refused.returncode == 1
+    assert "Java 17" in refused.stderr
+    assert "Maven" in refused.stderr
+
+
 def test_logs_are_kept_for_each_part(local: Local) -> None:
     shown = local.run("logs", "gateway", "-n", "5")
     assert shown.returncode == 0
@@ -193,12 +141,13 @@ async def test_stop_ends_every_process_and_a_second_start_is_quick(local: Local)
     pids = all_pids(local)
     stopped = local.run("stop")
     assert stopped.returncode == 0, stopped.stderr
-    assert not any(alive(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     assert not (local.data_dir / "endpoints.json").exists()
     assert local.run("status").returncode == 3
     begun = time.monotonic()
     assert local.run("run", "--detach").returncode == 0
-    assert time.monotonic() - begun < (45 if "PYTEST_XDIST_WORKER" in os.environ else 15)
+    busy = "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > 1.5
+    assert time.monotonic() - begun < (60 if busy else 15)
 
 
 async def test_a_killed_supervisor_leaves_no_process_behind(local: Local) -> None:
@@ -206,6 +155,30 @@ async def test_a_killed_supervisor_leaves_no_process_behind(local: Local) -> Non
     os.kill(pids[0], signal.SIGKILL)
 
     async def all_gone() -> bool:
-        return not any(alive(pid) for pid in pids)
+        return not any(is_running(pid) for pid in pids)
 
     await eventually(all_gone, 10)
+
+
+async def test_ctrl_c_in_the_foreground_drains_and_ends_everything(local: Local) -> None:
+    command = [sys.executable, "-m", "deploy.local", "run", "--no-sample"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=REPOSITORY,
+        env=local.environment({}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    seen = b""
+    async with asyncio.timeout(_START_SECONDS):
+        while b"| ready after" not in seen:
+            seen += await process.stdout.readline()
+    pids = all_pids(local)
+    process.send_signal(signal.SIGINT)
+    rest, _ = await asyncio.wait_for(process.communicate(), 60)
+    lines = (seen + rest).decode().splitlines()
+    assert process.returncode == 0
+    assert lines[-1].startswith("stack      | everything has ended")
+    assert {line.partition(" ")[0] for line in lines} >= {*SERVICES, "stack"}
+    assert not any(is_running(pid) for pid in pids)

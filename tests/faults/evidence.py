@@ -1,10 +1,12 @@
 """What a run under faults left behind, read from where it lies: answers, stores, and the model's own log."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.contracts.ids import derived_id
-from shared.storage.documents import CollectionSpec, Database
+from shared.storage.documents import Collection, CollectionSpec
 from shared.storage.opening import open_database
 from shared.storage.settings import StorageSettings
 from tests.model_server import Received
@@ -45,25 +47,29 @@ class Evidence:
         return owed | {derived_id(upgrade_id, "completed") for upgrade_id in self.upgrade_ids.values()}
 
 
-async def stores_of(stack: RunningStack, service: str) -> Database:
-    """The store of one service of a stack, opened beside it."""
+@asynccontextmanager
+async def opened(stack: RunningStack, service: str, *names: str) -> AsyncIterator[list[Collection]]:
+    """Collections of one service of a running stack, opened beside it."""
     endpoints = stack.endpoints()
     directory = stack.data_dir / "cluster" if stack.cluster else stack.data_dir
     settings = StorageSettings.model_validate(
         {"data_dir": directory, "mongodb_url": endpoints["mongodb"], "redis_url": endpoints["redis"]}
     )
     database = open_database(settings, service)
+    collections = [database.collection(CollectionSpec(name=name)) for name in names]
     await database.start()
-    return database
+    try:
+        yield collections
+    finally:
+        await database.stop(5.0)
 
 
-async def read_all(database: Database, collection: str) -> list[dict[str, Any]]:
+async def read_all(collection: Collection) -> list[dict[str, Any]]:
     """All documents of a collection."""
     documents: list[dict[str, Any]] = []
-    reader = database.collection(CollectionSpec(name=collection))
     after = ""
     while True:
-        page = await reader.find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=PAGE)
+        page = await collection.find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=PAGE)
         documents += page
         if len(page) < PAGE:
             return documents
@@ -72,14 +78,11 @@ async def read_all(database: Database, collection: str) -> list[dict[str, Any]]:
 
 async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
     """Adds what the stages have recorded, the ledger and the counters."""
-    for service, collection in OUTPUTS.items():
-        database = await stores_of(stack, service)
-        evidence.records[service] = {record["_id"]: record for record in await read_all(database, collection)}
-        await database.stop(5.0)
-    usage = await stores_of(stack, "usage")
-    evidence.ledger = await read_all(usage, "usage_events")
-    evidence.counters = await read_all(usage, "tenant_counters")
-    await usage.stop(5.0)
+    for service, name in OUTPUTS.items():
+        async with opened(stack, service, name) as (outputs,):
+            evidence.records[service] = {record["_id"]: record for record in await read_all(outputs)}
+    async with opened(stack, "usage", "usage_events", "tenant_counters") as (events, counters):
+        evidence.ledger, evidence.counters = await read_all(events), await read_all(counters)
     return evidence
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.documents import CollectionSpec
 from tests.faults.checker import check
-from tests.faults.evidence import Evidence, calls_of, read_stores, stores_of
+from tests.faults.evidence import Evidence, calls_of, opened, read_stores
 from tests.faults.load import post_marked, read_ends, watch_ends
 from tests.model_server import Behaviour, ModelServer
 from tests.running_stack import RunningStack
@@ -123,16 +122,12 @@ async def test_a_dropped_message_and_a_doubled_count_are_reported(faulty: tuple[
 
 async def forget_acceptance(stack: RunningStack, upgrade_id: str) -> None:
     """Removes an accepted record behind the gateway's back."""
-    database = await stores_of(stack, "gateway")
-    records = database.collection(CollectionSpec(name="accepted_upgrades"))
-    assert await records.delete_many({"_id": upgrade_id}) == 1
-    await database.stop(5.0)
+    async with opened(stack, "gateway", "accepted_upgrades") as (records,):
+        assert await records.delete_many({"_id": upgrade_id}) == 1
 
 
 async def double_one_count(stack: RunningStack) -> None:
     """Adds to a counter what it has counted already."""
-    database = await stores_of(stack, "usage")
-    counters = database.collection(CollectionSpec(name="tenant_counters"))
-    counter = (await counters.find({}, limit=1))[0]
-    assert await counters.update_one({"_id": counter["_id"]}, {"$inc": {"tokens": counter["tokens"]}}) == 1
-    await database.stop(5.0)
+    async with opened(stack, "usage", "tenant_counters") as (counters,):
+        counter = (await counters.find({}, limit=1))[0]
+        assert await counters.update_one({"_id": counter["_id"]}, {"$inc": {"tokens": counter["tokens"]}}) == 1

@@ -1,5 +1,6 @@
 """The gateway's small rules: headers, bodies, problems, and what is told about placeholders and stages."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -193,9 +194,7 @@ def test_the_event_page_escapes_what_it_shows() -> None:
             "c": {"address": "a.v1", "messages": {"m": {"$ref": "#/components/messages/m"}}},
         },
         "components": {
-            "messages": {
-                "m": {"title": "M", "payload": {"$ref": "#/components/schemas/S"}, "examples": [{"payload": 1}]}
-            },
+            "messages": {"m": {"title": "M", "payload": {"$ref": "#/components/schemas/S"}}},
             "schemas": {
                 "S": {
                     "properties": {"x": {"type": "array", "items": {"$ref": "#/components/schemas/T"}}},
@@ -204,7 +203,18 @@ def test_the_event_page_escapes_what_it_shows() -> None:
             },
         },
     }
-    page = event_page(document)
+    page = event_page(document, {"a.v1": {"x": ["<i>"]}})
     assert "<b>" not in page
+    assert "<i>" not in page
+    assert "&lt;i&gt;" in page
     assert "a.v1" in page
     assert "list of T" in page
+
+
+def test_a_body_made_of_errors_is_answered_quickly() -> None:
+    body = b'{"userPrompt":"x",' + b",".join(b'"a%d":1' % number for number in range(100_000)) + b"}"
+    started = time.monotonic()
+    with pytest.raises(ProblemError) as refused:
+        parse(UpgradeRequest, body)
+    assert time.monotonic() - started < 2
+    assert len(refused.value.errors) == 1

@@ -42,7 +42,7 @@ def test_origins(environment: pytest.MonkeyPatch) -> None:
         ("VAULT_KEY", "short"),
         ("VAULT_KEY", None),
         ("INTERNAL_TOKEN", None),
-        ("CORS_ALLOWED_ORIGINS", "example.org"),
+        ("CORS_ALLOWED_ORIGINS", "example.net"),
         ("CORS_ALLOWED_ORIGINS", "https://example.org/path"),
         ("UPGRADE_DEADLINE_SECONDS", "-1"),
     ],

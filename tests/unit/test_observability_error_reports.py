@@ -29,7 +29,7 @@ def _reports() -> Iterator[None]:
     configure_logs("upgrader", "INFO", reporter)
     yield
     tag_user(None)
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False, auto_enabling_integrations=False)
     error_reports.configure_error_reports("upgrader", None)
     configure_logs("upgrader", "INFO")
 
@@ -63,7 +63,7 @@ def test_warnings_are_not_reported() -> None:
 
 
 def test_silent_without_a_dsn() -> None:
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False, auto_enabling_integrations=False)
     setup("upgrader", ObservabilitySettings(sentry_dsn=None))
     get_logger("x").error("stalled")
     assert SENT == []

@@ -187,3 +187,13 @@ async def test_a_process_over_its_memory_limit_is_replaced(start: Callable[..., 
     object.__setattr__(broker.part, "memory_limit_mb", None)
     assert "broker is being replaced: it uses" in stack.log()
     assert await stack.end() == 0
+
+
+async def test_a_signal_that_arrives_twice_is_one_request(start: Callable[..., Stack]) -> None:
+    stack = start()
+    await stack.ready()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await asyncio.wait_for(stack.task, 30) == 0
+    assert "ending at once" not in stack.log()
+    assert "end gateway" in stack.diary()

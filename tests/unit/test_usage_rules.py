@@ -100,6 +100,8 @@ def test_rollups_by_day_component_and_user() -> None:
     assert increments.rollups == {
         key("total", ""): {**work, **end},
         key("user", "u_1"): work,
+        RollupKey("tenant-a", "2026-11", "client", "user_month", "u_1"): work,
+        RollupKey("tenant-a", "2026-11", "client", "user_month", "anonymous"): end,
         key("user", "anonymous"): end,
         key("component", "upgrader"): {**work, f"latency.{bucket_of(100)}": 1},
     }
@@ -110,7 +112,7 @@ def test_increments_add_up_whatever_the_batches() -> None:
     whole = increments_of(events)
     tokens = sum(e.tokens_in + e.tokens_out for e in events if e.origin == "client")
     assert sum(amounts.get("tokens", 0) for amounts in whole.counters.values()) == tokens
-    for kind in ("component", "user", "total"):
+    for kind in ("component", "user", "user_month", "total"):
         of_kind = [amounts for key, amounts in whole.rollups.items() if key.kind == kind]
         assert sum(a.get("costNanoUsd", 0) for a in of_kind) == sum(e.cost_nano_usd for e in events)
 

@@ -10,9 +10,21 @@ from deploy.local.offline_model.follow_ups import FollowUp, read_follow_up
 from deploy.local.offline_model.languages import Language, detect, language_of
 from deploy.local.offline_model.prompt_parts import without_polite_words
 from deploy.local.offline_model.substitution import substituted
-from deploy.local.offline_model.text_pieces import LIST_ITEM, PLACEHOLDER, as_sentence, clipped, distinct, normalized
+from deploy.local.offline_model.text_pieces import (
+    CODE_BLOCK,
+    LIST_ITEM,
+    PLACEHOLDER,
+    as_sentence,
+    clipped,
+    distinct,
+    normalized,
+    split_sentences,
+)
 
-_REQUEST_CHARACTERS = 600
+_REQUEST_CHARACTERS = 800
+_CODE_CHARACTERS = 2000
+_BETWEEN_CHARACTERS = 300
+_MOST_BETWEEN = 5
 _MOST_KEPT = 4
 
 
@@ -21,7 +33,7 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     language = language_of(sections.get("language", ""))
     prompt = sections["prompt"].strip()
     turns = read_conversation(sections.get("conversation", ""))
-    request, between = _referred(prompt, turns, summary)
+    request, between = _referred(prompt, turns, summary, language)
     phrases = (language or language_of("en")).reasoning  # type: ignore[union-attr]
     if request is None:
         questions = [language.questions["earlier"]] if language else []
@@ -44,23 +56,30 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     )
 
 
-def _referred(prompt: str, turns: list[Turn], summary: Summary | None) -> tuple[str | None, list[str]]:
+def _referred(
+    prompt: str, turns: list[Turn], summary: Summary | None, language: Language | None
+) -> tuple[str | None, list[str]]:
     """The request that the follow-up is about and the follow-ups between the two."""
     earlier = [turn for turn in turns if not (turn.role == "user" and turn.text == prompt)] or turns
     spoken = detect(" ".join(turn.text for turn in earlier if turn.role == "user"))
     request, between = last_request(earlier, spoken)
     if request is None and summary and summary.goal.strip():
-        return summary.goal.strip(), []
+        wished = [item for item in summary.constraints if language and _is_change(item, language)]
+        return summary.goal.strip(), wished
     if request is None:
         return None, []
-    sentences = main_sentences(request, spoken)
-    return clipped(" ".join(sentences), _REQUEST_CHARACTERS), between
+    between = [text for text in between if len(text) <= _BETWEEN_CHARACTERS][-_MOST_BETWEEN:]
+    if len(request) <= _REQUEST_CHARACTERS:
+        return request, between
+    blocks = [block.group(0) for block in CODE_BLOCK.finditer(request) if len(block.group(0)) <= _CODE_CHARACTERS]
+    asked = clipped(" ".join(main_sentences(request, spoken)), _REQUEST_CHARACTERS)
+    return "\n".join([asked, *blocks[:1]]), between
 
 
 def _written(
     request: str, between: list[str], prompt: str, summary: Summary | None, turns: list[Turn], language: Language
 ) -> str:
-    asked = as_sentence(without_polite_words(request, language))
+    asked = _plainly(request, language)
     changes = FollowUp()
     sentences: list[str] = []
     for text in [*between, prompt]:
@@ -82,6 +101,13 @@ def _written(
         about = language.change_phrases["about"].format(request=asked.rstrip(), follow_up=sentences[-1])
         return " ".join([about, *alone])
     return " ".join([asked, *sentences, *told, *alone])
+
+
+def _plainly(request: str, language: Language) -> str:
+    if "\n" in request:
+        return request
+    sentences = (without_polite_words(sentence, language) for sentence in split_sentences(request))
+    return " ".join(as_sentence(sentence) for sentence in sentences)
 
 
 def _merge(changes: FollowUp, follow_up: FollowUp) -> None:
@@ -119,7 +145,7 @@ def _meant_item(follow_up: str, turns: list[Turn], language: Language) -> str:
     )
     for number, pattern in enumerate(language.ordinal_patterns):
         if pattern.search(follow_up) and number < len(items):
-            return " " + language.change_phrases["item"].format(clipped(items[number].strip(), 200).rstrip("."))
+            return " " + language.change_phrases["item"].format(clipped(items[number].strip(), 200))
     return ""
 
 

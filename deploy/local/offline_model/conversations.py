@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from deploy.local.offline_model.languages import Language
+from deploy.local.offline_model.prompt_parts import without_polite_words
 from deploy.local.offline_model.text_pieces import split_sentences, words
 
 _TURN = re.compile(r"(?:\A|\n\n)(user|assistant|system): ")
@@ -42,19 +43,31 @@ def is_follow_up(text: str, language: Language | None) -> bool:
 
 
 def last_request(turns: list[Turn], language: Language | None) -> tuple[str | None, list[str]]:
-    """The latest user message that stands on its own, and the follow-ups that came after it."""
+    """The latest user message that asks for something and stands on its own, and the user messages after it."""
     asked = [turn.text for turn in turns if turn.role == "user"]
     for index in range(len(asked) - 1, -1, -1):
-        if not is_follow_up(asked[index], language):
-            return asked[index], asked[index + 1 :]
+        text = asked[index]
+        if not is_follow_up(text, language) and any(asks(sentence, language) for sentence in split_sentences(text)):
+            return text, asked[index + 1 :]
     return (asked[0], asked[1:]) if asked else (None, [])
+
+
+def asks(sentence: str, language: Language | None) -> bool:
+    """Whether a sentence wants something done, and does not only tell something."""
+    if sentence.rstrip().endswith(("?", "？")) or language is None:
+        return True
+    if language.pattern["polite_question"].match(sentence):
+        return True
+    if language.pattern["tried"].search(sentence) or language.pattern["decision"].search(sentence):
+        return False
+    bare = without_polite_words(sentence, language)
+    goals = language.table["goals"].values()
+    told = language.pattern["statement"].match(bare)
+    return any(pattern.match(bare) or (not told and pattern.search(bare)) for pattern in goals)
 
 
 def main_sentences(text: str, language: Language | None, limit: int = 3) -> list[str]:
     """What a message asks for: its sentences with a goal or a question, else its first one."""
     sentences = [sentence for sentence in split_sentences(text) if not sentence.startswith("```")]
-    if language is not None:
-        patterns = language.table["goals"].values()
-        asking = [s for s in sentences if s.rstrip().endswith("?") or any(p.search(s) for p in patterns)]
-        sentences = asking or sentences
-    return sentences[:limit] if sentences else [text]
+    asking = [sentence for sentence in sentences if asks(sentence, language)] if language else []
+    return (asking or sentences or [text])[:limit]

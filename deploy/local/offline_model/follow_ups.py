@@ -24,17 +24,18 @@ class FollowUp:
 def read_follow_up(text: str, language: Language) -> FollowUp:
     """The follow-up taken apart clause by clause."""
     follow_up = FollowUp()
-    text = without_polite_words(text.strip(), language)
+    text = without_polite_words(text.strip().lstrip("¿¡"), language)
     transfer = language.pattern["transfer"].fullmatch(text.rstrip(" ?.!"))
     if transfer and len(text.split()) <= _CLAUSE_WORDS:
         target = next((group for group in transfer.groups() if group), "").strip(" ?.!")
-        if target and not _one_change(target, language, FollowUp()):
+        if target and _not_understood(target, language, FollowUp()):
             follow_up.transfer = target
             return follow_up
     for sentence in re.split(r"(?<=[.!?])\s+", text):
         clauses = _clauses(sentence, language)
         understood = FollowUp()
-        if all(_one_change(clause, language, understood) for clause in clauses):
+        rests = [_not_understood(clause, language, understood) for clause in clauses]
+        if not any(rests) and (understood.changes or understood.audience or understood.language):
             follow_up.changes += [change for change in understood.changes if change not in follow_up.changes]
             follow_up.audience = understood.audience or follow_up.audience
             follow_up.language = understood.language or follow_up.language
@@ -48,27 +49,25 @@ def _clauses(sentence: str, language: Language) -> list[str]:
     return [part.strip(" .!?,") for part in parts if part and part.strip(" .!?,")]
 
 
-def _one_change(clause: str, language: Language, into: FollowUp) -> bool:
-    """Whether the clause is nothing but changes that are known; they are added to `into`."""
+def _not_understood(clause: str, language: Language, into: FollowUp) -> str:
+    """What is left of the clause without the changes that are known and filler words; they are added to `into`."""
     if PLACEHOLDER.search(clause):
-        return False
+        return clause
     rest = clause
-    found = False
     named = language.pattern["in_language"].search(rest)
-    if named:
-        into.language = language.first_kind("language_words", named.group(0))
-        found = into.language is not None
+    kind = language.first_kind("language_words", named.group(0)) if named else None
+    if named and kind:
+        into.language = kind
         rest = rest.replace(named.group(0), " ", 1)
     audience = language.pattern["audience"].search(rest)
     if audience:
         into.audience = audience.group(0).strip()
-        found = True
         rest = rest.replace(audience.group(0), " ", 1)
-    for kind, pattern in language.table["changes"].items():
+    for change, pattern in language.table["changes"].items():
         match = pattern.search(rest)
         if match:
-            into.changes += [] if kind in into.changes else [kind]
-            found = True
+            into.changes += [] if change in into.changes else [change]
             rest = rest.replace(match.group(0), " ", 1)
-    rest = language.pattern["leftover"].sub(" ", rest)
-    return found and not re.search(r"\w", rest)
+    for name in ("polite", "leftover"):
+        rest = language.pattern[name].sub(" ", rest)
+    return " ".join(re.findall(r"\w+", rest))

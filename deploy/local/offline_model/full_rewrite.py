@@ -4,7 +4,7 @@ from deploy.local.offline_model.answers import Rewrite, Summary
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import Language, language_of
-from deploy.local.offline_model.prompt_parts import PromptParts, take_apart, without_polite_words
+from deploy.local.offline_model.prompt_parts import PromptParts, take_apart
 from deploy.local.offline_model.text_pieces import (
     PLACEHOLDER,
     as_sentence,
@@ -58,7 +58,7 @@ def _role(parts: PromptParts, language: Language | None) -> str:
 def _task(parts: PromptParts, language: Language | None) -> list[str]:
     if language is None:
         return parts.task
-    sentences = [as_sentence(without_polite_words(sentence, language)) for sentence in parts.task]
+    sentences = [as_sentence(sentence) for sentence in parts.task]
     return [*sentences, *parts.blocks]
 
 

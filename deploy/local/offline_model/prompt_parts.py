@@ -18,7 +18,8 @@ _LEADING = re.compile(r"[\s,.:;!–—-]+")
 
 @dataclass
 class PromptParts:
-    """Every piece of the prompt stands verbatim in exactly one of `task`, `context`, `constraints` and `blocks`.
+    """Each piece of the prompt, without its pleases and greetings, stands verbatim in exactly one of `task`,
+    `context`, `constraints` and `blocks`.
 
     The rest are clues read from it; a clue that holds a placeholder is left out, so that none is ever doubled.
     """
@@ -52,6 +53,7 @@ def take_apart(prompt: str, language: Language | None) -> PromptParts:
         elif LIST_ITEM.match(piece) and in_list:
             group[-1] += "\n" + piece
         else:
+            piece = piece if LIST_ITEM.match(piece) else without_polite_words(piece, language)
             group = _group_for(piece, parts, language)
             group.append(piece)
             in_list = piece.endswith(":") or LIST_ITEM.match(piece) is not None
@@ -65,7 +67,7 @@ def take_apart(prompt: str, language: Language | None) -> PromptParts:
 
 
 def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
-    bare = PLACEHOLDER.sub(" ", without_polite_words(piece, language))
+    bare = PLACEHOLDER.sub(" ", piece)
     goal = next((m for p in language.table["goals"].values() if (m := p.match(bare))), None)
     limits = language.pattern["constraint"].search(bare)
     told = language.pattern["statement"].match(bare)
@@ -133,15 +135,16 @@ def _picked(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def without_polite_words(text: str, language: Language) -> str:
-    """The text without greetings and pleases in front of it."""
+    """The text without greetings and pleases in front of it; a request put as a question becomes a request."""
     bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
+    question = False
     while match := language.pattern["polite"].match(bare):
         rest = bare[match.end() :]
         rest = _LEADING.sub("", rest, count=1) if _LEADING.match(rest) else rest
         if not rest:
             break
+        question = question or language.pattern["polite_question"].match(bare) is not None
         bare = rest
-    asked_politely = bare is not text and bare.endswith("?") and "?" not in bare[:-1]
-    if asked_politely and any(pattern.match(bare) for pattern in language.table["goals"].values()):
-        bare = bare[:-1] + "."
+    if question and bare.endswith("?") and "?" not in bare[:-1]:
+        bare = bare[:-1].rstrip() + "."
     return bare

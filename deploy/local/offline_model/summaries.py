@@ -7,7 +7,14 @@ from typing import Any
 import orjson
 
 from deploy.local.offline_model.answers import Summary
-from deploy.local.offline_model.conversations import Turn, is_follow_up, last_request, main_sentences, read_conversation
+from deploy.local.offline_model.conversations import (
+    Turn,
+    asks,
+    is_follow_up,
+    last_request,
+    main_sentences,
+    read_conversation,
+)
 from deploy.local.offline_model.languages import Language, detect
 from deploy.local.offline_model.prompt_parts import take_apart, without_polite_words
 from deploy.local.offline_model.text_pieces import (
@@ -94,13 +101,14 @@ def _sort_user_message(
         into.constraints.append(_entry(text))
         return facts
     parts = take_apart(text, language)
-    into.constraints += [_entry(item) for item in parts.constraints]
-    for sentence in [*parts.task, *parts.context]:
+    for sentence in [*parts.context, *parts.task, *parts.constraints]:
         if language.pattern["tried"].search(sentence):
             into.tried.append(_entry(sentence))
         elif language.pattern["decision"].search(sentence):
             into.decisions.append(_entry(sentence))
-        elif _is_fact(sentence, into.goal):
+        elif sentence in parts.constraints:
+            into.constraints.append(_entry(sentence))
+        elif _is_fact(sentence, into.goal) and not asks(sentence, language):
             facts.append((_rank(sentence, weights, language), _entry(sentence)))
     return facts
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-QUOTATION = re.compile(r'"[^"\n]{1,500}"|“[^”\n]{1,500}”|«[^»\n]{1,500}»|„[^“”\n]{1,500}[“”]|`[^`\n]{1,300}`')
+QUOTATION = re.compile(r'"[^"\n]{1,500}"|“[^“”\n]{1,500}”|«[^«»\n]{1,500}»|„[^„“”\n]{1,500}[“”]|`[^`\n]{1,300}`')
 LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
 
 _KEPT_WHOLE = re.compile(
-    rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]*\d|"
+    rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
     r"\b(?:e\.g|i\.e|etc|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|No|Nr|ca|bzw|z\. ?B|d\. ?h|u\. ?a|usw|p\. ?ej|p\. ?ex|Sr|Sra|"
-    r"bijv|o\.a|TP|Inc|Ltd|Co)\.|\b[A-Z]\.|[\w-]+\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
+    r"bijv|o\.a|TP|Inc|Ltd|Co)\.|\b[A-Z]\.|(?<![\w-])[\w-]{1,60}\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+|(?<=[。！？])\s*")
 _CLAUSE_END = re.compile(r"\s*[,;，；、]\s+|\s+[–—-]\s+|[，；、]")

@@ -44,6 +44,7 @@ class Language:
     in_language: str
     language_words: dict[str, str]
     polite: str
+    polite_question: str
 
     # To read a conversation.
     follow_up: str
@@ -74,8 +75,8 @@ class Language:
     def pattern(self) -> dict[str, re.Pattern[str]]:
         """The single patterns by the names of their fields."""
         names = (
-            "audience length constraint statement tone in_language polite follow_up pronoun leftover transfer "
-            "clause_break decision tried"
+            "audience length constraint statement tone in_language polite polite_question follow_up pronoun leftover "
+            "transfer clause_break decision tried"
         )
         return {name: words_pattern(getattr(self, name)) for name in names.split()}
 

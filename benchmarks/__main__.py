@@ -1,0 +1,72 @@
+"""`python -m benchmarks`: runs the benchmarks one after another, prints each ratio, and writes the two result files."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from benchmarks import four_hops, report, stage_loop
+from benchmarks.brokers import EMBEDDED, KAFKA, libs
+from benchmarks.machine import machine
+from benchmarks.pairs import Measured, Row
+from deploy.local.servers import ServerUnavailable
+
+
+class Benchmark(Protocol):
+    """A module that measures some rows."""
+
+    @property
+    def ROWS(self) -> tuple[Row, ...]: ...  # noqa: N802 -- a module's constant
+
+    async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
+
+
+BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops)
+PEERS: tuple[Benchmark, ...] = ()
+
+
+async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
+    """Runs what was asked for. Gives the exit code: 2 when nothing fits or a broker cannot be had."""
+    chosen = [
+        (kind, module, rows)
+        for module in (*BENCHMARKS, *(PEERS if peers else ()))
+        for kind in kinds
+        if (rows := [row for row in module.ROWS if only is None or only in (row.name, row.on(kind))])
+    ]
+    if not chosen:
+        names = ", ".join(row.name for module in (*BENCHMARKS, *PEERS) for row in module.ROWS)
+        print(f"no benchmark is called {only}; there are: {names} (each also with -{EMBEDDED} or -{KAFKA})")
+        return 2
+    try:
+        if any(kind == KAFKA for kind, _, _ in chosen):
+            await libs()
+    except ServerUnavailable as missing:
+        print(f"{missing}\nWithout Apache Kafka: python -m benchmarks --embedded")
+        return 2
+    print(f"machine: {machine()}", flush=True)
+    everything = [row for module in (*BENCHMARKS, *PEERS) for row in module.ROWS]
+    for kind, module, rows in chosen:
+        results = await module.measure(kind, rows)
+        for measured in results:
+            print(report.line(measured), flush=True)
+        report.write(results, everything)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="NAME", help="one benchmark, on both brokers or (NAME-kafka) on one")
+    parser.add_argument("--peers", action="store_true", help="the peers too")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--embedded", action="store_true", help="on the embedded broker only")
+    where.add_argument("--cluster", action="store_true", help="on Apache Kafka only")
+    arguments = parser.parse_args()
+    kinds = [EMBEDDED] if arguments.embedded else [KAFKA] if arguments.cluster else [EMBEDDED, KAFKA]
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    return asyncio.run(run(kinds, arguments.only, peers=arguments.peers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,393 @@
+"""What one upgrade waits for besides the model: four hand-overs, each with a durable record."""
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+
+from benchmarks.brokers import Broker, running
+from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.side_process import SideProcess, side
+from benchmarks.upgrade_messages import make_task, traceparent
+from deploy.local.servers import start_valkey
+from services.gateway.accepted_record import AcceptedRecord
+from services.gateway.accepted_store import ACCEPTED, AcceptedStore
+from services.upgrader.handlers import EndingStage
+from services.upgrader.results import RESULTS, Results
+from services.upgrader.rewrite import Rewrite, RewriteRequest
+from shared.contracts.topics import INBOX_OF, REWRITE
+from shared.contracts.upgrade_results import PromptVersion, UpgradeResult
+from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput, SummarizeTask, UpgradeTask
+from shared.messaging.connection import connection_options, group_options, make_consumer
+from shared.messaging.outbox import FactOutbox, outbox_collection
+from shared.messaging.producer import EventProducer
+from shared.messaging.progress import ProgressLog, ReplyListener
+from shared.messaging.recorded_stage import RecordedStage
+from shared.messaging.stage_runner import StageRunner
+from shared.messaging.topic_admin import create_topics
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import setup
+from shared.storage.redis_client import open_redis
+from shared.storage.settings import StorageSettings
+from shared.storage.sqlite import SqliteDatabase
+
+ALONE, TOGETHER = 1, 8
+UPGRADES = {ALONE: 60, TOGETHER: 160}
+_HOPS = len(Stage)
+_FIRST_HOP_WITHIN_SECONDS = 30.0
+_UPGRADE_WITHIN_SECONDS = 10.0
+_SIDES = (
+    "A is the pipeline with work that does nothing: the gateway's accepted record, the three stages with their recorded "
+    "outputs, usage facts and progress events, and the reply that wakes the gateway; B is four bare aiokafka hops "
+    "(driver, three stages, a reply topic) that validate the same message, write one SQLite row with a commit of its own "
+    "and `synchronous=FULL`, and produce with acks=all. Both have a process for each stage and one for the driver"
+)
+ONE = Row("four-hops", "ms, p50", f"{_SIDES}. One upgrade at a time.", goal=1.5, better="less")
+EIGHT = Row("four-hops-8", "ms, p50", f"{_SIDES}. Eight upgrades in flight.", better="less")
+ROWS = (ONE, EIGHT)
+_IN_FLIGHT = {ONE.name: ALONE, EIGHT.name: TOGETHER}
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """Measures the chosen rows on one broker."""
+    with tempfile.TemporaryDirectory(prefix="bench-hops-") as folder:
+        async with running(kind) as broker, await start_valkey() as valkey:
+            topics = (*INBOX_OF.values(), *(replace(REWRITE, name=_raw_topic(hop)) for hop in range(_HOPS + 1)))
+            await create_topics(broker.settings())
+            await create_topics(broker.settings(), topics)
+            here: dict[str, Any] = {"kind": kind, "url": broker.url, "folder": folder}
+            async with (
+                _all_of("Stage", here | {"redis": valkey.url}) as ours,
+                _all_of("Raw", here) as raw,
+            ):
+                pairs = await paired(lambda: _turn(ours), lambda: _turn(raw))
+    results = []
+    for row in chosen:
+        key = f"p50 {_IN_FLIGHT[row.name]}"
+        absolute = f"A {middle(pairs, 'a', key):.1f} ms, B {middle(pairs, 'b', key):.1f} ms"
+        results.append(Measured(row.on(kind), row, ratios(pairs, key), absolute))
+    return results
+
+
+@asynccontextmanager
+async def _all_of(prefix: str, options: dict[str, Any]) -> AsyncIterator[list[SideProcess]]:
+    """The driver and its hops, each a process."""
+    async with AsyncExitStack() as stack:
+        sides = [await stack.enter_async_context(side(f"benchmarks.four_hops:{prefix}Driver", **options))]
+        for hop in range(_HOPS):
+            target = f"benchmarks.four_hops:{prefix}Hop"
+            sides.append(await stack.enter_async_context(side(target, hop=hop, **options)))
+        yield sides
+
+
+async def _turn(sides: Sequence[SideProcess]) -> dict[str, float]:
+    """One side's run. Only the side whose turn it is reads from the broker."""
+    driver, *hops = sides
+    await asyncio.gather(*(hop.call("read") for hop in hops))
+    try:
+        await driver.call("once", within=_FIRST_HOP_WITHIN_SECONDS + 5)
+        numbers: dict[str, float] = await driver.call("drive")
+        return numbers
+    finally:
+        await asyncio.gather(*(hop.call("rest") for hop in hops))
+
+
+def _raw_topic(hop: int) -> str:
+    return f"raw.hop-{hop}.v1"
+
+
+class _Driver:
+    """Sends upgrades through and times them. `_send` begins one; whoever sees its end calls `_ended`."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+
+    async def once(self) -> None:
+        """Returns when one upgrade has come through: all hops have joined their groups."""
+        await self._upgrade(_FIRST_HOP_WITHIN_SECONDS)
+
+    async def drive(self) -> dict[str, float]:
+        """The p50 in ms with one and with eight upgrades in flight."""
+        return {f"p50 {n}": 1000 * median(await self._times(n)) for n in (ALONE, TOGETHER)}
+
+    async def _times(self, in_flight: int) -> list[float]:
+        async def one_after_another() -> list[float]:
+            return [await self._upgrade(_UPGRADE_WITHIN_SECONDS) for _ in range(UPGRADES[in_flight] // in_flight)]
+
+        return [t for times in await asyncio.gather(*(one_after_another() for _ in range(in_flight))) for t in times]
+
+    async def _upgrade(self, within: float) -> float:
+        task = make_task(SummarizeTask, list(Stage), reply_to="bench")
+        ended = self._waiting[task.upgrade_id] = asyncio.get_running_loop().create_future()
+        started = time.perf_counter()
+        await self._send(task)
+        await asyncio.wait_for(ended, within)
+        return time.perf_counter() - started
+
+    async def _send(self, task: SummarizeTask) -> None:
+        raise NotImplementedError
+
+    def _ended(self, upgrade_id: str) -> None:
+        ended = self._waiting.pop(upgrade_id, None)
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+
+
+class _Ours:
+    """What every process of side A has: producer, database and progress log."""
+
+    def __init__(self, kind: str, url: str, folder: str, redis: str, name: str) -> None:
+        self.settings = Broker(kind, url).settings()
+        self.telemetry = setup(name, ObservabilitySettings(_env_file=None, log_level="WARNING"))  # type: ignore[call-arg]
+        self.producer = EventProducer(self.settings, source=name)
+        self.database = SqliteDatabase(Path(folder) / f"{name}.sqlite3")
+        self.redis = open_redis(StorageSettings(_env_file=None, redis_url=redis))  # type: ignore[call-arg, arg-type]
+        self.progress = ProgressLog(self.redis)
+
+    async def start(self) -> None:
+        for part in (self.producer, self.database, self.progress):
+            await part.start()
+
+    async def close(self) -> None:
+        for part in (self.progress, self.database, self.producer):
+            await part.stop(2)
+        await self.redis.aclose()
+
+
+class StageDriver(_Driver):
+    """Stands where the gateway is: the same record, message and reply, without HTTP."""
+
+    def __init__(self, kind: str, url: str, folder: str, redis: str) -> None:
+        super().__init__()
+        self._parts = _Ours(kind, url, folder, redis, "gateway")
+        self._store = AcceptedStore(self._parts.database.collection(ACCEPTED))
+        self._replies = ReplyListener(self._parts.redis, "bench", self._on_result)
+
+    async def start(self) -> None:
+        await self._parts.start()
+        await self._replies.start()
+
+    async def close(self) -> None:
+        await self._replies.stop(1)
+        await self._parts.close()
+
+    async def _send(self, task: SummarizeTask) -> None:
+        trace = traceparent(sampled=False)
+        record = AcceptedRecord(
+            upgrade_id=task.upgrade_id,
+            tenant_id=task.tenant_id,
+            credential_id="bench",
+            user_ref=task.user_ref,
+            idempotency_key=None,
+            body_hash=None,
+            period=task.period,
+            created_at=task.created_at,
+            deadline=task.deadline,
+            task=task.model_dump_json(by_alias=True),
+            sealed_pii=None,
+            traceparent=trace,
+            open_since=task.created_at,
+        )
+        await self._store.insert(record)
+        await self._parts.progress.accepted(task)
+        inbox = INBOX_OF[Stage.SUMMARIZER]
+        await self._parts.producer.publish(inbox, task.upgrade_id, task, subject=task.upgrade_id, traceparent=trace)
+
+    async def _on_result(self, result: UpgradeResult) -> None:
+        self._ended(result.upgrade_id)
+
+
+class _SettledLedger:
+    """A usage service that has counted everything."""
+
+    async def missing(self, event_ids: Sequence[str]) -> set[str]:
+        return set()
+
+
+class _NoModel:
+    """Answers at once."""
+
+    async def rewrite(self, request: RewriteRequest, reserve: timedelta) -> Rewrite:
+        return Rewrite(request.prompt, "", (), 0.5, (), _used("upgrader"), PromptVersion(name="upgrader", version=1))
+
+
+def _used(component: str) -> ComponentUsage:
+    return ComponentUsage(component=component, operation="bench", tokens_in=100, tokens_out=50, latency_ms=0)
+
+
+class StageHop:
+    """One stage's process: RecordedStage, or the upgrader's own ending, in a stage runner."""
+
+    def __init__(self, kind: str, url: str, folder: str, redis: str, hop: int) -> None:
+        self._stage = list(Stage)[hop]
+        self._parts = _Ours(kind, url, folder, redis, self._stage.value)
+        ends = self._stage is Stage.UPGRADER
+        records = self._parts.database.collection(RESULTS if ends else outbox_collection("outputs"))
+        self._outbox = FactOutbox(records, self._parts.producer, _SettledLedger())
+        self._handler: EndingStage | RecordedStage = (
+            EndingStage(Results(self._outbox), _NoModel(), self._parts.progress)
+            if ends
+            else RecordedStage(
+                stage=self._stage,
+                outputs=self._outbox,
+                producer=self._parts.producer,
+                progress=self._parts.progress,
+                work=self._nothing,
+            )
+        )
+        self._runner: StageRunner | None = None
+
+    async def start(self) -> None:
+        await self._parts.start()
+        await self._outbox.start()
+
+    async def read(self) -> None:
+        self._runner = StageRunner(
+            settings=self._parts.settings,
+            topic=INBOX_OF[self._stage],
+            group=f"{self._stage}.stage",
+            handler=self._handler.handle,
+            give_up=self._handler.give_up,
+            producer=self._parts.producer,
+            telemetry=self._parts.telemetry,
+        )
+        await self._runner.start()
+
+    async def rest(self) -> None:
+        if self._runner is not None:
+            await self._runner.stop(5)
+
+    async def close(self) -> None:
+        await self._outbox.stop(1)
+        await self._parts.close()
+
+    async def _nothing(self, _: UpgradeTask) -> StageOutput:
+        return StageOutput(stage=self._stage, usage=[_used(self._stage.value)])
+
+
+class _Raw:
+    """What every process of side B has."""
+
+    def __init__(self, kind: str, url: str, folder: str, name: str) -> None:
+        self.settings = Broker(kind, url).settings()
+        self.path = Path(folder) / f"raw-{name}.sqlite3"
+
+    async def start(self) -> None:
+        self.rows = sqlite3.connect(self.path, isolation_level=None)
+        self.rows.execute("PRAGMA journal_mode=WAL")
+        self.rows.execute("PRAGMA synchronous=FULL")
+        self.rows.execute("CREATE TABLE IF NOT EXISTS rows (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+        self.producer = AIOKafkaProducer(
+            **connection_options(self.settings),
+            acks="all",
+            linger_ms=0,
+            enable_idempotence=self.settings.kafka_enable_idempotence,
+        )
+        await self.producer.start()
+
+    async def record_and_send(self, topic: str, task: UpgradeTask) -> None:
+        """One durable row, and then the message, confirmed."""
+        body = task.to_json()
+        self.rows.execute("INSERT INTO rows VALUES (?, ?)", (task.upgrade_id, body.decode()))
+        await self.producer.send_and_wait(topic, body, key=task.upgrade_id.encode())
+
+    async def close(self) -> None:
+        await self.producer.stop()
+        self.rows.close()
+
+
+class RawDriver(_Driver):
+    """Begins each upgrade in the first topic and sees its end in the last."""
+
+    def __init__(self, kind: str, url: str, folder: str) -> None:
+        super().__init__()
+        self._parts = _Raw(kind, url, folder, "driver")
+        self._replies: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._parts.start()
+
+    async def drive(self) -> dict[str, float]:
+        return await self._with_replies(super().drive())
+
+    async def once(self) -> None:
+        await self._with_replies(super().once())
+
+    async def close(self) -> None:
+        await self._parts.close()
+
+    async def _with_replies(self, doing: Coroutine[Any, Any, Any]) -> Any:
+        """Reads the replies while `doing` is done."""
+        consumer = make_consumer(self._parts.settings, group_id=None)
+        consumer.subscribe([_raw_topic(_HOPS)])
+        await consumer.start()
+        reading = asyncio.create_task(self._read(consumer))
+        try:
+            return await doing
+        finally:
+            await _end(reading)
+            await consumer.stop()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for record in consumer:
+            self._ended(SummarizeTask.model_validate_json(record.value).upgrade_id)
+
+    async def _send(self, task: SummarizeTask) -> None:
+        await self._parts.record_and_send(_raw_topic(0), task)
+
+
+class RawHop:
+    """One hop: from its topic to the next, a row for each message, and a commit of the offsets for each batch."""
+
+    def __init__(self, kind: str, url: str, folder: str, hop: int) -> None:
+        self._parts = _Raw(kind, url, folder, f"hop-{hop}")
+        self._hop = hop
+        self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._parts.start()
+
+    async def read(self) -> None:
+        consumer = make_consumer(self._parts.settings, **group_options(self._parts.settings, f"raw.hop-{self._hop}"))
+        consumer.subscribe([_raw_topic(self._hop)])
+        await consumer.start()
+        self._reading = asyncio.create_task(self._read(consumer))
+
+    async def rest(self) -> None:
+        await _end(self._reading)
+
+    async def close(self) -> None:
+        await self._parts.close()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            while True:
+                batch = await consumer.getmany(timeout_ms=500)
+                for records in batch.values():
+                    for record in records:
+                        await self._pass_on(record)
+                if batch:
+                    await consumer.commit({found: records[-1].offset + 1 for found, records in batch.items()})
+        finally:
+            await consumer.stop()
+
+    async def _pass_on(self, record: ConsumerRecord) -> None:
+        task = SummarizeTask.model_validate_json(record.value)
+        await self._parts.record_and_send(_raw_topic(self._hop + 1), task)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

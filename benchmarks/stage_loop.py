@@ -1,0 +1,182 @@
+"""How much of a bare consumer loop's speed is left with the stage runner around a handler that does nothing."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from benchmarks.brokers import Broker, running
+from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.side_process import side
+from benchmarks.upgrade_messages import preload
+from shared.contracts.topics import REWRITE
+from shared.contracts.upgrade_tasks import GivenUp, RewriteTask
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.connection import group_options, make_consumer
+from shared.messaging.group_reader import FETCH_BYTES
+from shared.messaging.producer import EventProducer
+from shared.messaging.stage_runner import StageRunner
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import setup
+
+MESSAGES = 40_000
+_SIDES = (
+    "A is the stage runner with a handler that does nothing (metrics on, as always); B is aiokafka's `getmany`, "
+    "validation by the same pydantic model and a commit per batch. Both read the same preloaded topic of 1 KB messages "
+    "with CloudEvents headers, from the first message to the last, each in one process"
+)
+UNTRACED = Row("stage-loop", "messages/s", f"{_SIDES}. Tracing is off.", goal=0.5)
+UNSAMPLED = Row("stage-loop-unsampled", "messages/s", f"{_SIDES}. Tracing is on in A; the messages are not sampled.")
+SAMPLED = Row(
+    "stage-loop-sampled", "messages/s", f"{_SIDES}. Tracing is on in A, and every message's span is exported (OTLP)."
+)
+ROWS = (UNTRACED, UNSAMPLED, SAMPLED)
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """Measures the chosen rows on one broker."""
+    results = []
+    async with running(kind) as broker, side("benchmarks.stage_loop:Collector") as collector:
+        here: dict[str, Any] = {"kind": broker.kind, "url": broker.url}
+        traces = f"http://127.0.0.1:{await collector.call('port')}"
+        async with side("benchmarks.stage_loop:RawLoop", **here) as raw:
+            for row in chosen:
+                topic = (await preload(broker, f"{row.name}.v1", MESSAGES, sampled=row is SAMPLED)).name
+                async with side(
+                    "benchmarks.stage_loop:RunnerLoop", **here, traces=None if row is UNTRACED else traces
+                ) as ours:
+                    pairs = await paired(
+                        lambda ours=ours, topic=topic: ours.call("consume", topic=topic),  # type: ignore[misc]
+                        lambda topic=topic: raw.call("consume", topic=topic),  # type: ignore[misc]
+                    )
+                absolute = "; ".join(
+                    f"{name} {middle(pairs, at, 'per_second'):,.0f}/s ({middle(pairs, at, 'per_cpu_second'):,.0f}/CPU s)"
+                    for name, at in (("A", "a"), ("B", "b"))
+                )
+                results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
+    return results
+
+
+class _Stopwatch:
+    """Wall and CPU time from the first message to the last."""
+
+    def __init__(self, messages: int) -> None:
+        self._messages = messages
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def numbers(self) -> dict[str, float]:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {"per_second": self._messages / wall, "per_cpu_second": self._messages / cpu}
+
+
+class RunnerLoop:
+    """Side A."""
+
+    def __init__(self, kind: str, url: str, traces: str | None) -> None:
+        self._settings = Broker(kind, url).settings()
+        settings = ObservabilitySettings(_env_file=None, otel_exporter_otlp_endpoint=traces, log_level="WARNING")  # type: ignore[call-arg]
+        self._telemetry = setup("benchmark", settings)
+        self._producer = EventProducer(self._settings, source="benchmark")
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def consume(self, topic: str) -> dict[str, float]:
+        """Reads the whole topic in a group of its own."""
+        left = MESSAGES
+        watch: _Stopwatch | None = None
+        numbers: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+
+        async def nothing(_: Envelope) -> None:
+            nonlocal left, watch
+            if watch is None:
+                watch = _Stopwatch(MESSAGES)
+            left -= 1
+            if not left:
+                numbers.set_result(watch.numbers())
+
+        async def give_up(_: Envelope, given_up: GivenUp) -> None:
+            numbers.set_exception(RuntimeError(f"given up: {given_up.detail}"))
+
+        runner = StageRunner(
+            settings=self._settings,
+            topic=replace(REWRITE, name=topic),
+            group=f"bench.{uuid.uuid4().hex}",
+            handler=nothing,
+            give_up=give_up,
+            producer=self._producer,
+            telemetry=self._telemetry,
+        )
+        await runner.start()
+        try:
+            return await numbers
+        finally:
+            await runner.stop(5)
+
+    async def close(self) -> None:
+        await self._producer.stop(1)
+        self._telemetry.flush()
+
+
+class RawLoop:
+    """Side B."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self._settings = Broker(kind, url).settings()
+
+    async def start(self) -> None: ...
+
+    async def consume(self, topic: str) -> dict[str, float]:
+        """Reads the whole topic in a group of its own."""
+        options = group_options(self._settings, f"bench.{uuid.uuid4().hex}")
+        consumer = make_consumer(self._settings, max_partition_fetch_bytes=FETCH_BYTES, **options)
+        consumer.subscribe([topic])
+        await consumer.start()
+        left = MESSAGES
+        watch: _Stopwatch | None = None
+        numbers: dict[str, float] = {}
+        try:
+            while left:
+                batch = await consumer.getmany(timeout_ms=500)
+                if watch is None and batch:
+                    watch = _Stopwatch(MESSAGES)
+                for records in batch.values():
+                    for record in records:
+                        RewriteTask.model_validate_json(record.value)
+                    left -= len(records)
+                if not left and watch:
+                    numbers = watch.numbers()
+                await consumer.commit({found: records[-1].offset + 1 for found, records in batch.items()})
+            return numbers
+        finally:
+            await consumer.stop()
+
+
+class Collector:
+    """Takes traces over OTLP/HTTP and keeps none, in a process of its own as a collector is."""
+
+    def __init__(self) -> None:
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post("/v1/traces", self._take)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+
+    async def port(self) -> int:
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()

@@ -1,0 +1,54 @@
+"""`python -m deploy.local run --cluster`: the same services, and nothing lost over a restart of everything."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deploy.local.process_table import is_running
+from deploy.local.services import SERVICES
+from tests.conftest import eventually
+from tests.e2e.local_command import Local, all_pids
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local]:
+    stack = Local(tmp_path_factory.mktemp("cluster") / "data")
+    started = stack.run("run", "--detach", "--cluster")
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield stack
+    stack.run("stop")
+
+
+def test_the_services_run_on_kafka_and_mongodb(local: Local) -> None:
+    endpoints = local.endpoints()
+    assert set(endpoints["pids"]) == {*SERVICES, "broker", "redis", "mongodb", "model"}
+    assert endpoints["mongodb"].startswith("mongodb://")
+    assert local.status()["ready"]
+    assert not list(local.data_dir.rglob("*.sqlite3"))
+
+
+async def test_a_killed_kafka_comes_back_with_its_log(local: Local) -> None:
+    before = local.endpoints()
+    os.kill(before["pids"]["broker"], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        return bool(local.endpoints()["pids"]["broker"] != before["pids"]["broker"]) and bool(local.status()["ready"])
+
+    await eventually(replaced, 60)
+    assert (await local.upgrade("explain what a broker is"))["status"] == "upgraded"
+
+
+async def test_upgrades_are_there_after_everything_was_stopped_and_started(local: Local) -> None:
+    upgrade = await local.upgrade("write a haiku about restarts")
+    pids = all_pids(local)
+    assert local.run("stop").returncode == 0
+    assert not any(is_running(pid) for pid in pids)
+    started = local.run("run", "--detach", "--cluster", "--no-sample")
+    assert started.returncode == 0, started.stdout + started.stderr
+    async with local.client() as client:
+        assert (await client.get(f"/api/upgrades/{upgrade['id']}")).json() == upgrade
+    assert (await local.upgrade("and one about keys"))["status"] == "upgraded"

@@ -1,0 +1,122 @@
+"""Language of short prompts: a labelled set, what does not count, and the conversation as the fallback."""
+
+import pytest
+
+from services.upgrader.language import detect_language
+from shared.contracts.upgrade_tasks import ConversationMessage
+
+LABELLED = (
+    ("make it shorter", "en"),
+    ("write a haiku", "en"),
+    ("Explain recursion to a beginner", "en"),
+    ("why is the sky blue?", "en"),
+    ("best laptop under 1000 dollars", "en"),
+    ("now in Vietnamese", "en"),
+    ("debug this code", "en"),
+    ("cold email to investors", "en"),
+    ("marketing plan for a bakery", "en"),
+    ("Translate “guten Morgen, wie geht es dir” into Spanish", "en"),
+    ("What does 「お疲れ様」 mean?", "en"),
+    ("Schreib ein Gedicht über den Herbst", "de"),
+    ("kürzer bitte", "de"),
+    ("Erkläre mir Photosynthese", "de"),
+    ("Was ist der Unterschied zwischen TCP und UDP?", "de"),
+    ("und für Linux?", "de"),
+    ("Bewerbung als Koch", "de"),
+    ("Mach es einfacher", "de"),
+    ("Écris un poème sur l'automne", "fr"),
+    ("plus court", "fr"),
+    ("Explique la photosynthèse", "fr"),
+    ("Quelle est la capitale du Japon ?", "fr"),
+    ("et pour Linux ?", "fr"),
+    ("lettre de motivation pour un stage", "fr"),
+    ("Escribe un poema sobre el otoño", "es"),
+    ("más corto", "es"),
+    ("¿Cuál es la capital de Francia?", "es"),
+    ("Explícame la fotosíntesis", "es"),
+    ("hazlo más sencillo", "es"),
+    ("receta de paella para cuatro", "es"),
+    ("Escreva um poema sobre o outono", "pt"),
+    ("mais curto", "pt"),
+    ("Qual é a capital da França?", "pt"),
+    ("explique a fotossíntese para iniciantes", "pt"),
+    ("Scrivi una poesia sull'autunno", "it"),
+    ("più corto", "it"),
+    ("Qual è la capitale della Francia?", "it"),
+    ("spiegami la fotosintesi", "it"),
+    ("Schrijf een gedicht over de herfst", "nl"),
+    ("korter graag", "nl"),
+    ("wat is het verschil tussen TCP en UDP?", "nl"),
+    ("Viết một bài thơ về mùa thu", "vi"),
+    ("thêm ví dụ", "vi"),
+    ("ngắn hơn", "vi"),
+    ("Thủ đô của Pháp là gì?", "vi"),
+    ("giải thích đệ quy", "vi"),
+    ("viết email xin nghỉ phép", "vi"),
+    ("Napisz wiersz o jesieni", "pl"),
+    ("krócej proszę", "pl"),
+    ("Skriv en dikt om hösten", "sv"),
+    ("kortare tack", "sv"),
+    ("Skriv et digt om efteråret", "da"),
+    ("Hva er forskjellen mellom TCP og UDP?", "no"),
+    ("Kirjoita runo syksystä", "fi"),
+    ("Sonbahar hakkında bir şiir yaz", "tr"),
+    ("daha kısa", "tr"),
+    ("Buatkan puisi tentang hujan", "id"),
+    ("lebih singkat", "id"),
+    ("Scrie o poezie despre toamnă", "ro"),
+    ("Napiš báseň o podzimu", "cs"),
+    ("Írj egy verset az őszről", "hu"),
+    ("秋についての俳句を書いて", "ja"),
+    ("もっと短く", "ja"),
+    ("再短一点", "zh"),
+    ("写一首关于秋天的诗", "zh"),
+    ("用 Python 写一个 quicksort", "zh"),
+    ("Pythonでクイックソートを書いて", "ja"),
+    ("가을에 대한 시를 써줘", "ko"),
+    ("더 짧게", "ko"),
+    ("Напиши стихотворение об осени", "ru"),
+    ("короче", "ru"),
+    ("Напиши вірш про осінь", "uk"),
+    ("اكتب قصيدة عن الخريف", "ar"),
+    ("یک شعر درباره پاییز بنویس", "fa"),
+    ("כתוב שיר על הסתיו", "he"),
+    ("เขียนบทกวีเกี่ยวกับฤดูใบไม้ร่วง", "th"),
+    ("शरद ऋतु पर एक कविता लिखो", "hi"),
+    ("Γράψε ένα ποίημα για το φθινόπωρο", "el"),
+)
+
+
+@pytest.mark.parametrize(("prompt", "language"), LABELLED)
+def test_a_short_prompt_is_recognized(prompt: str, language: str) -> None:
+    assert detect_language(prompt) == language
+
+
+def test_code_addresses_and_placeholders_do_not_count() -> None:
+    code = "```python\nfor item in the_list:\n    print(item)  # show the item and the rest of it\n```"
+    assert detect_language(f"Erkläre diesen Code:\n{code}") == "de"
+    assert detect_language("Écris à <EMAIL_1> via https://example.com/what-is-the-best-way-to-write") == "fr"
+    assert detect_language("<EMAIL_1> <PHONE_2>") == "en"
+
+
+def test_a_follow_up_without_words_of_its_own_is_in_the_language_of_the_conversation() -> None:
+    history = (
+        ConversationMessage(role="user", content="Schreib mir eine Funktion, die eine Liste sortiert"),
+        ConversationMessage(role="assistant", content="Hier ist die Funktion: ..."),
+    )
+    assert detect_language("Python?", history) == "de"
+    assert detect_language("???", history) == "de"
+    assert detect_language("make it shorter please", history) == "en"
+
+
+def test_the_users_words_go_before_the_assistants() -> None:
+    history = (
+        ConversationMessage(role="user", content="Traduis ce texte en anglais, s'il te plaît"),
+        ConversationMessage(role="assistant", content="Here is the text that you wanted, in English."),
+    )
+    assert detect_language("ok", history) == "fr"
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "42", "🙂", "```\n```", "<EMAIL_1>"])
+def test_without_words_and_conversation_it_is_english(prompt: str) -> None:
+    assert detect_language(prompt) == "en"
