@@ -43,14 +43,17 @@ test-cluster: venv-dev ## the suite on Apache Kafka, Redis and a MongoDB-wire se
 faults: venv-dev ## break everything in turn under load and check what held
 	@$(PY) -m pytest tests/faults -m faults --capture=no $(ARGS)
 
-check: venv-dev ## format, lint, types, import contracts, schema diff, settings reference, links in the docs
-	@$(VENV)/bin/ruff format --check --quiet . || { echo "format: run .venv/bin/ruff format ."; exit 1; }
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
-	@$(PY) -m shared.contracts.schema_files --check
-	@$(PY) -m deploy.local.generated_docs --check
-	@$(PY) -m tests.contract.docs_links
+check: venv-dev ## format, lint, types, import contracts, schema diff, generated docs, links in the docs
+	@failed=""; \
+	step() { name="$$1"; shift; echo "check: $$name"; "$$@" || failed="$$failed $$name"; }; \
+	step format $(VENV)/bin/ruff format --check --quiet . ; \
+	step lint $(VENV)/bin/ruff check --quiet . ; \
+	step types $(VENV)/bin/mypy ; \
+	step imports $(VENV)/bin/lint-imports --no-cache ; \
+	step schemas $(PY) -m shared.contracts.schema_files --check ; \
+	step generated $(PY) -m deploy.local.generated_docs --check ; \
+	step links $(PY) -m tests.contract.docs_links ; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 contracts: venv-dev ## write the files that are generated from the code: schemas, AsyncAPI, settings, event tables
 	@$(PY) -m shared.contracts.schema_files

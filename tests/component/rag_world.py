@@ -106,7 +106,7 @@ async def running(settings: RagSettings) -> AsyncIterator[World]:
 def rag_settings(kafka: str, redis: str, model_url: str, data_dir: Path) -> RagSettings:
     """Settings of a rag that sweeps often. The usage service is out: facts are published and stay owed."""
     return RagSettings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         kafka_bootstrap_servers=kafka,
         kafka_enable_idempotence=False,
         kafka_session_timeout_ms=2000,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.contracts.topics import RETRIEVE
+from shared.contracts.topics import RETRIEVE, REWRITE
 from shared.contracts.upgrade_tasks import RetrieveTask, Stage, UpgradeTask
 from shared.messaging.topic_admin import create_topics
 from tests.component.rag_parts import task_for

@@ -34,9 +34,10 @@ def _every_accepted_upgrade_ended_once(evidence: Evidence) -> list[str]:
 
 def _the_ledger_holds_what_was_recorded(evidence: Evidence) -> list[str]:
     counted = Counter(str(event["_id"]) for event in evidence.ledger)
-    missing = evidence.owed_event_ids() - set(counted)
+    owed = evidence.owed_events()
+    missing = sorted(set(owed) - set(counted))
     return [
-        *(f"event {event_id} was recorded by its stage and is not in the ledger" for event_id in sorted(missing)),
+        *(f"event {event_id}, {owed[event_id]}, is not in the ledger" for event_id in missing),
         *(
             f"event {event['_id']} is in the ledger and not counted"
             for event in evidence.ledger

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.contracts.ids import derived_id
+from shared.contracts.topics import topic_named
 from shared.storage.documents import Collection, CollectionSpec
 from shared.storage.opening import open_database
 from shared.storage.settings import StorageSettings
@@ -36,15 +37,17 @@ class Evidence:
     counters: list[dict[str, Any]] = field(default_factory=list)
     calls: list[ModelCall] = field(default_factory=list)
 
-    def owed_event_ids(self) -> set[str]:
-        """The ids of all usage and ends that stages have recorded."""
+    def owed_events(self) -> dict[str, str]:
+        """The ids of all usage and ends that the ledger must have, each with whose they are."""
         owed = {
-            fact["eventId"]
-            for records in self.records.values()
+            fact["eventId"]: f"{service}'s {fact['topic']} of {record['_id']}"
+            for service, records in self.records.items()
             for record in records.values()
             for fact in record.get("facts", ())
+            if "usage" in topic_named(fact["topic"]).consumers
         }
-        return owed | {derived_id(upgrade_id, "completed") for upgrade_id in self.upgrade_ids.values()}
+        ends = {derived_id(i, "completed"): f"the end of {i}" for i in self.upgrade_ids.values()}
+        return {**ends, **owed}
 
 
 @asynccontextmanager

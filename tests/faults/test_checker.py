@@ -11,11 +11,15 @@ RECORDED = "2026-11-23T12:00:00.000Z"
 RECORDED_AT = 1795435200.0
 
 
+def _fact(event_id: str) -> dict[str, str]:
+    return {"eventId": event_id, "topic": "usage.recorded.v1"}
+
+
 def sound() -> Evidence:
     usage = {"tenantId": "t", "period": "2026-11", "origin": "client", "tokensIn": 3, "tokensOut": 2, "embeddings": 0}
     ended = {"tenantId": "t", "period": "2026-11", "origin": "client", "status": "upgraded"}
     completed = derived_id("id-1", "completed")
-    record: dict[str, Any] = {"createdAt": RECORDED, "facts": [{"eventId": "e-1"}, {"eventId": completed}]}
+    record: dict[str, Any] = {"_id": "id-1", "createdAt": RECORDED, "facts": [_fact("e-1"), _fact(completed)]}
     return Evidence(
         upgrade_ids={"case-1": "id-1"},
         ends_seen={"id-1": {("upgraded", RECORDED)}},

@@ -1,10 +1,13 @@
 """Runs the offline model: `python -m deploy.local.offline_model --host 127.0.0.1 --port 8081`."""
 
 import argparse
+import asyncio
 import errno
 import os
+import signal
 import socket
 import sys
+from contextlib import nullcontext
 
 # One thread does all the work; the tokenizer's own pool would only cost memory.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,8 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import uvicorn
+import uvloop
 
 from deploy.local.offline_model.app import build_app
+
+# Longer than any client keeps a connection, so that none is closed under a request.
+_KEEP_ALIVE_SECONDS = 75
+_GRACE_SECONDS = 5
 
 
 def main() -> None:
@@ -28,12 +36,25 @@ def main() -> None:
         reason = "is taken" if error.errno == errno.EADDRINUSE else "cannot be used"
         sys.stderr.write(f"offline model: {arguments.host}:{arguments.port} (--host, --port) {reason}\n")
         raise SystemExit(2) from None
-    config = uvicorn.Config(
-        build_app(), access_log=False, log_level="warning", lifespan="on", timeout_keep_alive=75, loop="uvloop"
-    )
-    config.timeout_graceful_shutdown = 5
     print(f"http://{arguments.host}:{listener.getsockname()[1]}/v1", flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    uvloop.run(_serve(listener))
+
+
+async def _serve(listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        build_app(),
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn's own handling would end the process by the signal instead of with exit code 0.
+    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    await server.serve(sockets=[listener])
 
 
 if __name__ == "__main__":
