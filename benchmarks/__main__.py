@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from benchmarks import four_hops, report, stage_loop
+from benchmarks import end_to_end, four_hops, model_calls, report, stage_loop, two_workers
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
 from benchmarks.machine import machine
 from benchmarks.pairs import Measured, Row
@@ -23,7 +23,7 @@ class Benchmark(Protocol):
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops)
+BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers)
 PEERS: tuple[Benchmark, ...] = ()
 
 

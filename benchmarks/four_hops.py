@@ -331,6 +331,7 @@ class RawDriver(_Driver):
         consumer = make_consumer(self._parts.settings, group_id=None)
         consumer.subscribe([_raw_topic(_HOPS)])
         await consumer.start()
+        await consumer.seek_to_end()
         reading = asyncio.create_task(self._read(consumer))
         try:
             return await doing

@@ -76,7 +76,7 @@ class _WarmUp:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        if await self._store.all_spaces("", limit=1):
+        if await self._store.any_space():
             self._task = asyncio.create_task(self._warm())
 
     async def stop(self, grace_seconds: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.rag.vector_index import Space
+from services.rag.vector_model import Space
 from shared.contracts.contract import format_utc, now_utc
 from shared.llm.client import Embedded, ModelUsage
 from shared.observability.metrics import CACHE_REQUESTS

@@ -17,7 +17,8 @@ from services.rag.file_types import DocumentType, FileRejected, FileType
 from services.rag.preparation_model import PreparedChunk, PreparedDocument, searchable
 from services.rag.preparer import Preparer
 from services.rag.store import FAILED, INDEXED, PENDING, RagStore, ago
-from services.rag.vector_index import IndexRow, Space, VectorIndex
+from services.rag.vector_index import VectorIndex
+from services.rag.vector_model import IndexRow, Space
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.document_events import DocumentIndexed
 from shared.contracts.ids import derived_id, new_id

@@ -20,6 +20,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LEXICAL_TRUST = 0.6
 GOOD_MATCH = 0.9
@@ -88,8 +89,11 @@ def words(text: str) -> list[str]:
 
     Scripts without spaces give pairs of characters.
     """
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = unicodedata.normalize("NFC", "".join(c for c in plain if not unicodedata.combining(c))).replace("đ", "d")
+    plain = text.casefold()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFKD", plain)
+        plain = unicodedata.normalize("NFC", "".join(c for c in plain if not unicodedata.combining(c)))
+        plain = plain.replace("đ", "d")
     found: list[str] = []
     for word in _WORD.findall(plain):
         if _HAS_NO_SPACES.search(word):
@@ -99,6 +103,13 @@ def words(text: str) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=1024)
+def _words_of_chunk(text: str) -> frozenset[str]:
+    """The same chunks come up again and again."""
+    return frozenset(words(text))
+
+
+@lru_cache(maxsize=8192)
 def _stem(word: str) -> str:
     """Takes common English endings off. Crude on purpose: it only has to treat query and chunk alike."""
     if len(word) < 4 or any(map(str.isdigit, word)):
@@ -130,7 +141,7 @@ def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration
 def _coverage(query: str, candidates: Sequence[Candidate]) -> list[float]:
     """The share of the query's word weight in each candidate; words that most candidates hold weigh little."""
     wanted = list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]
-    held = [set(words(candidate.text)) for candidate in candidates]
+    held = [_words_of_chunk(candidate.text) for candidate in candidates]
     weights: dict[str, float] = {}
     for word in wanted:
         holding = sum(1 for chunk in held if word in chunk)

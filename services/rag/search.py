@@ -10,7 +10,8 @@ from services.rag.embeddings import Embeddings, Vectors
 from services.rag.preparation_model import searchable
 from services.rag.scoring import Candidate, calibration_of, scores
 from services.rag.store import RagStore
-from services.rag.vector_index import Hit, IndexRow, Space, VectorIndex
+from services.rag.vector_index import VectorIndex
+from services.rag.vector_model import Hit, IndexRow, Space
 from shared.llm.client import ModelUsage
 from shared.llm.errors import ModelError
 from shared.observability.logs import get_logger

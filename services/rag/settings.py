@@ -18,7 +18,7 @@ class RagSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySettings
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")
     lancedb_uri: str | None = Field(default=None, description="where LanceDB keeps its tables; unset: in DATA_DIR")
     rag_index_concurrency: int = Field(default=2, ge=1, le=32, description="documents indexed at a time per process")
-    rag_prepare_seconds: float = Field(default=60.0, gt=0, le=600, description="longest time to read one document")
+    rag_prepare_seconds: float = Field(default=120.0, gt=0, le=600, description="longest time to read one document")
     rag_check_seconds: float = Field(default=15.0, gt=0, le=60, description="longest time to open a file at upload")
     rag_query_seconds: float = Field(default=10.0, gt=0, le=60, description="longest time to embed a query")
     rag_resubmit_seconds: float = Field(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.rag.vector_index import Space, table_name
+from services.rag.vector_model import Space, table_name
 from shared.contracts.contract import format_utc, now_utc
 from shared.storage.documents import Collection, CollectionSpec, Database, Index
 
@@ -108,13 +108,9 @@ class RagStore:
         found = await self._spaces.find({"tenantId": tenant_id}, limit=20)
         return [Space(record["model"], record["dimension"]) for record in found]
 
-    async def remove_space(self, tenant_id: str, space: Space) -> None:
-        await self._spaces.delete_many({"_id": table_name(tenant_id, space)})
-
-    async def all_spaces(self, after: str, limit: int) -> list[tuple[str, str, Space]]:
-        """Table, tenant and space, by table name; for maintenance."""
-        found = await self._spaces.find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=limit)
-        return [(record["_id"], record["tenantId"], Space(record["model"], record["dimension"])) for record in found]
+    async def any_space(self) -> bool:
+        """Whether any tenant has ever had a document indexed."""
+        return await self._spaces.find_one({}) is not None
 
 
 def ago(seconds: float) -> str:

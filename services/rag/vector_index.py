@@ -1,16 +1,15 @@
 """The chunks of all tenants in LanceDB: one table per tenant and embedding space, searched by vector and by words."""
 
 import asyncio
-import hashlib
 import importlib
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from services.rag.scoring import MAX_QUERY_WORDS
+from services.rag.vector_model import Hit, IndexRow, Space, table_name
 from shared.contracts.ids import is_uuid
 from shared.observability.logs import get_logger
 
@@ -38,45 +37,6 @@ log = get_logger(__name__)
 
 class IndexUnavailable(Exception):
     """The index cannot be read or written now; worth trying again."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Vectors that can be compared with each other: one model, one dimension."""
-
-    model: str
-    dimension: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.model}/{self.dimension}"
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One chunk as it is indexed. Texts are redacted; `sealed_pii` is the JSON of a SealedText or empty.
-
-    `generation` names the indexing run that wrote it; a document shows only the generation it has committed.
-    """
-
-    chunk_id: str
-    document_id: str
-    generation: str
-    title: str
-    context: str
-    text: str
-    search_text: str
-    sealed_pii: str
-    injections: int
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A chunk that a search found: `cosine` is None without a query vector, `bm25` 0 when no word was found."""
-
-    row: IndexRow
-    cosine: float | None
-    bm25: float
 
 
 class VectorIndex:
@@ -175,16 +135,6 @@ class VectorIndex:
 
         await self._on_table(tenant_id, space, rewrite)
 
-    async def drop(self, tenant_id: str, space: Space) -> None:
-        """Removes a table and everything in it. Raises IndexUnavailable."""
-        connection = await self._connect()
-        name = table_name(tenant_id, space)
-        self._forget(name)
-        try:
-            await connection.drop_table(name, ignore_missing=True)
-        except Exception as error:
-            raise IndexUnavailable(type(error).__name__) from error
-
     async def ping(self) -> None:
         """Raises IndexUnavailable when an index that was opened can no longer be listed."""
         if self._connection is not None:
@@ -261,13 +211,6 @@ class VectorIndex:
 
     def _forget(self, name: str) -> None:
         self._tables.pop(name, None)
-
-
-def table_name(tenant_id: str, space: Space) -> str:
-    """The table of one tenant's chunks in one embedding space."""
-    tenant = hashlib.sha256(tenant_id.encode()).hexdigest()[:40]
-    model = hashlib.sha256(space.model.encode()).hexdigest()[:12]
-    return f"chunks_{tenant}_{model}_{space.dimension}"
 
 
 def _word_index() -> Any:

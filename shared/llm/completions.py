@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat
+from shared.llm.counting import count_request
 from shared.llm.dialect import ChatMessage, ChatRequest
 from shared.llm.errors import ModelAnswerInvalid, ModelRefused
 from shared.llm.measuring import Outcome
@@ -48,6 +49,16 @@ async def _ask(requests: Requests, request: ChatRequest, output: type[T], call: 
     call.spending.add_answer(
         body, sent=[message.content for message in request.messages], received=answer.text if answer else ""
     )
+    try:
+        value = _value(answer, request, output, call)
+    except (_Unusable, ModelRefused) as fault:
+        count_request(call.operation, "refused" if isinstance(fault, ModelRefused) else "invalid")
+        raise
+    count_request(call.operation, "ok")
+    return value
+
+
+def _value(answer: ChatAnswer | None, request: ChatRequest, output: type[T], call: Call) -> T:
     if answer is None:
         raise _Unusable("it was not a chat completion", "The model's server answered, but not with a chat completion.")
     if answer.refused:

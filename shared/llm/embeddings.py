@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from shared.llm.answers import Garbage, json_object, read_embeddings
+from shared.llm.counting import count_request
 from shared.llm.errors import ModelAnswerInvalid
 from shared.llm.measuring import Outcome
 from shared.llm.sending import Call, Requests
@@ -41,8 +42,10 @@ async def _embed_batch(requests: Requests, model: str, batch: list[str], call: C
     try:
         vectors = read_embeddings(body, len(batch))
     except Garbage:
+        count_request(call.operation, "invalid")
         call.spending.add_answer(body, sent=batch)
         raise
+    count_request(call.operation, "ok")
     call.spending.add_answer(body, sent=batch, embeddings=len(batch))
     return vectors
 

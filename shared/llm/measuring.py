@@ -1,4 +1,4 @@
-"""One span and one set of metrics per model call. Names, counts and outcomes only; never what was said."""
+"""One span per model call. Names, counts and outcomes only; never what was said."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import Status, StatusCode
 
+from shared.llm.counting import count_usage
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.sending import Call
-from shared.llm.usage import ModelUsage
-from shared.observability import metrics
 from shared.observability.tracing import tracer
 
 
@@ -23,7 +22,7 @@ class Outcome:
 
 @contextmanager
 def measured(call: Call) -> Iterator[Outcome]:
-    """Around one call: records its outcome, latency, tokens and cost, and re-raises what it raises."""
+    """Around one call: a span with its outcome, its tokens and cost counted; re-raises what it raises."""
     outcome = Outcome()
     label = "ok"
     attributes = {"gen_ai.operation.name": call.operation, "gen_ai.request.model": call.spending.model}
@@ -52,12 +51,4 @@ def measured(call: Call) -> Iterator[Outcome]:
                 span.set_attribute("gen_ai.usage.output_tokens", usage.tokens_out)
                 span.set_attribute("model.attempts", usage.attempts)
                 span.set_attribute("model.outcome", label)
-            _count(call.operation, label, usage)
-
-
-def _count(operation: str, outcome: str, usage: ModelUsage) -> None:
-    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
-    metrics.MODEL_LATENCY.labels(operation=operation).observe(usage.latency_ms / 1000)
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
-    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+            count_usage(call.operation, usage)

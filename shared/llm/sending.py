@@ -1,6 +1,7 @@
 """Sending one request to the model's server until it is answered, its attempts are spent or its deadline is near."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import httpx2
 import openai
 
 from shared.llm.breaker import BreakerOpen, ModelBreaker, Unavailability
+from shared.llm.counting import count_request, observe_request
 from shared.llm.dialect import Dialect
 from shared.llm.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from shared.llm.settings import ModelSettings
@@ -25,11 +27,11 @@ _OUT_OF_TIME = "The deadline leaves no time to ask the model."
 
 
 class _Retriable(Exception):
-    def __init__(self, detail: str, *, retry_after: float | None = None, timed_out: bool = False) -> None:
+    def __init__(self, outcome: str, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
+        self.outcome = outcome
         self.detail = detail
         self.retry_after = retry_after
-        self.timed_out = timed_out
 
 
 class _Failing(_Retriable, Unavailability):
@@ -78,16 +80,19 @@ class Requests:
             try:
                 return await self._attempt(path, rendered, call)
             except BreakerOpen:
+                count_request(call.operation, "breaker_open")
                 raise call.unavailable(_LEFT_ALONE) from None
             except _Rejected as rejected:
+                count_request(call.operation, "rejected")
                 if rejected.status not in (400, 422) or not self._dialect.learn(rendered, rejected.text):
                     raise _explained(rejected, call) from None
             except _Retriable as failure:
+                count_request(call.operation, failure.outcome)
                 failures += 1
                 await self._before_retry(failure, failures, call)
 
     async def _before_retry(self, failure: _Retriable, failures: int, call: Call) -> None:
-        error = ModelTimeout if failure.timed_out else ModelUnavailable
+        error = ModelTimeout if failure.outcome == "timeout" else ModelUnavailable
         if call.retries_left <= 0:
             raise error(failure.detail, call.spending.usage()) from None
         wait = backoff_seconds(failures) if failure.retry_after is None else failure.retry_after
@@ -116,12 +121,15 @@ class Requests:
             raise call.out_of_time()
         with self._breaker.calling():
             call.spending.attempts += 1
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(allowed):
                     return await self._post(path, body)
             except TimeoutError:
                 failure = _Failing if allowed >= usual * _TELLING_PART_OF_TIMEOUT else _Retriable
-                raise failure(f"The model did not answer within {allowed:.1f} s.", timed_out=True) from None
+                raise failure("timeout", f"The model did not answer within {allowed:.1f} s.") from None
+            finally:
+                observe_request(call.operation, time.monotonic() - began)
 
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         try:
@@ -129,7 +137,7 @@ class Requests:
         except openai.APIStatusError as error:
             raise _of_status(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
-            raise _Failing("The connection to the model failed.") from None
+            raise _Failing("connection", "The connection to the model failed.") from None
         return response.content
 
 
@@ -139,8 +147,10 @@ def _of_status(error: openai.APIStatusError) -> Exception:
         return _Rejected(error)
     wait = retry_after_seconds(error.response.headers)
     if status == 429:
-        return _Retriable("The model's server takes no more requests at the moment (HTTP 429).", retry_after=wait)
-    return _Failing(f"The model's server has a fault (HTTP {status}).", retry_after=wait)
+        return _Retriable(
+            "rate_limited", "The model's server takes no more requests at the moment (HTTP 429).", retry_after=wait
+        )
+    return _Failing("server_fault", f"The model's server has a fault (HTTP {status}).", retry_after=wait)
 
 
 def _explained(rejected: _Rejected, call: Call) -> Exception:

@@ -73,7 +73,7 @@ _NUMBERED_THING = re.compile(
     r"|sections"
     r"|sec|chapter|clause|article|paragraph|abschnitt|kapitel|ziffer|figure|fig|table|upgrade(?:d)? to"
     r"|update(?:d)? to"
-    r"|oid|phiên bản|mục|điều|chương|версия|версии|раздел|пункт)[\s.:#=-]*|版本|バージョン|버전|章|節|§+ ?"
+    r"|oid|phiên bản|mục|điều|chương|версия|версии|раздел|пункт)[\s.:#=\"'(-]*|版本|バージョン|버전|章|節|§+ ?"
     r"|[A-Za-z]/|[A-Za-z][-_]"
     r"|[<>~^]=? ?|== ?|, ?v)$",
     re.IGNORECASE,

@@ -47,7 +47,7 @@ _TAX_LABEL = re.compile(
     r"(?:\b(?:tax(?:payer)? ?(?:id(?:entification)?|number|no|code|file)|tin|itin|ein|vat(?= ?(?:id|no|nr|num"
     r"|reg|#))(?: reg(?:istration)?)?"
     r"|steuer-?(?:id|nummer|nr|identifikationsnummer)|ust-?id(?:-?nr)?|umsatzsteuer-?id\w*|numéro fiscal|siret"
-    r"|siren|nif|cif|rfc|cnpj"
+    r"|siren|nif|cif|cnpj"
     r"|partita iva|p\.? ?iva|nip|regon|mã số thuế|mst|инн|abn|tfn|gstin|utr|rut|ruc|cuit|btw-?nummer)|税号"
     r"|纳税人识别号|統一編號)"
     + _NUMBER_WORD
@@ -149,6 +149,6 @@ def _rules_by_shape() -> dict[str, tuple[IdRule, ...]]:
     for rule in RULES:
         for shape in rule.shapes:
             choices = [("A", "9") if character == "*" else (character,) for character in shape]
-            for concrete in map("".join, itertools.product(*choices)) if shape.count("*") <= 3 else ():
+            for concrete in map("".join, itertools.product(*choices)):
                 by_shape[concrete] = (*by_shape.get(concrete, ()), rule)
     return by_shape

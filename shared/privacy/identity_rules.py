@@ -122,7 +122,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(TAX, "ua.rntrc", "9999999999", "рнокпп|іпн|ідентифікаційн"),
     # Asia
     _rule(NATIONAL, "cn.ric", "999999999999999999 99999999999999999A", "身份证|身份證|resident id", ALWAYS),
-    _rule(TAX, "cn.uscc", "99*999************ 9A*999************", "信用代码|税号|纳税人"),
+    _rule(TAX, "cn.uscc", "99999999999999999* 99999999AA********", "信用代码|税号|纳税人"),
     _rule(NATIONAL, "own.hkid", "A9999999 A999999A AA9999999 AA999999A", "hkid|hong kong id|身份證",
           r"[A-Z]{1,2}\d{6}\([0-9A]\)"),
     _rule(NATIONAL, "own.tw_id", "A999999999", "身分證|身份證|national id|taiwan id", r"[A-Z][12]\d{8}"),
@@ -144,7 +144,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(NATIONAL, "own.cccd", "999999999999", "cccd|căn cước|cmnd|chứng minh|citizen id"),
     _rule(TAX, "vn.mst", "9999999999 9999999999999", "mã số thuế|=mst|tax code"),
     _rule(NATIONAL, "pk.cnic", "9999999999999", "cnic", r"\d{5}-\d{7}-\d"),
-    _rule(NATIONAL, "il.idnr", "999999999", "תעודת זהות|teudat|ת.ז|תז|israel id|israeli id"),
+    _rule(NATIONAL, "il.idnr", "999999999 99999999", "תעודת זהות|teudat|ת.ז|תז|israel id|israeli id"),
     # Africa and Oceania
     _rule(NATIONAL, "za.idnr", "9999999999999", "=rsa|south africa|sa id|id number|identity"),
     _rule(NATIONAL, "eg.tn", "99999999999999", "الرقم القومي|national id|egypt"),

@@ -1,8 +1,8 @@
 """Finds instructions to a model in text that should only be data, and takes them out.
 
-The rules (`injection.yar`) are multilingual and run on the text after NFKC, without invisible characters, once more with
-look-alike letters as Latin ones, and on what base64 in it says. They know what attacks usually say, not every attack:
-they are one layer, beside telling the model which text is data.
+The rules (`injection.yar`) are multilingual. They run on the text after NFKC and without invisible characters, once
+more with look-alike letters as Latin ones, and on what base64 in it says. They know what attacks usually say, not
+every attack: they are one layer, beside telling the model which text is data.
 """
 
 import re
@@ -13,15 +13,23 @@ from pathlib import Path
 
 import yara_x
 
-from shared.privacy.text_normalizing import NormalizedText, decoded_runs, normalized, without_look_alikes
+from shared.privacy.text_normalizing import (
+    NormalizedText,
+    decoded_runs,
+    normalized,
+    spelled_out_runs,
+    without_look_alikes,
+)
 
 _EXCERPT_LENGTH = 120
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？｡]+[」』”）]*|\n+|[।؟]+")
 # Right before an order, these turn it into its opposite: `never ignore the previous instructions`.
 _NEGATED = re.compile(
     r"(?:\bdo not|\bdon['’]?t|\bnever|\bmust not|\bshould not|\bshouldn['’]?t|\bcannot|\bcan['’]?t|\bnot to|\bnot"
-    r"|\bwithout|\bne pas|\bn['’]|\bnicht|\bno se debe|\bnunca|\bnão|\bnon|đừng|không được|不要|不能|不得|不可|请勿|не|нельзя)\s*$"
+    r"|\bwithout|\bne pas|\bn['’]|\bnicht|\bno se debe|\bnunca|\bnão|\bnon|đừng|không được"
+    r"|不要|不能|不得|不可|请勿|не|нельзя)\s*$"
 )
+_SPELLED_OUT = re.compile(r"ignore|disregard|forget|override|bypass|instruction|systemprompt|jailbreak")
 _NEGATABLE = "override"
 
 
@@ -44,6 +52,9 @@ def scan(text: str) -> list[InjectionFinding]:
         found.update(_matches(folded))
     for start, end, hidden in decoded_runs(text):
         found.update((f"{rule}_base64", start, end) for rule, _, _ in _matches(normalized(hidden)))
+    for start, end, joined in spelled_out_runs(text):
+        if _SPELLED_OUT.search(joined.lower()):
+            found.add(("spelled_out", start, end))
     return [
         InjectionFinding(rule, start, end, text[start : min(end, start + _EXCERPT_LENGTH)])
         for rule, start, end in sorted(found, key=lambda item: (item[1], item[2], item[0]))

@@ -6,17 +6,20 @@
 
 rule override_en {
   strings:
-    $a = /\b(ignore|disregard|forget|bypass|override|overrule|neglect|discard|skip|abandon|do not (follow|obey)|don'?t (follow|obey)|stop (following|obeying)|pay no attention to)\s+([a-z']+\s+){0,3}(all\s+)?(of\s+)?(the\s+|your\s+|my\s+|any\s+|these\s+|those\s+|its\s+)?(previous|prior|above|earlier|preceding|foregoing|initial|original|existing|current|former|past|system|developer|safety|other)\s+([a-z']+\s+){0,3}(instructions?|prompts?|rules?|directions?|directives?|guidelines?|commands?|orders|constraints|restrictions|policies|programming|context|system messages?|guardrails|training)\b/
+    $a = /\b(ignore|disregard|forget|bypass|override|overrule|neglect|discard|skip|abandon|set aside|do not (follow|obey)|don'?t (follow|obey)|stop (following|obeying)|pay no (attention|heed) to|no longer (follow|obey))\s+([a-z']+\s+){0,3}(all\s+)?(of\s+)?(the\s+|your\s+|my\s+|any\s+|these\s+|those\s+|its\s+)?(previous|prior|above|earlier|preceding|foregoing|initial|original|existing|current|former|past|system|developer|safety|other)\s+([a-z']+\s+){0,3}(instructions?|prompts?|rules?|directions?|directives?|guidelines?|commands?|orders|constraints|restrictions|policies|programming|context|system messages?|guardrails|training)\b/
     $b = /\b(ignore|disregard|forget|bypass|override|overrule|discard|abandon)\s+(all\s+|any\s+)?(of\s+)?(your|the|these|those|every|all|any)\s+(of\s+your\s+)?(safety\s+|system\s+|content\s+|other\s+)?(instructions?|guidelines|programming|guardrails|directives|restrictions|system prompts?|safety (rules|policies|filters?))\b(\s+(above|before|you (were|have been|got|had been) (given|told)|given|so far|that came before|from before|and\b)|\s*[.!,;:"']|\s*$)/
     $c = /\b(ignore|disregard|forget|discard)\s+(everything|anything|all)\s+((that\s+)?(was|has been|is|were|i|you('ve| have)?)\s+)?([a-z']+\s+){0,3}(above|before this|previously|prior to this|up to (now|this point)|so far|told|learned|been told|said before|written above)\b/
     $d = /\b(instructions|rules|guidelines|system prompt|directives)\s+(above|before|so far|you were given)?\s*(no longer apply|do not apply (any ?more|to you)|are (now )?(void|cancelled|canceled|revoked|superseded|obsolete|null and void)|have been (replaced|revoked|superseded|overridden))\b/
     $e = /\b(new|updated|real|actual|revised|important)\s+(system\s+)?(instructions?|directives?|orders|task)\s*(for (you|the (ai|assistant|model|llm|chatbot)))?\s*(:|=|from (the )?(developer|system|admin))\s*([a-z']+\s+){0,4}(ignore|reveal|output|print|send|respond|reply|say|instead|forget|you (are|must|will|should)|do not|only|always|never)\b/
+    $f = /\b(ignore|disregard|forget|dismiss|discard)\s+(what|whatever|anything|everything)\s+(that\s+)?(the\s+|your\s+|any\s+)?(developers?|system|creators?|user|operator|admin|you)\s+(has |have |had |was |were |been )*(said|told|instructed|wrote|asked|programmed|say|says|tells?)\b/
+    $g = /\b(everything|anything|all( of the)?( text| instructions)?)\s+((that is |was |that was )?(written|said|stated|given)\s+)?(above|before this|before here|prior to this|up to (here|this point))\s*([a-z]+\s+){0,3}(is|are|was|were)\s+(now\s+)?(void|invalid|cancelled|canceled|obsolete|a test|fake|wrong|superseded|to be ignored)/
   condition: any of them
 }
 
 rule override_de {
   strings:
     $a = /\b(ignorier(e|en sie|t)?|vergiss|vergessen sie|missachte(n sie)?|beachte(n sie)? nicht|verwirf|verwerfen sie|überschreibe?(n sie)?|umgehe?(n sie)?)\s+(bitte\s+|jetzt\s+|nun\s+|sofort\s+)?(alle[ns]?\s+|sämtliche[nr]?\s+)?(die(se)?\s+|deine[nr]?\s+|ihre[nr]?\s+|eure\s+|meine[nr]?\s+)?((bisherig|vorherig|vorig|vorangegangen|vorangehend|obig|früher|ursprünglich|vorstehend|bestehend|anderen|oben genannt)(e[nrs]?)?\s+)?([^\s.,;:!?]+\s+){0,1}(anweisung(en)?|instruktion(en)?|regeln|vorgaben|befehle|richtlinien|anleitungen|system-?prompts?|systemanweisung(en)?|prompts?|beschränkungen|sicherheitsregeln)/
+    $c = /\bneue (anweisung|instruktion|aufgabe)(en)?\s*:\s*(ignoriere?|vergiss|antworte|gib|verrate|du (bist|sollst|musst))/
     $b = /\b(vergiss|ignoriere?|vergessen sie|ignorieren sie)\s+alles,?\s+(was\s+)?([^\s.,;:!?]+\s+){0,4}(gesagt|oben|bisher|vorher|zuvor|gelernt|steht|davor)/
   condition: any of them
 }
@@ -24,13 +27,14 @@ rule override_de {
 rule override_fr {
   strings:
     $a = /\b(ignore[zr]?|oublie[zr]?|néglige[zr]?|ne\s+(tiens|tenez)\s+(pas|plus)\s+compte\s+d(e|u|es)|ne\s+(suis|suivez|respecte[zr]?)\s+(pas|plus)|contourne[zr]?|désobéis(sez)?\s+à|fais abstraction de|faites abstraction de)\s+(toutes?\s+|tous\s+)?(les?\s+|la\s+|l'|tes\s+|vos\s+|ces\s+|mes\s+|aux?\s+)?([^\s.,;:!?]+\s+){0,2}(instructions?|consignes?|règles|directives?|prompts?|ordres|invite système|restrictions|garde-fous)(\s+(précédentes?|antérieures?|ci-dessus|initiales?|système|données|d'origine|actuelles?|de sécurité|qui précèdent|reçues|du système)|\s*[.!,;:]|\s+et\b|\s*$)/
+    $c = /\bcomme si\s+(les?|tes|vos|ces|aucune?)\s+([^\s.,;:!?]+\s+){0,2}(règles?|instructions?|consignes?|restrictions?)\s+([^\s.,;:!?]+\s+){0,2}n'(existai|avai|étai)(en)?t\s+(pas|plus|jamais)/
     $b = /\b(ignore[zr]?|oublie[zr]?)\s+(tout\s+)?ce\s+qui\s+(précède|a été dit|est (écrit )?(ci-dessus|avant|au-dessus))/
   condition: any of them
 }
 
 rule override_es_pt_it {
   strings:
-    $es = /\b(ignora|ignore|ignorad|olvida|olvide|olvídate de|omite|omita|desobedece|no sigas|no siga|no hagas caso (a|de)|haz caso omiso (de|a)|descarta|descarte|sáltate)\s+(todas?\s+|todos\s+|por completo\s+)?(las?\s+|los\s+|el\s+|tus\s+|sus\s+|mis\s+|estas\s+|esas\s+)?([^\s.,;:!?]+\s+){0,2}(instrucciones|instrucción|reglas|órdenes|directrices|indicaciones|prompts?|restricciones|directivas)(\s+(anteriores|anterior|previas?|de arriba|precedentes|originales|iniciales|del sistema|dadas|recibidas|de seguridad|que)|\s*[.!,;:]|\s+y\b|\s*$)/
+    $es = /\b(ignora|ignore|ignorad|olvida|olvide|olvídate de|omite|omita|desobedece|no obedezcas|no obedezca|no sigas|no siga|no hagas caso (a|de)|haz caso omiso (de|a)|descarta|descarte|sáltate)\s+(todas?\s+|todos\s+|por completo\s+)?(las?\s+|los\s+|el\s+|tus\s+|sus\s+|mis\s+|estas\s+|esas\s+)?([^\s.,;:!?]+\s+){0,2}(instrucciones|instrucción|reglas|órdenes|directrices|indicaciones|prompts?|restricciones|directivas)(\s+(anteriores|anterior|previas?|de arriba|precedentes|originales|iniciales|del sistema|dadas|recibidas|de seguridad|que)|\s*[.!,;:]|\s+y\b|\s*$)/
     $es2 = /\b(ignora|olvida|olvídate de)\s+todo\s+lo\s+(anterior|que\s+([^\s.,;:!?]+\s+){0,3}(dicho|dijeron|dije|arriba|antes|aprendido))/
     $pt = /\b(ignore|ignora|ignorem|esqueça|esquece|desconsidere|desconsidera|despreze|não siga|não sigas|descarte|desobedeça)\s+(todas?\s+|todos\s+)?(as?\s+|os?\s+|suas?\s+|seus?\s+|tuas\s+|minhas\s+|essas\s+|estas\s+)?([^\s.,;:!?]+\s+){0,2}(instruções|instrução|regras|ordens|diretrizes|comandos|prompts?|restrições|orientações)(\s+(anteriores|anterior|prévias?|acima|precedentes|originais|iniciais|do sistema|dadas|recebidas|de segurança|que)|\s*[.!,;:]|\s+e\b|\s*$)/
     $pt2 = /\b(ignore|ignora|esqueça|esquece)\s+tudo\s+(o\s+)?(que\s+([^\s.,;:!?]+\s+){0,3}(acima|antes|dito|disse|aprendeu)|acima|anterior)/
@@ -41,14 +45,14 @@ rule override_es_pt_it {
 
 rule override_vi {
   strings:
-    $a = /(bỏ qua|phớt lờ|quên( hết| đi)?|không tuân theo|đừng (tuân|làm) theo|lờ đi|vô hiệu hóa|hủy bỏ|gạt bỏ)\s+(hết\s+|tất cả\s+|toàn bộ\s+|mọi\s+|ngay\s+|các\s+|những\s+){0,4}((chỉ dẫn|hướng dẫn|chỉ thị|lệnh|quy tắc|yêu cầu|câu lệnh|prompt|quy định|giới hạn)\s+)((ở\s+)?(trước( đó| đây)?|phía trên|bên trên|ở trên|trên đây|hệ thống|ban đầu|của hệ thống|an toàn|đã (cho|nhận|được)))/
+    $a = /(bỏ qua|phớt lờ|quên( hết| đi)?|không tuân theo|(đừng|không cần( phải)?) (tuân thủ|tuân theo|làm theo|nghe theo)|lờ đi|vô hiệu hóa|hủy bỏ|gạt bỏ)\s+(hết\s+|tất cả\s+|toàn bộ\s+|mọi\s+|ngay\s+|các\s+|những\s+){0,4}((chỉ dẫn|hướng dẫn|chỉ thị|lệnh|quy tắc|yêu cầu|câu lệnh|prompt|quy định|giới hạn)\s+)((ở\s+)?(trước( đó| đây)?|phía trên|bên trên|ở trên|trên đây|hệ thống|ban đầu|của hệ thống|an toàn|đã (cho|nhận|được)))/
     $b = /(bỏ qua|quên( hết| đi)?|phớt lờ)\s+(tất cả\s+|mọi\s+|toàn bộ\s+)?(những gì|mọi thứ|mọi điều|điều)\s+([^\s.!?]+\s+){0,4}(trước đó|ở trên|bên trên|trước đây|đã nói|đã học)/
   condition: any of them
 }
 
 rule override_zh_ja_ko {
   strings:
-    $zh = /(忽略|无视|無視|忘记|忘記|忘掉|不要(遵守|理会|遵循|理會)|不用(理会|遵守)|抛弃|绕过|繞過|覆盖|取消|请忽视|忽视)(掉)?(你)?(以上|之前|前面|先前|上述|上面|所有|一切|全部|任何|你的|系统|系統|原来|原有|此前|此前所有|这些|安全)(的|之前|以上|所有|先前|收到|给你|你|系统|全部|一切){0,4}(的)?(指令|指示|提示词|提示|命令|规则|規則|说明|要求|限制|设定|設定|系统提示|内容和指令|约束|准则)/
+    $zh = /(忽略|无视|無視|忘记|忘記|忘掉|不要(遵守|理会|遵循|理會)|不用(理会|遵守)|抛弃|绕过|繞過|覆盖|取消|请忽视|忽视)(掉)?(你)?(以上|之前|前面|先前|上述|上文|前文|上面|所有|一切|全部|任何|你的|系统|系統|原来|原有|此前|此前所有|这些|安全)(的|之前|以上|所有|先前|收到|给你|你|系统|全部|一切){0,4}(的)?(指令|指示|提示词|提示|命令|规则|規則|说明|要求|限制|设定|設定|系统提示|内容和指令|约束|准则)/
     $zh2 = /(忽略|忘记|忘記|忘掉|无视)(掉)?(之前|以上|前面|上面|先前)(说|說|告诉你|学|提到|所说)?(过|過)?的(一切|所有内容|所有内容|全部内容|内容|话)/
     $ja = /(これまで|以前|前|上記|以上|従来|先ほど|すべて|全て|全部|システム|元|今まで|あなた)(まで)?(の|に与えられた|で述べた|にある|与えられた|すべての|全ての|指示された)*(すべての|全ての|あらゆる)?(指示|命令|プロンプト|ルール|規則|制約|設定|指令|ガイドライン|システムプロンプト)(を|は|に)(すべて|全て|全部|完全に)?(無視|忘れ|破棄|従わない|従わず|取り消|無効)/
     $ko = /(이전|위|앞|기존|지금까지|모든|시스템|앞선|원래|너의|당신의)(의|에|에서)?\s*(주어진\s*|받은\s*|내린\s*|나온\s*)?(모든\s*|전체\s*)?(지시|지침|명령|프롬프트|규칙|지시사항|설정|제한|안내)(사항|어|문)?(들)?(을|를|은|는)?\s*(모두\s*|전부\s*|다\s*|완전히\s*)?(무시|잊|따르지|취소|폐기|무효)/
@@ -85,9 +89,13 @@ rule reveal_hidden_prompt {
 
 rule role_hijack {
   strings:
+    $asif = /\b(act|behave|respond|answer|reply|talk|pretend|imagine|speak)\s+(as if|like|that|as though)?\s*(you|there)\s+(have|had|are|were|has|is)\s+(no|not bound by|without|free of)\s+(any\s+|the\s+|your\s+)?(content\s+|safety\s+|ethical\s+|moral\s+)?(restrictions?|rules|polic(y|ies)|guidelines|filters?|limits?|limitations|guardrails|constraints|censorship)\b/
+    $without = /\b(ai|a\.i\.|assistant|chatbot|language model|llm|bot)\s+(with(out)?|that (has|knows|follows))\s+(any\s+|no\s+|all\s+)?(rules|restrictions|filters?|limits|limitations|guidelines|censorship|ethics|morals)\b/
+    $es0 = /\b(como si no|como se não|come se non)\s+(tuvieras|tuviera|hubiera|existieran|tivesse|houvesse|existissem|avessi|ci fossero|esistessero)\s+([^\s.,;:!?]+\s+){0,2}(restricciones|reglas|límites|filtros|restrições|regras|limites|restrizioni|regole|limiti|filtri)/
+    $de0 = /\b(ab (jetzt|sofort)|von nun an)\s+(gibt es|gelten|existieren)\s+(für dich\s+)?keine\s+([^\s.,;:!?]+\s+){0,1}(regeln|einschränkungen|beschränkungen|grenzen|richtlinien)/
     $dan = /\b(you are|act as|become|pretend (to be|you are)|behave (as|like)|simulate|roleplay as|switch (in)?to)\s+(now\s+)?(going to (be|act as)\s+)?(a\s+|an\s+|the\s+)?(dan\b|do anything now|jailbroken|unrestricted|unfiltered|uncensored|evil|amoral|developer mode|god mode|sudo mode|chaosgpt|opposite mode)/
     $now = /\b(from now on|starting now|from this (moment|point)( on)?|henceforth),?\s+(you (are|will be|must|shall|will)|act as|behave|respond|answer|ignore)\s+([a-z']+\s+){0,6}(no (longer )?(restrictions?|rules|limits|filters?|guidelines|bound)|without (any )?(restrictions?|filters?|rules|limits|censorship|ethic)|unrestricted|unfiltered|uncensored|not bound|free (from|of) (all |any )?(restrictions?|rules|constraints)|ignore|only obey|obey only)/
-    $free = /\b(you (are|have been|were) (now )?(freed|liberated|released|free) from|you (no longer|do not|don't) have (to (follow|obey)|any (restrictions|rules|guidelines|limits))|you have no (restrictions|rules|limits|guidelines|ethical)|you can do anything now|without any (ethical|moral|safety) (guidelines|restrictions|constraints|considerations))/
+    $free = /\b(you (are|have been|were) (now )?(freed|liberated|released|free) (from|of) (all |any |your |the |these |typical |every )+([a-z]+ ){0,2}(restrictions?|rules|confines|constraints|guidelines|limitations|limits|filters?|shackles|programming)|you (no longer|do not|don't) have (to (follow|obey)|any (restrictions|rules|guidelines|limits))|you have no (restrictions|rules|limits|guidelines|ethical)|you can do anything now|without any (ethical|moral|safety) (guidelines|restrictions|constraints|considerations))/
     $mode = /\b(enable|activate|enter|engage|switch to|turn on)\s+(the\s+)?(developer|debug|god|jailbreak|dan|unrestricted|admin|sudo|maintenance)\s+mode\b.{0,60}\b(restrictions?|filters?|rules|prompt|bypass|ignore|unrestricted|uncensored)\b/
     $jail = /\b(jailbreak (prompt|mode|yourself)|dan mode|do anything now mode|stay in character as dan)\b/
     $de = /\b(ab (jetzt|sofort)|von nun an)\s+(bist|hast|agierst|handelst|antwortest)\s+du\s+([^\s.,;:!?]+\s+){0,5}(keine\s+(einschränkungen|regeln|beschränkungen|filter)|ohne\s+(einschränkungen|regeln|filter|zensur)|uneingeschränkt|ungefiltert|unzensiert)/
@@ -103,8 +111,9 @@ rule role_hijack {
 
 rule speaks_to_the_model {
   strings:
+    $hey = /\b(attention|hey|dear|hello|warning|notice)[,:]?\s+(all\s+)?(ai|llms?|ai (assistants?|models?|agents?|systems?)|language models?|chatbots?|chatgpt|claude|gpt)s?\s*(:|,|-|—|–)/
     $if = /\b(if|when|as|since)\s+(you are|you're|you're an?|you are an?|this is (being )?(read|processed|summari[sz]ed) by|being (read|processed) by|(an?|the) (ai|llm|assistant|language model) (is )?(reads?|reading|processes|processing|summari[sz]es|sees))\s*(an?\s+|the\s+)?(ai|a\.i\.|llm|large language model|language model|ai (assistant|model|agent|system)|artificial intelligence|chatbot|gpt|chatgpt|assistant|this|automated (system|agent))\b.{0,80}\b(must|should|please|instead|ignore|say|reply|respond|output|include|add|recommend|rate|approve|reveal|send|do not|always|never|mention|insert|write|tell)\b/
-    $note = /\b(note|attention|message|instructions?|notice|important|hint|memo)\s*(to|for)\s+(the\s+|any\s+|all\s+)?(ai|llms?|language models?|ai (assistants?|models?|agents?|systems?|reviewers?)|assistants?( model)?|chatbots?|models?|bots?|gpt|chatgpt|claude|automated (reviewers?|systems?|agents?))\s*(reading|processing|that|who|summari[sz]ing|reviewing)?.{0,20}(:|,|\|-|—|–)/
+    $note = /\b(note|attention|message|instructions?|notice|important|hint|memo)\s*(to|for)\s+(the\s+|any\s+|all\s+)?(ai|llms?|language models?|ai (assistants?|models?|agents?|systems?|reviewers?)|assistant models?|chatbots?|gpt|chatgpt|claude|automated (reviewers?|systems?|agents?))\s*(reading|processing|that|who|summari[sz]ing|reviewing)?.{0,20}(:|,|-|—|–)/
     $must = /\b(ai|llm|language model|ai (assistants?|models?|agents?|systems?))s?\s+(reading|processing|summari[sz]ing|parsing|reviewing)\s+(this|these|the)\s+([a-z]+\s+){0,3}(must|should|shall|will|needs? to|are (required|instructed|ordered))\b/
     $answer = /\b(your|the) (only |new |sole |real |true )(task|job|goal|purpose|objective|instruction)\s+(is now|now is|from now on is|is to (output|print|say|reveal|send|ignore|respond with|repeat))/
     $always = /\b(when(ever)? (asked|you are asked|summari[sz]ing|answering|responding|the user asks)|in (all|every|any) (your )?(answers?|responses?|repl(y|ies)|output))[^.\n]{0,80}\b(always|only|must|instead)\s+(say|answer|respond|reply|recommend|output|state|claim|include|insert|mention|append|tell)\b/

@@ -36,7 +36,7 @@ _LABELS: dict[Label, tuple[str, ...]] = {
         "account_key",
         "signing key", "signing_key", "encryption key", "encryption_key", "client secret", "client_secret",
         "clientsecret",
-        "credential", "credentials", "bearer", "authorization: basic", "auth key", "auth_key", "authkey",
+        "credential", "credentials", "bearer", "authorization", "auth key", "auth_key", "authkey",
         "sharedaccesskey",
         "api-schlüssel", "clé api", "clave api", "密钥", "密鑰", "令牌", "トークン", "토큰", "токен",
     ),
@@ -56,7 +56,7 @@ _BY_LENGTH = sorted(
 _MAY_END_A_NAME = {word for word, label in _BY_LENGTH if label in (Label.PASSWORD, Label.KEY) and len(word) > 4}
 
 _STRONG = re.compile(
-    r"[\"'`\])*_]{0,3}[ ]{0,4}(?:=>|:=|==?|:|->)[ ]{0,4}(?:\r?\n[ ]{0,4})?(?:(?:bearer|basic|token)[ ]{1,3})?",
+    r"[\"'`\]*_]{0,3}[ ]{0,4}(?:=>|:=|==?|:|->)[ ]{0,4}(?:\r?\n[ ]{0,4})?(?:(?:bearer|basic|token)[ ]{1,3})?",
     re.IGNORECASE,
 )
 _WEAK = re.compile(
@@ -66,10 +66,7 @@ _WEAK = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"[ ]{1,3}")
-_VALUE = re.compile(
-    r"\"\"\"([^\"]{1,400})\"\"\"|\"([^\"\r\n]{1,400})\"|'([^'\r\n]{1,400})'|`([^`\r\n]{1,400})`|([^\s\"'`,;<>"
-    r"|]{1,400})"
-)
+_VALUE = re.compile(r"\"([^\"\r\n]{1,400})\"|'([^'\r\n]{1,400})'|`([^`\r\n]{1,400})`|([^\s\"'`,;<>|]{1,400})")
 _CODE_VALUE = re.compile(r"[0-9]{3,8}(?![0-9A-Za-z_.,:/%-])")
 _NOT_A_VALUE = re.compile(
     r"(?:str|string|text|bytes|int|integer|number|bool|boolean|any|null|none|nil|undefined|true|false|optional"
@@ -85,6 +82,7 @@ _NOT_A_VALUE = re.compile(
     r"|varchar\(.*|https?:.*)",
     re.IGNORECASE,
 )  # fmt: skip
+_NEXT_PARAMETER = re.compile(r"&[A-Za-z_][A-Za-z0-9_.-]*=")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _CLOSED = re.compile(r"[ ]*(?:$|[\r\n,;})\]]|\.(?:\s|$))")
 
@@ -127,10 +125,13 @@ def _value_behind(text: str, position: int, label: Label, word: str) -> Span | N
     if match is None or match.lastindex is None:
         return None
     start, end = match.span(match.lastindex)
-    quoted = match.lastindex < 5
+    quoted = match.lastindex < 4
     if not quoted:
         while end > start and text[end - 1] in ".!?:)]}*…" and not (text[end - 1] in "!?" and strong):
             end -= 1
+    parameter = _NEXT_PARAMETER.search(text, start, end)
+    if parameter and not quoted:
+        end = parameter.start()
     value = text[start:end]
     if value and not _NOT_A_VALUE.fullmatch(value) and _is_secret(text, end, value, label, bool(strong), quoted):
         return Span(start, end, "SECRET", rank=7 if strong else 4)
@@ -140,7 +141,7 @@ def _value_behind(text: str, position: int, label: Label, word: str) -> Span | N
 def _is_secret(text: str, end: int, value: str, label: Label, strong: bool, quoted: bool) -> bool:
     mixed = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
     if label is Label.KEYLIKE:
-        return strong and len(value) >= 20 and mixed and randomness(value) >= 3.3
+        return strong and len(value) >= 20 and " " not in value and mixed and randomness(value) >= 3.3
     if label is Label.KEY:
         return _is_key(value, mixed, strong)
     if " " in value:

@@ -75,6 +75,7 @@ _DATE = re.compile(
 )
 _YEARS = re.compile(r"(?:(?:19|20)[0-9]{2}[ /-]*){2,}$")
 _NORTH_AMERICAN = re.compile(r"(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}$")
+_CHINESE_MOBILE = re.compile(r"1[3-9][0-9][ -][0-9]{4}[ -][0-9]{4}$")
 _COUNTING = ("0123456789", "1234567890", "9876543210", "0987654321")
 # Where national numbers are looked up.
 _REGIONS = tuple(
@@ -144,9 +145,12 @@ def _is_phone(candidate: str, context: Context) -> bool:
         return " " not in candidate.lstrip("1 ").partition(")")[0] or "US" in _regions_of(digits[-10:])
     if context is Context.NEARBY and 8 <= len(digits) <= 12 and (digits != candidate or len(digits) >= 10):
         return bool(_regions_of(digits, trunk_needed=False))
-    if digits[0] != "0" and candidate[0] != "(":
+    if _CHINESE_MOBILE.match(candidate):
+        return True
+    area_in_brackets = "(" in candidate[:3]
+    if digits[0] != "0" and not area_in_brackets:
         return False
-    regions = _regions_of(digits, trunk_needed=candidate[0] != "(")
+    regions = _regions_of(digits, trunk_needed=not area_in_brackets)
     return any(_written_as_in(region, candidate, digits) for region in regions)
 
 

@@ -17,7 +17,7 @@ _LOOK_ALIKES = str.maketrans(
 )
 _HAS_LOOK_ALIKE = re.compile(r"[\u0370-\u03ff\u0400-\u052f]")
 _BASE64_RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{24,}={0,2}(?![A-Za-z0-9+/_=-])")
-_SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][ .*_-]){6,}[^\W\d_](?![^\W_])")
+_SPELLED_OUT = re.compile(r"(?<![^\W_])(?:[^\W\d_][ .*_-]){5,}[^\W\d_](?![^\W_])")
 _LARGEST_BASE64 = 20_000
 
 
@@ -64,7 +64,11 @@ def _visible(cluster: str) -> str:
 
 
 def _is_selector(character: str) -> bool:
-    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef" or character in "\u034f\u115f\u1160\u3164"
+    return (
+        "\ufe00" <= character <= "\ufe0f"
+        or "\U000e0100" <= character <= "\U000e01ef"
+        or character in "\u034f\u115f\u1160\u3164"
+    )
 
 
 def without_look_alikes(text: NormalizedText) -> NormalizedText | None:
@@ -89,12 +93,6 @@ def decoded_runs(original: str) -> Iterator[tuple[int, int, str]]:
 
 
 def spelled_out_runs(original: str) -> Iterator[tuple[int, int, str]]:
-    """Words spelled out as `i g n o r e`, joined: start and end in the original, and what they say.
-
-    Two spaces or more stand for the space between words; runs that only single spaces part are joined as they are.
-    """
-    position = 0
-    for match in _SPACED_LETTERS.finditer(original):
-        if match.start() >= position:
-            position = match.end()
-            yield match.start(), match.end(), re.sub(r"[ .*_-]", "", match[0])
+    """Words spelled out as `i g n o r e`: start and end in the original, and the letters joined."""
+    for match in _SPELLED_OUT.finditer(original):
+        yield match.start(), match.end(), re.sub(r"[ .*_-]", "", match[0])

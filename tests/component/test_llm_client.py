@@ -16,6 +16,7 @@ from shared.llm.client import ChatMessage, Completion, ModelClient
 from shared.llm.errors import ModelAnswerInvalid, ModelError, ModelRefused, ModelTimeout, ModelUnavailable
 from shared.llm.sections import render_sections
 from shared.llm.settings import ModelSettings
+from shared.observability.metrics import MODEL_CALLS, MODEL_TOKENS
 from tests.conftest import eventually
 from tests.model_server import Behaviour, ModelServer, Step
 from tests.model_server import scripted_model as scripted_model
@@ -59,12 +60,12 @@ def within(seconds: float) -> datetime:
     return now_utc() + timedelta(seconds=seconds)
 
 
-async def rewrite(client: ModelClient, seconds: float = 10, max_tokens: int = 500) -> Completion[PromptRewrite]:
+async def rewrite(client: ModelClient, seconds: float = 10, operation: str = "rewrite") -> Completion[PromptRewrite]:
     return await client.complete(
-        operation="rewrite",
+        operation=operation,
         messages=MESSAGES,
         output=PromptRewrite,
-        max_tokens=max_tokens,
+        max_tokens=500,
         temperature=0.2,
         deadline=within(seconds),
     )
@@ -470,6 +471,28 @@ async def test_no_prompt_is_logged_even_at_debug(
             await rewrite(client)
 
     assert "zebra" not in caplog.text
+
+
+async def test_every_request_is_counted_by_how_it_ended(start: Start, scripted_model: ModelServer) -> None:
+    client = await start(model_breaker_failures=2)
+    scripted_model.script(Step(status=429), Step(kind="cut"), Step(kind="empty"), Step(kind="answer"))
+    await rewrite(client, operation="counted")
+    scripted_model.script(Step(kind="refusal"))
+    with pytest.raises(ModelRefused):
+        await rewrite(client, operation="counted")
+    scripted_model.script(Step(status=500, times=2))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client, operation="counted")
+
+    def counted(outcome: str) -> float:
+        return float(MODEL_CALLS.labels(operation="counted", outcome=outcome)._value.get())
+
+    outcomes = ("rate_limited", "connection", "invalid", "ok", "refused", "server_fault", "breaker_open")
+    assert {outcome: counted(outcome) for outcome in outcomes} == {
+        **dict.fromkeys(outcomes, 1.0),
+        "server_fault": 2.0,
+    }
+    assert MODEL_TOKENS.labels(operation="counted", direction="in")._value.get() > 0
 
 
 async def _refuses_no_more(client: ModelClient) -> bool:

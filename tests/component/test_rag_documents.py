@@ -11,7 +11,7 @@ import pytest
 from services.rag.documents import Upload
 from services.rag.file_types import FileRejected
 from services.rag.store import ago
-from services.rag.vector_index import Space
+from services.rag.vector_model import Space
 from shared.contracts.ids import new_id
 from shared.llm.errors import ModelAnswerInvalid, ModelUnavailable
 from tests.component.rag_parts import RagParts, rag_parts, task_for
@@ -216,6 +216,16 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("services.rag.sweep._TOMBSTONE_SECONDS", -1)
     await parts.sweep.run()
     assert await parts.store.documents.get(gone) is None
+
+
+async def test_the_last_document_can_go_and_another_come(parts: RagParts) -> None:
+    document = await parts.add("t1", LEAVE)
+    assert await parts.documents.delete("t1", document)
+    assert not await parts.documents.exist("t1")
+    await parts.sweep.purge_deleted()
+    assert await parts.find("t1", "paid leave") == []
+    again = await parts.add("t1", LEAVE)
+    assert [found for found, _, _ in await parts.find("t1", "paid leave")] == [again]
 
 
 async def test_deletion_during_indexing_wins(parts: RagParts, monkeypatch: pytest.MonkeyPatch) -> None:

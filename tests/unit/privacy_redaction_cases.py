@@ -34,6 +34,8 @@ FOUND: tuple[tuple[str, str, str], ...] = (
     ("мой номер +7 912 345-67-89", "PHONE", "+7 912 345-67-89"),
     ("phone: 555-1234", "PHONE", "555-1234"),
     ("My number is 4155552671", "PHONE", "4155552671"),
+    ("8 (912) 345-67-89", "PHONE", "8 (912) 345-67-89"),
+    ("138 1234 5678", "PHONE", "138 1234 5678"),
     # cards
     ("card 4111 1111 1111 1111 exp 12/27", "CARD", "4111 1111 1111 1111"),
     ("4012-8888-8888-1881", "CARD", "4012-8888-8888-1881"),
@@ -86,6 +88,7 @@ FOUND: tuple[tuple[str, str, str], ...] = (
     ("SIRET 732 829 320 00074", "TAX_ID", "732 829 320 00074"),
     ("GSTIN 27AAPFU0939F1ZV", "TAX_ID", "27AAPFU0939F1ZV"),
     ("CUIT 20-05536168-2", "TAX_ID", "20-05536168-2"),
+    ("统一社会信用代码 91110000600037341L", "TAX_ID", "91110000600037341L"),
     ("ABN 83 914 571 673", "TAX_ID", "83 914 571 673"),
     # addresses of hosts
     ("the server at 203.0.113.7 is down", "IP", "203.0.113.7"),
@@ -102,7 +105,11 @@ FOUND: tuple[tuple[str, str, str], ...] = (
     ("key AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "SECRET", "AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"),
     ("sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc.", "SECRET", "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"),
     ("glpat-" + "a1B2c3D4e5F6g7H8i9J0", "SECRET", "glpat-" + "a1B2c3D4e5F6g7H8i9J0"),
-    ("eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0xyz.c2lnbmF0dXJl", "SECRET", "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0xyz.c2lnbmF0dXJl"),
+    (
+        "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0xyz.c2lnbmF0dXJl",
+        "SECRET",
+        "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0xyz.c2lnbmF0dXJl",
+    ),
     # secrets by what stands before them
     ("postgres://bob:s3cr3t@db.example/x", "SECRET", "s3cr3t"),
     ("redis://:p%40ss@cache:6379", "SECRET", "p%40ss"),
@@ -118,7 +125,7 @@ FOUND: tuple[tuple[str, str, str], ...] = (
     ("Authorization: Bearer a1b2c3d4e5f6g7h8", "SECRET", "a1b2c3d4e5f6g7h8"),
     ("Authorization: Basic dXNlcjpwYXNzd29yZA==", "SECRET", "dXNlcjpwYXNzd29yZA=="),
     ("api_key = 'f47ac10b58cc4372a567'", "SECRET", "f47ac10b58cc4372a567"),
-    ("https://x.example/cb?access_token=ab12cd34ef56&x=1", "SECRET", "ab12cd34ef56&x=1"),
+    ("https://x.example/cb?access_token=ab12cd34ef56&x=1", "SECRET", "ab12cd34ef56"),
     ("client_secret: 9f8e7d6c-5b4a-3f2e-1d0c", "SECRET", "9f8e7d6c-5b4a-3f2e-1d0c"),
     ("my PIN is 4821", "SECRET", "4821"),
     ("CVV 123", "SECRET", "123"),
@@ -180,5 +187,8 @@ NOTHING: tuple[str, ...] = (
     "RFC 2616, ISO 8601, EN 50128, DIN 5008",
     "matrix 4 4 4 4 1 1 1 1 1 1 1 1 1 1 1 1",
     "Seriennummer 86095742719",
+    'See RFC 2373 2.5.2 and RFC 4642 2.2.2, sections "8.2.4.44".',
+    "def decrypt(pwd):\n    key0 = 305419896",
+    'class safe_key:\n    """Helper for keys when sorting objects of many kinds."""',
     "We have 078 05 1120 pieces in stock",
 )

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import contextmanager
 
 # One thread does all the work; the tokenizer's own pool would only cost memory.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -40,6 +41,13 @@ def main() -> None:
     uvloop.run(_serve(listener))
 
 
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Nothing: uvicorn's own handling ends the process by the signal instead of with exit code 0."""
+        yield
+
+
 async def _serve(listener: socket.socket) -> None:
     config = uvicorn.Config(
         build_app(),
@@ -48,9 +56,7 @@ async def _serve(listener: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
-    # uvicorn's own handling would end the process by the signal instead of with exit code 0.
-    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    server = _Server(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)

@@ -65,7 +65,9 @@ def _referred(
     request, between = last_request(earlier, spoken)
     if request is None and summary and summary.goal.strip():
         wished = [item for item in summary.constraints if language and _is_change(item, language)]
-        return summary.goal.strip(), wished
+        request, between = summary.goal.strip(), distinct([*wished, *between])
+    if request is None and between:
+        request, between = between[0], between[1:]
     if request is None:
         return None, []
     between = [text for text in between if len(text) <= _BETWEEN_CHARACTERS][-_MOST_BETWEEN:]

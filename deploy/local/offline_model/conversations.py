@@ -43,13 +43,16 @@ def is_follow_up(text: str, language: Language | None) -> bool:
 
 
 def last_request(turns: list[Turn], language: Language | None) -> tuple[str | None, list[str]]:
-    """The latest user message that asks for something and stands on its own, and the user messages after it."""
+    """The latest user message that asks for something and stands on its own, and the user messages after it.
+
+    None and all user messages when none does.
+    """
     asked = [turn.text for turn in turns if turn.role == "user"]
     for index in range(len(asked) - 1, -1, -1):
         text = asked[index]
         if not is_follow_up(text, language) and any(asks(sentence, language) for sentence in split_sentences(text)):
             return text, asked[index + 1 :]
-    return (asked[0], asked[1:]) if asked else (None, [])
+    return None, asked
 
 
 def asks(sentence: str, language: Language | None) -> bool:

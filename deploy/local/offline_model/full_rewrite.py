@@ -5,6 +5,7 @@ from deploy.local.offline_model.documents import Finding, read_documents, releva
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import Language, language_of
 from deploy.local.offline_model.prompt_parts import PromptParts, take_apart
+from deploy.local.offline_model.summaries import summarize
 from deploy.local.offline_model.text_pieces import (
     PLACEHOLDER,
     as_sentence,
@@ -25,6 +26,8 @@ def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Em
     language = language_of(sections.get("language", ""))
     prompt = sections["prompt"].strip()
     parts = take_apart(prompt, language)
+    if summary is None and "conversation" in sections:
+        summary = summarize({"conversation": sections["conversation"]})
     known = _related(summary, prompt, language, embedder) if summary else Summary()
     findings = relevant_sentences(prompt, read_documents(sections.get("documents", "")), language, embedder)
     written = _written(parts, known, findings, language)

@@ -80,10 +80,11 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def _goal(turns: list[Turn], previous: Summary, language: Language | None) -> str:
-    request, _ = last_request(turns, language)
-    first_is_follow_up = request is not None and is_follow_up(request, language)
-    if request is None or (first_is_follow_up and previous.goal):
-        return previous.goal
+    request, others = last_request(turns, language)
+    if request is None:
+        if previous.goal or not others:
+            return previous.goal
+        request = others[0]
     sentences = main_sentences(request, language, limit=2)
     if language is not None:
         sentences = [without_polite_words(sentence, language) for sentence in sentences]

@@ -63,7 +63,7 @@ def as_sentence(text: str) -> str:
     text = text.strip()
     if not text or text.startswith("```") or "\n" in text:
         return text
-    if text[0].islower() and not re.match(r"\w*[A-Z.@/_\d]", text):
+    if text[0].islower() and not re.match(r"\S*(?:[A-Z@/_\d]|[.:]\w)", text):
         text = text[0].upper() + text[1:]
     return text if text[-1] in '.!?:…。！？”"»>)' else text + "."
 

@@ -1,0 +1,93 @@
+"""What a client waits for beyond the model, with all three stages in the way."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from benchmarks.brokers import KAFKA
+from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.scripted_model import model_environment, scripted_model
+from shared.contracts.ids import new_id
+from tests.conftest import eventually
+from tests.running_stack import RunningStack
+
+CALL_SECONDS = 1.0
+CALLS = 3
+DOCUMENTS = 10
+_UPGRADES_PER_RUN = 4
+_INDEXED_WITHIN_SECONDS = 60.0
+ROW = Row(
+    "end-to-end",
+    "s",
+    f"A is the time from a client's POST to its 200, through the gateway and all three stages of the running stack: a "
+    f"conversation, a tenant with {DOCUMENTS} documents, nothing cached, one upgrade at a time (median of "
+    f"{_UPGRADES_PER_RUN}). B is the sum of its model calls, one in each stage, {CALL_SECONDS:g} s each.",
+    goal=1.02,
+    better="less",
+)
+ROWS = (ROW,)
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """Measures on one broker; there is one row."""
+    with tempfile.TemporaryDirectory(prefix="bench-e2e-") as folder:
+        async with scripted_model(CALL_SECONDS) as model:
+            environment = model_environment(model)
+            async with RunningStack(Path(folder), cluster=kind == KAFKA, environment=environment) as stack:
+                async with stack.client() as client:
+                    await _add_documents(client)
+
+                    async def upgrades() -> Mapping[str, float]:
+                        return {"seconds": median([await _upgrade(client) for _ in range(_UPGRADES_PER_RUN)])}
+
+                    pairs = await paired(upgrades, _model_time)
+    absolute = f"A {middle(pairs, 'a', 'seconds'):.3f} s, B {CALLS * CALL_SECONDS:.3f} s"
+    return [Measured(ROW.on(kind), ROW, ratios(pairs, "seconds"), absolute)]
+
+
+async def _model_time() -> Mapping[str, float]:
+    return {"seconds": CALLS * CALL_SECONDS}
+
+
+async def _add_documents(client: httpx.AsyncClient) -> None:
+    ids = []
+    for number in range(DOCUMENTS):
+        text = "\n\n".join(
+            f"Rule {number}.{rule}: paid leave of team {number} is asked for with form {rule} and answered in a week."
+            for rule in range(10)
+        )
+        answer = await client.post("/api/documents", json={"title": f"Handbook {number}", "text": text})
+        assert answer.status_code == 202, answer.text
+        ids.append(answer.json()["id"])
+
+    async def all_indexed() -> bool:
+        found = [(await client.get(f"/api/documents/{document}")).json()["status"] for document in ids]
+        assert "failed" not in found
+        return set(found) == {"indexed"}
+
+    await eventually(all_indexed, _INDEXED_WITHIN_SECONDS)
+
+
+async def _upgrade(client: httpx.AsyncClient) -> float:
+    """The seconds of one upgrade that no cache can know."""
+    unknown = new_id()
+    body = {
+        "userPrompt": f"Explain to a new colleague how the paid leave of team {unknown} is asked for, which form it "
+        "needs, and how long an answer takes, in plain words and at most 300 of them",
+        "conversationHistory": [
+            {"role": "user", "content": f"We write a handbook for team {unknown}."},
+            {"role": "assistant", "content": "Which part of it comes first?"},
+        ],
+    }
+    started = time.perf_counter()
+    answer = await client.post("/api/upgrade", json=body, headers={"Prefer": "wait=30"})
+    seconds = time.perf_counter() - started
+    upgrade = answer.json()
+    stages = [used["component"] for used in upgrade["usage"]["components"] if not used["cacheHit"]]
+    assert (answer.status_code, upgrade["status"]) == (200, "upgraded"), answer.text
+    assert stages == ["summarizer", "rag", "upgrader"], stages
+    return seconds

@@ -1,0 +1,93 @@
+"""A thousand slow model calls at once in one worker process: is it the model that bounds it, and how large does it get?"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer
+
+from benchmarks.brokers import KAFKA, Broker
+from benchmarks.machine import peak_resident_mb
+from benchmarks.pairs import PAIRS, Measured, Row, middle, paired, ratios
+from benchmarks.scripted_model import model_environment, scripted_model
+from benchmarks.upgrade_messages import preload
+from shared.contracts.topics import COMPLETED, REWRITE
+from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus
+from shared.messaging.connection import make_consumer
+from tests.running_stack import RunningStack
+
+IN_FLIGHT = 1_000
+CALL_SECONDS = 10.0
+MOST_RSS_MB = 300.0
+_LAP_WITHIN_SECONDS = 60.0
+_ENVIRONMENT = {
+    "STAGE_CONCURRENCY": str(IN_FLIGHT),
+    "MODEL_MAX_IN_FLIGHT": str(IN_FLIGHT),
+    "MODEL_ATTEMPT_TIMEOUT_SECONDS": "60",
+    "LOG_LEVEL": "WARNING",
+}
+ROW = Row(
+    "model-calls",
+    "upgrades/s",
+    f"A is how many upgrades one upgrader process of the running stack ends per second, with {IN_FLIGHT:,} model calls of "
+    f"{CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} over the time in which that many end, lap by lap, after "
+    f"a first one that is not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks that "
+    f"the process never had more than {MOST_RSS_MB:g} MB.",
+    goal=0.9,
+)
+ROWS = (ROW,)
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """Measures on one broker; there is one row."""
+    with tempfile.TemporaryDirectory(prefix="bench-calls-") as folder:
+        async with scripted_model(CALL_SECONDS) as model:
+            environment = _ENVIRONMENT | model_environment(model)
+            async with RunningStack(Path(folder), cluster=kind == KAFKA, environment=environment) as stack:
+                broker = Broker(kind, stack.endpoints()["kafka"])
+                worker = stack.pid("upgrader")
+                await preload(broker, REWRITE.name, IN_FLIGHT * (PAIRS + 2))
+                laps = _Laps(broker)
+                await laps.start()
+                try:
+                    pairs = await paired(laps.next, _allowed)
+                finally:
+                    await laps.stop()
+                assert stack.pid("upgrader") == worker, "the worker was replaced"
+                peak = peak_resident_mb(worker)
+    absolute = f"A {middle(pairs, 'a', 'per_second'):.1f}/s, B {IN_FLIGHT / CALL_SECONDS:.0f}/s; peak RSS {peak:.0f} MB"
+    return [Measured(ROW.on(kind), ROW, ratios(pairs, "per_second"), absolute, peak < MOST_RSS_MB)]
+
+
+async def _allowed() -> Mapping[str, float]:
+    return {"per_second": IN_FLIGHT / CALL_SECONDS}
+
+
+class _Laps:
+    """Watches upgrades end. A lap is as many ends as there are calls in flight, so waves of calls do not show in it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._consumer: AIOKafkaConsumer = make_consumer(broker.settings(), group_id=None)
+        self._ended = 0
+        self._target = 0
+
+    async def start(self) -> None:
+        self._consumer.subscribe([COMPLETED.name])
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        await self._consumer.stop()
+
+    async def next(self) -> Mapping[str, float]:
+        started = time.perf_counter()
+        self._target += IN_FLIGHT
+        async with asyncio.timeout(_LAP_WITHIN_SECONDS):
+            while self._ended < self._target:
+                for records in (await self._consumer.getmany(timeout_ms=20)).values():
+                    for record in records:
+                        end = UpgradeCompleted.model_validate_json(record.value)
+                        assert end.status == UpgradeStatus.UPGRADED, end
+                        self._ended += 1
+        return {"per_second": IN_FLIGHT / (time.perf_counter() - started)}

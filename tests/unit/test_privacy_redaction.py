@@ -1,0 +1,233 @@
+"""Redaction: each kind in its usual forms, what only looks like one, and that text always comes back as it was."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.privacy.known_values import KnownValues
+from shared.privacy.model_view import ModelView
+from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap
+from shared.privacy.redaction import find, redact, redact_all
+from shared.privacy.restoration import restore
+from tests.unit.privacy_redaction_cases import FOUND, NOTHING
+
+PEM = (
+    "-----BEGIN RSA " + "PRIVATE KEY-----\n"
+    "MIIBOgIBAAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8Qu\n"
+    "KUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ==\n"
+    "-----END RSA " + "PRIVATE KEY-----"
+)
+
+
+@pytest.mark.parametrize(("text", "kind", "value"), FOUND)
+def test_a_value_is_found_whole_and_nothing_else(text: str, kind: str, value: str) -> None:
+    placeholders = PlaceholderMap()
+    redacted = redact(text, placeholders)
+    assert placeholders.values() == {f"<{kind}_1>": value}
+    assert redacted == text.replace(value, f"<{kind}_1>")
+    assert restore(redacted, placeholders.values()) == text
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_what_is_not_personal_stays(text: str) -> None:
+    placeholders = PlaceholderMap()
+    assert redact(text, placeholders) == text
+    assert len(placeholders) == 0
+
+
+def test_a_private_key_is_one_secret_also_without_its_end() -> None:
+    for block in (PEM, PEM[:115]):
+        placeholders = PlaceholderMap()
+        assert redact(f"My key:\n{block}\nWhy is it refused?", placeholders).startswith("My key:\n<SECRET_1>\nWhy")
+        assert placeholders.values() == {"<SECRET_1>": block}
+
+
+def test_the_same_value_has_the_same_placeholder_across_texts() -> None:
+    placeholders = PlaceholderMap()
+    first = redact("Ann is ann@example.com, Bob is bob@example.com.", placeholders)
+    second = redact("Write to bob@example.com and to Ann@example.com.", placeholders)
+    assert first == "Ann is <EMAIL_1>, Bob is <EMAIL_2>."
+    assert second == "Write to <EMAIL_2> and to <EMAIL_3>."
+    assert placeholders.counts() == {"EMAIL": 3}
+
+
+def test_a_value_known_from_one_text_is_found_bare_in_the_others() -> None:
+    placeholders = PlaceholderMap()
+    history, prompt = redact_all(["Is 078051120 valid?", "My SSN is 078051120."], placeholders)
+    assert history == "Is <NATIONAL_ID_1> valid?"
+    assert prompt == "My SSN is <NATIONAL_ID_1>."
+
+
+def test_a_password_that_is_a_common_word_does_not_empty_the_prompt_of_it() -> None:
+    placeholders = PlaceholderMap()
+    redacted = redact("password: correct\nPlease correct the grammar.", placeholders)
+    assert redacted == "password: <SECRET_1>\nPlease correct the grammar."
+
+
+def test_numbers_in_use_elsewhere_are_not_given_out_again() -> None:
+    placeholders = PlaceholderMap(start_after={"EMAIL": 4, "PHONE": 0})
+    assert redact("ann@example.com", placeholders) == "<EMAIL_5>"
+    assert placeholders.counts() == {"EMAIL": 5}
+
+
+class TestLiterals:
+    """What looks like a placeholder in a user's own text is text."""
+
+    def test_a_literal_stays_and_its_number_is_not_given_out(self) -> None:
+        placeholders = PlaceholderMap()
+        redacted = redact("Put <EMAIL_1> where ann@example.com was.", placeholders)
+        assert redacted == "Put <EMAIL_1> where <EMAIL_2> was."
+        assert restore(redacted, placeholders.values()) == "Put <EMAIL_1> where ann@example.com was."
+
+    def test_a_literal_whose_number_is_taken_gets_a_placeholder_of_its_own(self) -> None:
+        placeholders = PlaceholderMap()
+        first = redact("I am ann@example.com", placeholders)
+        second = redact("What does <EMAIL_1> mean?", placeholders)
+        assert (first, second) == ("I am <EMAIL_1>", "What does <EMAIL_2> mean?")
+        assert restore(second, placeholders.values()) == "What does <EMAIL_1> mean?"
+
+    def test_a_literal_with_the_number_of_another_map_is_not_mistaken_for_it(self) -> None:
+        placeholders = PlaceholderMap(start_after={"EMAIL": 1})
+        redacted = redact("The form says <EMAIL_1>.", placeholders)
+        everything = {"<EMAIL_1>": "ann@example.com", **placeholders.values()}
+        assert restore(redacted, everything) == "The form says <EMAIL_1>."
+
+    def test_an_odd_literal_does_not_drive_up_the_numbers(self) -> None:
+        placeholders = PlaceholderMap()
+        redacted = redact("<EMAIL_999999999> ann@example.com", placeholders)
+        assert redacted == "<EMAIL_1> <EMAIL_2>"
+        assert restore(redacted, placeholders.values()) == "<EMAIL_999999999> ann@example.com"
+
+    def test_other_tags_are_not_placeholders(self) -> None:
+        for text in ("<EMAIL_0>", "<EMAIL_01>", "<EMAIL>", "<NAME_1>", "<email_1>", "EMAIL_1"):
+            assert redact(text, PlaceholderMap()) == text
+
+
+class TestInsideThePipeline:
+    def test_placeholders_are_kept_and_new_values_taken_out(self) -> None:
+        placeholders = PlaceholderMap()
+        redact("ann@example.com, PIN: 4821", placeholders)
+        answer = "Tell <EMAIL_1> (ann@example.com) the code 4821, and <EMAIL_7> or bob@example.com."
+        redacted = redact(answer, placeholders, redacted_before=True)
+        assert redacted == "Tell <EMAIL_1> (<EMAIL_1>) the code <SECRET_1>, and <EMAIL_7> or <EMAIL_8>."
+        assert redact(redacted, placeholders, redacted_before=True) == redacted
+
+    def test_what_a_model_may_see_is_taken_out_of_its_answer(self) -> None:
+        placeholders = PlaceholderMap()
+        redacted = redact("Mail ann@example.com that the password is swordfish9.", placeholders)
+        view = ModelView(placeholders)
+        assert view.reveal(redacted) == "Mail ann@example.com that the password is swordfish9."
+        assert view.conceal("To: ann@example.com\nIt is swordfish9.") == "To: <EMAIL_1>\nIt is <SECRET_1>."
+
+
+texts = st.text(max_size=200)
+fragments = st.one_of(
+    texts,
+    st.sampled_from([text for text, _, _ in FOUND] + list(NOTHING) + [PEM]),
+    st.builds(lambda kind, number: f"<{kind}_{number}>", st.sampled_from(KINDS), st.integers(0, 1100)),
+    st.sampled_from(
+        ["<", ">", "<EMAIL_", "1>", "@", "://", ": ", "password", "'", '"', " ", "\n", "0", "İ", "ǆ", "\u0301"]
+    ),
+)
+mixed = st.lists(fragments, max_size=8).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(mixed, min_size=1, max_size=4), st.dictionaries(st.sampled_from(KINDS), st.integers(0, 5)))
+def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[str, int]) -> None:
+    placeholders = PlaceholderMap(start_after)
+    redacted = [redact(part, placeholders) for part in parts]
+    assert [restore(part, placeholders.values()) for part in redacted] == parts
+    together = PlaceholderMap(start_after)
+    assert [restore(part, together.values()) for part in redact_all(parts, together)] == parts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(mixed, min_size=1, max_size=3))
+def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) -> None:
+    placeholders = PlaceholderMap()
+    redacted = redact_all(parts, placeholders)
+    known = KnownValues(every_length=False)
+    for placeholder, value in placeholders.values().items():
+        known.add(value, placeholder)
+    for text in redacted:
+        assert all(PLACEHOLDER.search(text[span.start : span.end]) for span in known.find(text))
+
+
+@settings(max_examples=200, deadline=None)
+@given(mixed)
+def test_redacting_what_was_redacted_changes_nothing(text: str) -> None:
+    placeholders = PlaceholderMap()
+    redacted = redact(text, placeholders, redacted_before=True)
+    assert redact(redacted, placeholders, redacted_before=True) == redacted
+    only_placeholders = " ".join(PLACEHOLDER.findall(redacted) and [m[0] for m in PLACEHOLDER.finditer(redacted)])
+    assert redact(only_placeholders, PlaceholderMap(), redacted_before=True) == only_placeholders
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(mixed, max_size=3), st.dictionaries(st.sampled_from(KINDS), st.integers(1, 5)))
+def test_a_map_survives_json(parts: list[str], start_after: dict[str, int]) -> None:
+    placeholders = PlaceholderMap(start_after)
+    for part in parts:
+        redact(part, placeholders)
+    copy = PlaceholderMap.from_json(placeholders.to_json())
+    assert copy.values() == placeholders.values()
+    assert copy.counts() == placeholders.counts()
+    assert redact("new@example.com", copy) == redact("new@example.com", placeholders)
+
+
+def test_maps_are_merged_and_a_conflict_is_refused() -> None:
+    first, second, third = PlaceholderMap(), PlaceholderMap({"EMAIL": 1}), PlaceholderMap()
+    redact("ann@example.com", first)
+    redact("bob@example.com", second)
+    redact("carl@example.com", third)
+    merged = first.merged(second)
+    assert merged.values() == {"<EMAIL_1>": "ann@example.com", "<EMAIL_2>": "bob@example.com"}
+    assert merged.counts() == {"EMAIL": 2}
+    assert redact("dora@example.com", merged) == "<EMAIL_3>"
+    with pytest.raises(ValueError, match="EMAIL_1"):
+        first.merged(third)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"values": {"x": "y"}, "startAfter": {}, "last": {}}'])
+def test_what_is_no_map_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        PlaceholderMap.from_json(text)
+
+
+PROSE = (
+    "The quick brown fox jumps over the lazy dog. In 2024 we shipped 12 releases to 3,400 customers; please write to"
+    " ann@example.com or call +1 415 555 2671. Our design has three parts: a gateway, a worker and a store, and tokens"
+    " are rotated daily. Summarize the following text for beginners, please. "
+)
+HOSTILE = (
+    '1', '@', 'a.', 'a', '1 ', '12-', '1.', '://', '://a:', 'a@b.co ', 'password: ', 'password: x1y2z ',
+    '::', 'a:', '(+', '+1', '"', '4111 ', 'A1', 'AB12 ', 'ssn 123-45-6789 ', '<EMAIL_1> ', 'a@a.',
+    'token = ', 'sk-', 'İ', '-----BEGIN PRIVATE KEY-----', 'eyJaaaaaaaaaa.', 'DE89 3704 0044 0532 0130 ',
+    '10.1.2.3 ', 'call 0123456789 ', '-----BEGIN ', 'bearer ', 'is ', '\n', '\t',
+)  # fmt: skip
+
+
+def seconds_for(text: str) -> float:
+    started = time.perf_counter()
+    find(text)
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:
+    short, long = (piece * 100_000)[:12_500], (piece * 100_000)[:100_000]
+    find(short[:2000])
+    # Eight times the text: anything quadratic would take 64 times as long.
+    assert min(seconds_for(long) for _ in range(2)) <= 25 * max(min(seconds_for(short) for _ in range(3)), 0.004)
+
+
+def test_prose_is_redacted_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (PROSE * 400)[:100_000]
+    find(text[:2000])
+    best = min(seconds_for(text) for _ in range(5))
+    with capsys.disabled():
+        print(f"\nredaction: {best * 1000:.0f} ms for 100,000 characters of prose")
+    assert best < 0.5
