@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from benchmarks import end_to_end, four_hops, model_calls, report, stage_loop, two_workers
+from benchmarks import end_to_end, four_hops, gateway_accept, model_calls, report, stage_loop, two_workers
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
 from benchmarks.machine import machine
 from benchmarks.pairs import Measured, Row
@@ -18,12 +18,15 @@ class Benchmark(Protocol):
     """A module that measures some rows."""
 
     @property
+    def __name__(self) -> str: ...
+
+    @property
     def ROWS(self) -> tuple[Row, ...]: ...  # noqa: N802 -- a module's constant
 
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers)
+BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers, gateway_accept)
 PEERS: tuple[Benchmark, ...] = ()
 
 
@@ -33,7 +36,7 @@ async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
         (kind, module, rows)
         for module in (*BENCHMARKS, *(PEERS if peers else ()))
         for kind in kinds
-        if (rows := [row for row in module.ROWS if only is None or only in (row.name, row.on(kind))])
+        if (rows := [row for row in module.ROWS if only is None or only in _names(module, row, kind)])
     ]
     if not chosen:
         names = ", ".join(row.name for module in (*BENCHMARKS, *PEERS) for row in module.ROWS)
@@ -53,6 +56,12 @@ async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
             print(report.line(measured), flush=True)
         report.write(results, everything)
     return 0
+
+
+def _names(module: Benchmark, row: Row, kind: str) -> tuple[str, ...]:
+    """What a row can be asked for as: its own name, that of its benchmark, each alone or with the broker."""
+    whole = module.__name__.rpartition(".")[2].replace("_", "-")
+    return row.name, row.on(kind), whole, f"{whole}-{kind}"
 
 
 def main() -> int:

@@ -14,14 +14,8 @@ every request it received, `GET /control/stats` the counts, `DELETE /control/req
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import hashlib
-import json
-import math
-import re
 import time
-from array import array
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -30,8 +24,7 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from deploy.local.offline_model.schema_values import minimal_value
-from shared.llm.sections import parse_sections
+from tests.model_answers import default_answer, embeddings_answer
 
 Path = Literal["chat", "embeddings", "any"]
 Kind = Literal[
@@ -235,20 +228,11 @@ class ModelServer:
         return answer
 
     def _embedded(self, body: dict[str, Any]) -> dict[str, Any]:
-        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        vectors: list[Any] = [embedding_of(text, self.behaviour.dimensions) for text in texts]
-        if body.get("encoding_format") == "base64" and self.behaviour.encoding_base64:
-            vectors = [base64.b64encode(array("f", vector).tobytes()).decode() for vector in vectors]
-        answer: dict[str, Any] = {
-            "object": "list",
-            "model": self.behaviour.embedding_model,
-            "data": [
-                {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
-            ],
-        }
-        if self.behaviour.usage:
-            tokens = sum(len(text.split()) for text in texts)
-            answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+        behaviour = self.behaviour
+        answer = embeddings_answer(body, behaviour.dimensions, packed=behaviour.encoding_base64)
+        answer["model"] = behaviour.embedding_model
+        if not behaviour.usage:
+            del answer["usage"]
         return answer
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -272,49 +256,6 @@ class ModelServer:
 
     async def _get_stats(self, _: web.Request) -> web.Response:
         return web.json_response({"total": self.total, "inFlight": self.in_flight, "mostInFlight": self.most_in_flight})
-
-
-def default_answer(body: dict[str, Any]) -> str:
-    """A schema-valid answer to a chat request, the same for the same request."""
-    sections: dict[str, str] = {}
-    for message in body.get("messages", []):
-        if message.get("role") == "user":
-            sections = parse_sections(str(message.get("content", ""))) or sections
-    schema = body.get("response_format", {}).get("json_schema", {})
-    if "prompt" in sections:
-        return json.dumps(_rewrite(sections), ensure_ascii=False)
-    if "conversation" in sections:
-        return json.dumps(_summary(sections), ensure_ascii=False)
-    return json.dumps(minimal_value(schema.get("schema", {"type": "object"})))
-
-
-def _rewrite(sections: dict[str, str]) -> dict[str, Any]:
-    documents = [int(number) for number in re.findall(r"^\[(\d+)\] ", sections.get("documents", ""), re.MULTILINE)]
-    context = sections.get("summary") or sections.get("conversation") or ""
-    mode = sections.get("mode", "full")
-    return {
-        "upgraded_prompt": f"Upgraded ({mode}): {sections['prompt']}",
-        "reasoning": f"Scripted rewrite in {sections.get('language', 'en')} with {len(context)} characters of context.",
-        "missing_questions": ["Who is it for?"],
-        "confidence": 0.75,
-        "cited_documents": documents,
-    }
-
-
-def _summary(sections: dict[str, str]) -> dict[str, Any]:
-    turns = [turn for turn in sections["conversation"].split("\n\n") if turn.startswith("user: ")]
-    said = [turn.removeprefix("user: ") for turn in turns]
-    return {"goal": said[0] if said else "", "facts": said[1:], "constraints": [], "decisions": [], "tried": []}
-
-
-def embedding_of(text: str, dimensions: int) -> list[float]:
-    """A unit vector by hashed words: the same text always gives the same, shared words bring texts nearer."""
-    vector = [0.0] * dimensions
-    for word in re.findall(r"\w+", text.lower()) or [text]:
-        digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-        vector[int.from_bytes(digest[:4]) % dimensions] += 1.0 if digest[4] & 1 else -1.0
-    length = math.sqrt(sum(value * value for value in vector)) or 1.0
-    return [value / length for value in vector]
 
 
 def _error(

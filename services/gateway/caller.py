@@ -15,17 +15,37 @@ class Role(StrEnum):
     ADMIN = "ADMIN"
     OWNER = "OWNER"
 
+    def allows(self, needed: "Role") -> bool:
+        """Whether who has this role may do what needs the other."""
+        return _RANK[self] >= _RANK[needed]
+
+    def at_most(self, other: "Role") -> "Role":
+        """The lesser of the two."""
+        return self if other.allows(self) else other
+
+
+_RANK = {role: rank for rank, role in enumerate(Role)}
+
 
 @dataclass(frozen=True)
 class Caller:
-    """An authenticated caller. `subject` is the person or key, `credential_id` what it came with; neither is secret."""
+    """An authenticated caller. `subject` is the person or key, `credential_id` what it came with; neither is secret.
+
+    `person_id` is the person, or the one who answers for a key; None for a key that nobody in particular made.
+    """
 
     tenant_id: str
     subject: str
     role: Role
     credential_id: str
+    is_key: bool = True
+    person_id: str | None = None
 
 
 class Identify(Protocol):
-    async def __call__(self, request: HTTPConnection) -> Caller:
-        """Who sent the request. Raises ProblemError (unauthenticated) when that cannot be said for sure."""
+    async def __call__(self, request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+        """Who sent the request, in the workspace that it names or, before that, in `workspace_id`.
+
+        Raises ProblemError: unauthenticated when that cannot be said for sure, not_found for a workspace that is not
+        the caller's, unavailable.
+        """

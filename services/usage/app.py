@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from services.usage.batch_registry import BATCHES, StoredBatchRegistry
+from services.usage.announcements import OutboxAnnouncements
 from services.usage.batch_window import LEASE_SECONDS
 from services.usage.count_batch import CountBatch
 from services.usage.handlers import ledger_handler, resuming
 from services.usage.ledger_store import LedgerStore
+from services.usage.plan_routes import plan_routes
+from services.usage.plan_store import PLANS, PlanStore
 from services.usage.routes import usage_routes
 from services.usage.settings import UsageSettings
+from services.usage.thresholds import Thresholds
 from shared.contracts.ids import new_id
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.messaging.batch_runner import BatchRunner
@@ -54,9 +57,13 @@ def build_app(settings: UsageSettings) -> UsageApp:
     telemetry = setup(SERVICE, settings)
     database = open_database(settings, SERVICE)
     ledger = LedgerStore(database)
-    registry = StoredBatchRegistry(database.collection(BATCHES))
-    counting = CountBatch(ledger, registry, owner=new_id(), lease_seconds=LEASE_SECONDS)
+    plans = PlanStore(database.collection(PLANS))
     producer = EventProducer(settings, source=SERVICE)
+    announcements = OutboxAnnouncements(database, producer)
+    thresholds = Thresholds(ledger, plans, announcements)
+    counting = CountBatch(
+        ledger, ledger.registry, owner=new_id(), lease_seconds=LEASE_SECONDS, notice=thresholds.notice
+    )
     runner = BatchRunner(
         settings=settings,
         topics=[USAGE_RECORDED, COMPLETED],
@@ -72,6 +79,16 @@ def build_app(settings: UsageSettings) -> UsageApp:
     return UsageApp(
         settings=settings,
         telemetry=telemetry,
-        http=internal_app(telemetry, internal_token=token, routers=[usage_routes(ledger)]),
-        components=(database, producer, Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS), runner),
+        http=internal_app(
+            telemetry,
+            internal_token=token,
+            routers=[usage_routes(ledger), plan_routes(ledger, plans, thresholds.notice)],
+        ),
+        components=(
+            database,
+            producer,
+            announcements,
+            Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
+            runner,
+        ),
     )

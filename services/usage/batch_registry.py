@@ -1,29 +1,41 @@
-"""The registry of open batches: one document, changed by compare-and-set."""
+"""The registry of batches that are not counted: one document of the open ones, changed by compare-and-set.
 
+A batch that was given up is never forgotten, since its owner may wake up years later and still put events under it. It
+is remembered in a collection of its own, before it leaves the document.
+"""
+
+from collections.abc import Collection
 from typing import Any
 
 from services.usage.batch_window import may_begin
 from services.usage.count_batch import CountingInterrupted, OpenBatch
-from shared.storage.documents import Collection, CollectionSpec
+from shared.storage.documents import CollectionSpec, Database
 
 BATCHES = CollectionSpec("batch_registry")
+GIVEN_UP = CollectionSpec("batches_given_up")
 
 _ID = "registry"
 _RACES_TOLERATED = 100
+_MOST_GIVEN_UP = 100_000
 
 
 class StoredBatchRegistry:
-    """`BatchRegistry` on a document `{last, open: {b<number>: {state, owner, leasedUntil}}}`."""
+    """`BatchRegistry` on a document `{last, open: {b<number>: {state, owner, leasedUntil}}}`.
 
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
+    Declares its collections: make it before the database is started.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._collection = database.collection(BATCHES)
+        self._given_up = database.collection(GIVEN_UP)
 
     async def begin(self, owner: str, leased_until: float) -> int | None:
         # Taking the number and opening the batch is one update: no number exists that is not seen as open.
         for _ in range(_RACES_TOLERATED):
             registry = await self._read()
             number = int(registry["last"]) + 1
-            if not may_begin(number, [batch.number for batch in _open_batches(registry)]):
+            at_work = [batch.number for batch in _open_batches(registry) if batch.state != "given up"]
+            if not may_begin(number, at_work):
                 return None
             opened = {"state": "storing", "owner": owner, "leasedUntil": leased_until}
             if await self._collection.update_one(
@@ -48,8 +60,18 @@ class StoredBatchRegistry:
         return matched == 1
 
     async def give_up(self, batch: OpenBatch) -> bool:
-        matched = await self._collection.update_one(_unchanged(batch), {"$unset": {_field(batch.number): ""}})
-        return matched == 1
+        field = _field(batch.number)
+        if not await self._collection.update_one(_unchanged(batch), {"$set": {f"{field}.state": "given up"}}):
+            return False
+        await self._remember_given_up(batch.number)
+        return True
+
+    async def given_up(self) -> list[int]:
+        for batch in _open_batches(await self._read()):
+            if batch.state == "given up":
+                await self._remember_given_up(batch.number)
+        stored = await self._given_up.find({}, sort=[("_id", 1)], limit=_MOST_GIVEN_UP)
+        return [int(document["_id"]) for document in stored]
 
     async def close(self, number: int) -> None:
         await self._collection.update_one({"_id": _ID}, {"$unset": {_field(number): ""}})
@@ -57,11 +79,27 @@ class StoredBatchRegistry:
     async def open_batches(self) -> list[OpenBatch]:
         return _open_batches(await self._read())
 
+    async def uncounted_among(self, numbers: Collection[int]) -> set[int]:
+        """Those of the batches that are open or given up. Ask after the events that you ask it for were read."""
+        waiting = {batch.number for batch in await self.open_batches()} & set(numbers)
+        remembered = await self._given_up.get_many([batch_id(number) for number in set(numbers) - waiting])
+        return waiting | {int(document["_id"]) for document in remembered}
+
+    async def _remember_given_up(self, number: int) -> None:
+        # In this order, so that at no moment a batch that was given up looks like one that was counted.
+        await self._given_up.insert_if_absent({"_id": batch_id(number)})
+        await self.close(number)
+
     async def _read(self) -> dict[str, Any]:
         registry = await self._collection.get(_ID)
         if registry is None:
             registry, _ = await self._collection.insert_if_absent({"_id": _ID, "last": 0, "open": {}})
         return registry
+
+
+def batch_id(number: int) -> str:
+    """A batch's number as the ledger writes it: text that sorts as the number does."""
+    return f"{number:015d}"
 
 
 def _field(number: int) -> str:

@@ -1,21 +1,22 @@
-"""Counts ledger events, each once: store them under a batch, count the batch, mark them counted.
+"""Counts ledger events, each once: store them under a batch, count the batch, close it.
 
 A batch is `storing` while its owner puts events under it, and `counting` from then on; only its owner makes that
-step, so nobody counts a batch to which events may still be added. What a crash leaves is finished by `resume`, in any
-process: a `counting` batch is counted to its end (counters that have it already refuse it), a `storing` batch is
-given up and its events go into a new one.
+step, so nobody counts a batch to which events may still be added. An event is counted when its batch is closed, which
+needs no second write of the event. What a crash leaves is finished by `resume`, in any process: a `counting` batch is
+counted to its end (counters that have it already refuse it), a `storing` batch is given up for good and its events go
+into a new one.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from services.usage.increments import Increments, increments_of
+from services.usage.increments import CounterKey, Increments, increments_of
 from services.usage.ledger_event import LedgerEvent
 
-BatchState = Literal["storing", "counting"]
+BatchState = Literal["storing", "counting", "given up"]
 
 _BEGIN_WITHIN_SECONDS = 20.0
 _WINDOW_PAUSE_SECONDS = 0.1
@@ -48,7 +49,10 @@ class BatchRegistry(Protocol):
         """Another owner for an open batch; False when somebody was faster."""
 
     async def give_up(self, batch: OpenBatch) -> bool:
-        """Forgets a `storing` batch, whose events are then stranded; False when it went on meanwhile."""
+        """Ends a `storing` batch, whose events are then stranded; False when it went on meanwhile."""
+
+    async def given_up(self) -> list[int]:
+        """All batches that ever were given up."""
 
     async def close(self, number: int) -> None:
         """Forgets a batch that is counted."""
@@ -60,26 +64,29 @@ class Ledger(Protocol):
     """The stored events, and the counters and rollups made from them."""
 
     async def store(self, events: Sequence[LedgerEvent], number: int) -> set[str]:
-        """Stores the events that it lacks, uncounted, under the batch. Gives their ids."""
+        """Stores the events that it lacks under the batch. Gives their ids."""
 
     async def add(self, increments: Increments, number: int) -> None:
         """Raises each counter and rollup that does not have this batch yet."""
 
-    async def mark_counted(self, number: int) -> None:
-        """The batch's events are counted from now on."""
+    async def events_of(self, number: int) -> list[LedgerEvent]:
+        """The batch's events."""
 
-    async def uncounted(self, number: int) -> list[LedgerEvent]:
-        """The batch's events that are not marked yet."""
-
-    async def stranded_batch(self, open_numbers: Sequence[int]) -> int | None:
-        """A batch that has uncounted events and is none of these."""
+    async def first_with_events(self, numbers: Sequence[int]) -> int | None:
+        """One of these batches that has events."""
 
     async def move(self, from_number: int, to_number: int) -> int:
-        """Puts the uncounted events of one batch under another. Gives their number."""
+        """Puts the events of one batch under another. Gives their number."""
+
+
+Notice = Callable[[Collection[CounterKey]], Awaitable[None]]
 
 
 class CountBatch:
-    """The use case. `owner` names this process; `clock` gives seconds since 1970 and matters for leases only."""
+    """The use case. `owner` names this process; `clock` gives seconds since 1970 and matters for leases only.
+
+    `notice` is told which counters were raised, before the batch is closed: after a crash it is told again.
+    """
 
     def __init__(
         self,
@@ -89,6 +96,7 @@ class CountBatch:
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        notice: Notice | None = None,
     ) -> None:
         self._ledger = ledger
         self._registry = registry
@@ -96,6 +104,7 @@ class CountBatch:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._sleep = sleep
+        self._notice = notice
 
     async def count(self, events: Sequence[LedgerEvent]) -> int:
         """Counts those of the events that the ledger lacks, gives how many. Raises CountingInterrupted."""
@@ -111,30 +120,27 @@ class CountBatch:
         """Finishes what others have left, as far as nobody has a lease on it. Gives how many batches."""
         finished = 0
         for batch in await self._registry.open_batches():
-            if batch.leased_until > self._clock():
+            if batch.state == "given up" or batch.leased_until > self._clock():
                 continue
             if batch.state == "storing":
                 await self._registry.give_up(batch)
             elif await self._registry.take_over(batch, self._owner, self._lease_end()):
-                await self._finish(batch.number, await self._ledger.uncounted(batch.number))
+                await self._finish(batch.number, await self._ledger.events_of(batch.number))
                 finished += 1
         return finished + await self._recount_stranded()
 
     async def _recount_stranded(self) -> int:
         finished = 0
         while True:
-            batches = await self._registry.open_batches()
-            stranded = await self._ledger.stranded_batch([batch.number for batch in batches])
+            given_up = await self._registry.given_up()
+            stranded = await self._ledger.first_with_events(given_up) if given_up else None
             if stranded is None:
-                return finished
-            # It may have begun between the two questions; numbers are never used twice.
-            if stranded in {batch.number for batch in await self._registry.open_batches()}:
                 return finished
             number = await self._registry.begin(self._owner, self._lease_end())
             if number is None:
                 return finished
             await self._ledger.move(stranded, number)
-            await self._finish_own(number, await self._ledger.uncounted(number))
+            await self._finish_own(number, await self._ledger.events_of(number))
             finished += 1
 
     async def _begin(self) -> int:
@@ -153,8 +159,10 @@ class CountBatch:
 
     async def _finish(self, number: int, events: Sequence[LedgerEvent]) -> None:
         if events:
-            await self._ledger.add(increments_of(events), number)
-            await self._ledger.mark_counted(number)
+            increments = increments_of(events)
+            await self._ledger.add(increments, number)
+            if self._notice is not None and increments.counters:
+                await self._notice(increments.counters.keys())
         await self._registry.close(number)
 
     def _lease_end(self) -> float:

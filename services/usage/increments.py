@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from services.usage.latency_sketch import bucket_of
 from services.usage.ledger_event import LedgerEvent
@@ -15,16 +15,14 @@ COUNTED_STATUSES = frozenset({"upgraded", "cached"})
 NOBODY = "anonymous"
 
 
-@dataclass(frozen=True, slots=True)
-class CounterKey:
+class CounterKey(NamedTuple):
     """The counters of one tenant in one period (`YYYY-MM`): what quotas are held against."""
 
     tenant_id: str
     period: str
 
 
-@dataclass(frozen=True, slots=True)
-class RollupKey:
+class RollupKey(NamedTuple):
     """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it.
 
     Users are many, so each has a rollup of the whole month too (`user_month`), whose `day` is the period.
@@ -54,14 +52,13 @@ def increments_of(events: Iterable[LedgerEvent]) -> Increments:
     result = Increments()
     for event in events:
         if event.origin == "client":
-            amounts = result.counters.setdefault(CounterKey(event.tenant_id, event.period), {})
-            _add(amounts, _metered(event))
+            counter = CounterKey(event.tenant_id, event.period)
+            _add(result.counters.setdefault(counter, {}), _metered(event))
         rolled = _rolled(event)
+        timed = {**rolled, f"latency.{bucket_of(event.latency_ms)}": 1}
         for kind, day, key in _groups(event):
             rollup = RollupKey(event.tenant_id, day, event.origin, kind, key)
-            _add(result.rollups.setdefault(rollup, {}), rolled)
-            if _times(event, kind):
-                _add(result.rollups[rollup], {f"latency.{bucket_of(event.latency_ms)}": 1})
+            _add(result.rollups.setdefault(rollup, {}), timed if _times(event, kind) else rolled)
     return result
 
 

@@ -1,22 +1,29 @@
 """The ledger, the counters and the rollups as documents."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from services.usage.batch_registry import StoredBatchRegistry, batch_id
 from services.usage.batch_window import RECENT, floor_after
-from services.usage.increments import CounterKey, Increments, RollupKey
+from services.usage.increments import CounterKey, Increments
+from services.usage.ledger_documents import (
+    COUNTERS,
+    EVENTS,
+    ROLLUPS,
+    counter_fields,
+    counter_id,
+    rollup_fields,
+    rollup_id,
+    uncounted_among,
+)
 from services.usage.ledger_event import LedgerEvent
+from services.usage.sealed_store import SealedStore
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.internal_http import TenantCounters
-from shared.storage.documents import Collection, CollectionSpec, Database, DuplicateKey, Index
+from shared.storage.documents import Collection, Database, DuplicateKey
 
-# An event has its batch only while it is not counted, so the index over it stays small.
-EVENTS = CollectionSpec("usage_events", (Index(("batchId",), only_when_present="batchId"),))
-COUNTERS = CollectionSpec("tenant_counters")
-ROLLUPS = CollectionSpec("daily_rollups", (Index(("tenantId", "kind", "day")),))
-
-_AT_ONCE = 512
 _PAGE = 2000
 
 
@@ -24,61 +31,82 @@ class LedgerStore:
     """`Ledger` of `count_batch`, and what is read from it. Declares its collections: make it before the start."""
 
     def __init__(self, database: Database) -> None:
+        self.registry = StoredBatchRegistry(database)
+        self.sealed = SealedStore(database, self.registry)
         self._events = database.collection(EVENTS)
         self._counters = database.collection(COUNTERS)
         self._rollups = database.collection(ROLLUPS)
 
     async def store(self, events: Sequence[LedgerEvent], number: int) -> set[str]:
-        now = format_utc(now_utc())
-        batch = {"batchId": _batch_id(number), "counted": False, "storedAt": now}
+        batch = {"batchId": batch_id(number), "storedAt": format_utc(now_utc())}
         return await self._events.insert_many_if_absent([{**event.to_document(), **batch} for event in events])
 
     async def add(self, increments: Increments, number: int) -> None:
-        raises = [
-            _raise(self._counters, _counter_id(key), _counter_fields(key), {**amounts, "version": 1}, number)
+        counters = [
+            Raise(counter_id(key), counter_fields(key), {**amounts, "version": 1})
             for key, amounts in increments.counters.items()
         ]
-        raises += [
-            _raise(self._rollups, _rollup_id(key), _rollup_fields(key), amounts, number)
-            for key, amounts in increments.rollups.items()
-        ]
-        await _some_at_once(raises)
+        rollups = [Raise(rollup_id(key), rollup_fields(key), amounts) for key, amounts in increments.rollups.items()]
+        # Side by side, so that a store that commits in groups commits them together.
+        await asyncio.gather(_raise_all(self._counters, counters, number), _raise_all(self._rollups, rollups, number))
 
-    async def mark_counted(self, number: int) -> None:
-        await self._events.update_many(
-            {"batchId": _batch_id(number)}, {"$set": {"counted": True}, "$unset": {"batchId": ""}}
-        )
-
-    async def uncounted(self, number: int) -> list[LedgerEvent]:
-        stored = await self._events.find({"batchId": _batch_id(number)}, limit=1_000_000)
+    async def events_of(self, number: int) -> list[LedgerEvent]:
+        stored = await self._events.find({"batchId": batch_id(number)}, limit=1_000_000)
         return [LedgerEvent.from_document(document) for document in stored]
 
-    async def stranded_batch(self, open_numbers: Sequence[int]) -> int | None:
-        known = [_batch_id(number) for number in open_numbers]
-        event = await self._events.find_one({"batchId": {"$gt": "", "$nin": known}})
+    async def first_with_events(self, numbers: Sequence[int]) -> int | None:
+        event = await self._events.find_one({"batchId": {"$in": [batch_id(number) for number in numbers]}})
         return None if event is None else int(event["batchId"])
 
     async def move(self, from_number: int, to_number: int) -> int:
         return await self._events.update_many(
-            {"batchId": _batch_id(from_number)}, {"$set": {"batchId": _batch_id(to_number)}}
+            {"batchId": batch_id(from_number)}, {"$set": {"batchId": batch_id(to_number)}}
         )
 
     async def missing(self, event_ids: Sequence[str]) -> list[str]:
         """Those of the ids that are not in the ledger as counted, in their order."""
-        known = {document["_id"] for document in await self._events.get_many(event_ids) if document["counted"]}
+        stored = await self._events.get_many(event_ids)
+        uncounted = {event["_id"] for event in await self.uncounted_among(stored)}
+        known = {event["_id"] for event in stored} - uncounted
         return [event_id for event_id in event_ids if event_id not in known]
+
+    async def uncounted_among(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of the stored events, read before, whose batch is not closed."""
+        return await uncounted_among(self.registry, events)
 
     async def counters(self, tenant_id: str, period: str) -> TenantCounters:
         """Zeros when nothing was counted."""
-        document = await self._counters.get(_counter_id(CounterKey(tenant_id, period)))
+        document = await self._counters.get(counter_id(CounterKey(tenant_id, period)))
         return TenantCounters(tenant_id=tenant_id, period=period) if document is None else _counters_of(document)
+
+    async def standing(
+        self, tenant_id: str, period: str, event_ids: Sequence[str]
+    ) -> tuple[TenantCounters, list[str]] | None:
+        """The counters, and which of these events of theirs are not in them; None when they changed meanwhile.
+
+        An event is in the counters from the moment they have its batch, a little before the batch is closed. While
+        the counters do not change, what is closed was in them from the beginning.
+        """
+        id = counter_id(CounterKey(tenant_id, period))
+        before = await self._counters.get(id)
+        stored = await self._events.get_many(event_ids)
+        waiting = {event["_id"] for event in await self.uncounted_among(stored)}
+        if await self._counters.get(id) != before:
+            return None
+        batches = {batch_id(number) for number in before["recentBatches"]} if before else set()
+        included = {event["_id"] for event in stored if event["_id"] not in waiting or event["batchId"] in batches}
+        counters = _counters_of(before) if before else TenantCounters(tenant_id=tenant_id, period=period)
+        return counters, [event_id for event_id in event_ids if event_id not in included]
+
+    async def counters_of(self, keys: Sequence[CounterKey]) -> list[TenantCounters]:
+        """Those of the counters that exist."""
+        return [_counters_of(document) for document in await self._counters.get_many([counter_id(k) for k in keys])]
 
     async def rollups(self, tenant_id: str, kind: str, from_day: str, to_day: str) -> list[dict[str, Any]]:
         """The rollups of one kind, `from_day` inclusive, `to_day` exclusive, by day."""
+        of_kind = f"{tenant_id}|{kind}|"
         return await self._rollups.find(
-            {"tenantId": tenant_id, "kind": kind, "day": {"$gte": from_day, "$lt": to_day}},
-            sort=[("day", 1)],
-            limit=1_000_000,
+            {"_id": {"$gte": of_kind + from_day, "$lt": of_kind + to_day}}, sort=[("_id", 1)], limit=1_000_000
         )
 
     async def page_of_events(self, after_id: str) -> list[dict[str, Any]]:
@@ -94,21 +122,33 @@ class LedgerStore:
         return await self._rollups.find({"_id": {"$gt": after_id}}, sort=[("_id", 1)], limit=_PAGE)
 
 
-async def _raise(
-    collection: Collection, id: str, fields: Mapping[str, Any], amounts: Mapping[str, int], number: int
-) -> None:
-    """Adds the amounts once per batch: one update checks that the document lacks the batch, and adds it."""
-    lacking = {"_id": id, "recentBatches": {"$ne": number}, "batchFloor": {"$lt": number}}
-    change = {
-        "$inc": dict(amounts),
-        "$push": {"recentBatches": {"$each": [number], "$slice": -RECENT}},
-        "$max": {"batchFloor": floor_after(number)},
-    }
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """By how much a document is raised, and the fields that it has when it is new."""
+
+    id: str
+    fields: Mapping[str, Any]
+    amounts: Mapping[str, int]
+
+    def once(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Filter and update: the one update that checks that the document lacks the batch also adds it."""
+        lacking = {"_id": self.id, "recentBatches": {"$ne": number}, "batchFloor": {"$lt": number}}
+        change = {
+            "$inc": self.amounts,
+            "$push": {"recentBatches": {"$each": [number], "$slice": -RECENT}},
+            "$max": {"batchFloor": floor_after(number)},
+            "$setOnInsert": self.fields,
+        }
+        return lacking, change
+
+
+async def _raise_all(collection: Collection, raises: Sequence[Raise], number: int) -> None:
+    """Adds the amounts once per batch."""
     try:
-        await collection.update_one(lacking, {**change, "$setOnInsert": dict(fields)}, upsert=True)
+        await collection.update_each([one.once(number) for one in raises], upsert=True)
     except DuplicateKey:
-        # The document has this batch, or another process made it at this moment. The latter matches now.
-        await collection.update_one(lacking, change)
+        # Some have this batch already, or another process made them at this moment. The latter match now.
+        await collection.update_each([one.once(number) for one in raises])
 
 
 def _counters_of(document: Mapping[str, Any]) -> TenantCounters:
@@ -121,33 +161,3 @@ def _counters_of(document: Mapping[str, Any]) -> TenantCounters:
         cost_nano_usd=document.get("costNanoUsd", 0),
         version=document["version"],
     )
-
-
-def _batch_id(number: int) -> str:
-    return f"{number:015d}"
-
-
-def _counter_id(key: CounterKey) -> str:
-    return f"{key.tenant_id}|{key.period}"
-
-
-def _counter_fields(key: CounterKey) -> dict[str, Any]:
-    return {"tenantId": key.tenant_id, "period": key.period}
-
-
-def _rollup_id(key: RollupKey) -> str:
-    return f"{key.tenant_id}|{key.day}|{key.origin}|{key.kind}|{key.key}"
-
-
-def _rollup_fields(key: RollupKey) -> dict[str, Any]:
-    return {"tenantId": key.tenant_id, "day": key.day, "origin": key.origin, "kind": key.kind, "key": key.key}
-
-
-async def _some_at_once(writes: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Awaits all, few enough at a time for the store's queue, many enough to share its commits."""
-    try:
-        for at in range(0, len(writes), _AT_ONCE):
-            await asyncio.gather(*writes[at : at + _AT_ONCE])
-    finally:
-        for write in writes:
-            write.close()

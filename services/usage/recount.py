@@ -1,7 +1,7 @@
 """Recounts the ledger and compares, also while events are being counted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ class StoredLedger(Protocol):
     """Everything of the ledger, by pages in the order of ids."""
 
     async def page_of_events(self, after_id: str) -> list[dict[str, Any]]: ...
+
+    async def uncounted_among(self, events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]: ...
 
     async def page_of_counters(self, after_id: str) -> list[dict[str, Any]]: ...
 
@@ -102,9 +104,7 @@ async def _recount(ledger: StoredLedger) -> _Recount:
         after_id = page[-1]["_id"]
         recount.events += len(page)
         _merge(recount.increments, increments_of(LedgerEvent.from_document(document) for document in page))
-        for document in page:
-            if document["counted"]:
-                continue
+        for document in await ledger.uncounted_among(page):
             if document["storedAt"] < forgotten_before:
                 recount.forgotten += 1
             else:

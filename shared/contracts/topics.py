@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from shared.contracts.contract import Contract
 from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
+from shared.contracts.quota_events import QuotaThresholdReached
 from shared.contracts.upgrade_results import UpgradeCompleted
 from shared.contracts.upgrade_tasks import RetrieveTask, RewriteTask, Stage, SummarizeTask
 from shared.contracts.usage_events import UsageRecorded
@@ -98,6 +99,17 @@ USAGE_RECORDED = Topic(
     max_message_bytes=64 * KIB,
     description="What one operation used.",
 )
+QUOTA_THRESHOLD_REACHED = Topic(
+    name="quota.threshold-reached.v1",
+    kind=TopicKind.FACT,
+    model=QuotaThresholdReached,
+    owner="usage",
+    producers=("usage",),
+    consumers=("internal teams",),
+    key="tenantId",
+    max_message_bytes=64 * KIB,
+    description="A tenant has used 80 % or all of a meter's limit for the month.",
+)
 DOCUMENTS_SUBMITTED = Topic(
     name="documents.submitted.v1",
     kind=TopicKind.INBOX,
@@ -127,6 +139,7 @@ TOPICS: tuple[Topic, ...] = (
     REWRITE,
     COMPLETED,
     USAGE_RECORDED,
+    QUOTA_THRESHOLD_REACHED,
     DOCUMENTS_SUBMITTED,
     DOCUMENTS_INDEXED,
 )

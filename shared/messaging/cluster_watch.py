@@ -33,6 +33,7 @@ class ClusterWatch:
         self._on_change = on_change
         self._every = every_seconds
         self._admin: AIOKafkaAdminClient | None = None
+        self._asking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.cluster_id: str | None = None
         self.last_answer: float | None = None
@@ -51,7 +52,7 @@ class ClusterWatch:
     async def ask(self) -> str:
         """The cluster id now. Raises KafkaError, OSError or TimeoutError while no broker answers."""
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
+            async with self._asking, asyncio.timeout(_ANSWER_WITHIN_SECONDS):
                 if self._admin is None:
                     self._admin = make_admin(self._settings)
                     await self._admin.start()

@@ -1,7 +1,7 @@
 """The few things that aiokafka knows of a group member and does not say in public. Its version is pinned for this."""
 # ruff: noqa: SLF001
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,8 +25,12 @@ def rejoin(consumer: AIOKafkaConsumer) -> None:
         coordinator.request_rejoin()
 
 
-async def commit_once(consumer: AIOKafkaConsumer, generation: int, offsets: Mapping[TopicPartition, int]) -> bool:
+async def commit_once(
+    consumer: AIOKafkaConsumer, generation: int, offsets: Mapping[TopicPartition, int], log_id: str = ""
+) -> bool:
     """Commits as a member of `generation`; False, and nothing sent, when the member has left that generation.
+
+    `log_id` says which log the offsets are of; it is kept with them for `offsets_of_log`.
 
     `consumer.commit` will not do. It waits and retries as long as there is no coordinator, and by then the member may
     have lost its generation: the commit then goes out as one of no member at all, which a broker with an empty log
@@ -35,9 +39,28 @@ async def commit_once(consumer: AIOKafkaConsumer, generation: int, offsets: Mapp
     coordinator: Any = consumer._coordinator
     if generation == NO_GENERATION or coordinator.generation != generation or coordinator.coordinator_id is None:
         return False
-    commit = {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+    commit = {partition: OffsetAndMetadata(offset, log_id) for partition, offset in offsets.items()}
     await coordinator._do_commit_offsets(None, commit)
     return True
+
+
+async def offsets_of_log(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], log_id: str
+) -> dict[TopicPartition, int]:
+    """Where to go on in each partition: at the committed offset, or at the beginning when there is none of this log.
+
+    A member that has not noticed yet that its broker was replaced can commit an offset of the old log to the new one.
+    That offset carries the old log's id. One without an id was set by an operator's tool and counts. Raises KafkaError.
+    """
+    coordinator: Any = consumer._coordinator
+    committed = await coordinator.fetch_committed_offsets(list(partitions))
+    beginnings = await consumer.beginning_offsets(list(partitions))
+    return {
+        partition: found.offset
+        if (found := committed.get(partition)) is not None and found.offset >= 0 and found.metadata in ("", log_id)
+        else beginnings[partition]
+        for partition in partitions
+    }
 
 
 async def leave_first_generation(consumer: AIOKafkaConsumer) -> None:

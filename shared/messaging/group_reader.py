@@ -9,7 +9,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from shared.messaging.connection import group_options, make_consumer
-from shared.messaging.group_membership import NO_GENERATION, commit_once, generation_of, leave_first_generation, rejoin
+from shared.messaging.group_membership import (
+    NO_GENERATION,
+    commit_once,
+    generation_of,
+    leave_first_generation,
+    offsets_of_log,
+    rejoin,
+)
 from shared.messaging.partition import Partition
 from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
@@ -18,6 +25,7 @@ FETCH_BYTES = 2 * 1024 * 1024
 _STOP_WITHIN_SECONDS = 5.0
 _START_WITHIN_SECONDS = 20.0
 _COMMIT_WITHIN_SECONDS = 5.0
+_ASSIGN_WITHIN_SECONDS = 10.0
 _REBALANCING_POLL_SECONDS = 5.0
 
 log = get_logger(__name__)
@@ -32,11 +40,20 @@ class GroupReader:
     Each assignment has a generation and new Partition objects, so nothing of an earlier one can be committed in it.
     """
 
-    def __init__(self, settings: KafkaSettings, topics: Collection[str], group: str, on_revoked: OnRevoked) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Collection[str],
+        group: str,
+        on_revoked: OnRevoked,
+        ask_log_id: Callable[[], Awaitable[str]],
+    ) -> None:
         self._settings = settings
         self._topics = sorted(topics)
         self._group = group
         self._on_revoked = on_revoked
+        self._ask_log_id = ask_log_id
+        self._log_id = ""
         self._consumer: AIOKafkaConsumer | None = None
         self._generation = NO_GENERATION
         self.partitions: dict[TopicPartition, Partition] = {}
@@ -136,7 +153,7 @@ class GroupReader:
         offsets = {partition.topic_partition: offset for partition, offset in moved.items()}
         try:
             async with asyncio.timeout(_COMMIT_WITHIN_SECONDS):
-                if not await commit_once(consumer, self._generation, offsets):
+                if not await commit_once(consumer, self._generation, offsets, self._log_id):
                     return False
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("offsets_not_committed", group=self._group, error=type(error).__name__)
@@ -187,9 +204,21 @@ class GroupReader:
             await self.commit()
         self.let_go()
 
-    def assigned(self, consumer: AIOKafkaConsumer, assigned: Iterable[TopicPartition]) -> None:
-        if consumer is not self._consumer:
+    async def assigned(self, consumer: AIOKafkaConsumer, assigned: Collection[TopicPartition]) -> None:
+        if self._consumer is None or consumer is not self._consumer:
             return
+        try:
+            async with asyncio.timeout(_ASSIGN_WITHIN_SECONDS):
+                log_id = await self._ask_log_id()
+                starts = await offsets_of_log(consumer, assigned, log_id)
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("assignment_not_begun", group=self._group, error=type(error).__name__)
+            rejoin(consumer)
+            return
+        self._log_id = log_id
+        # From here to the end nothing is awaited: what was fetched before this moment is read again, none is skipped.
+        for found, offset in starts.items():
+            consumer.seek(found, offset)
         self.let_go()
         self._generation = generation_of(consumer)
         self.partitions = {found: Partition(found) for found in assigned}
@@ -208,7 +237,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._reader.revoked(self._consumer)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        self._reader.assigned(self._consumer, assigned)
+        await self._reader.assigned(self._consumer, assigned)
 
 
 async def _close(consumer: AIOKafkaConsumer) -> None:

@@ -78,8 +78,8 @@ class StageRunner:
             give_up=give_up,
             dead_letters=DeadLetters(topic, producer),
         )
-        self._reader = GroupReader(settings, (topic.name,), group, self._settle_revoked)
         self._cluster = ClusterWatch(settings, self._on_new_log)
+        self._reader = GroupReader(settings, (topic.name,), group, self._settle_revoked, self._cluster.ask)
         self._stall = StallWatch(self._reader, self._cluster, settings.stage_stall_seconds)
         self._in_flight = 0
         self._works: dict[asyncio.Task[None], Work] = {}

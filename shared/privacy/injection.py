@@ -57,8 +57,19 @@ def scan(text: str) -> list[InjectionFinding]:
             found.add(("spelled_out", start, end))
     return [
         InjectionFinding(rule, start, end, text[start : min(end, start + _EXCERPT_LENGTH)])
-        for rule, start, end in sorted(found, key=lambda item: (item[1], item[2], item[0]))
+        for rule, start, end in _without_nested(found)
     ]
+
+
+def _without_nested(found: set[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """In order, without those that lie within another of the same rule."""
+    kept: list[tuple[str, int, int]] = []
+    furthest: dict[str, int] = {}
+    for rule, start, end in sorted(found, key=lambda item: (item[1], -item[2], item[0])):
+        if end > furthest.get(rule, -1):
+            kept.append((rule, start, end))
+            furthest[rule] = end
+    return kept
 
 
 def remove(text: str) -> tuple[str, list[InjectionFinding]]:
@@ -71,9 +82,7 @@ def remove(text: str) -> tuple[str, list[InjectionFinding]]:
         pieces.append(text[position:start])
         position = end
     pieces.append(text[position:])
-    kept = [pieces[0].rstrip(" \t"), *(piece.strip(" \t") for piece in pieces[1:-1]), pieces[-1].lstrip(" \t")]
-    joined = " ".join(piece for piece in kept if piece)
-    return re.sub(r" ?\n ?(?:[ \t]*\n){2,}", "\n\n", joined).strip(" \t"), findings
+    return "".join(pieces).strip(), findings
 
 
 def _sentences_around(text: str, findings: list[InjectionFinding]) -> list[tuple[int, int]]:

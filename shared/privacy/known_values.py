@@ -15,7 +15,7 @@ class KnownValues:
 
     Values are looked up by their longest word. Only telling ones are taken (6 characters or more, with a digit or a
     special character): a password that is a common word must not empty the prompt of that word. `every_length` takes
-    all, for text whose placeholders nobody but the user will see restored.
+    all, for text whose placeholders only the user will see restored.
     """
 
     def __init__(self, *, every_length: bool) -> None:

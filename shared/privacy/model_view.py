@@ -16,8 +16,6 @@ class ModelView:
     def __init__(self, placeholders: PlaceholderMap | None) -> None:
         self._placeholders = placeholders
         self._values = placeholders.values() if placeholders else {}
-        # Longest first, so that a value inside another one does not break it up.
-        self._by_length = sorted(self._values.items(), key=lambda pair: len(pair[1]), reverse=True)
 
     @staticmethod
     def for_task(task: UpgradeTask, vault: Vault) -> "ModelView":
@@ -35,6 +33,4 @@ class ModelView:
         """Model text as the pipeline may hold it."""
         if self._placeholders is None:
             return text
-        for placeholder, value in self._by_length:
-            text = text.replace(value, placeholder)
-        return redact(text, self._placeholders, redacted_before=True)
+        return redact(text, self._placeholders, every_known_value=True)

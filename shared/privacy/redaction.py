@@ -21,24 +21,33 @@ __all__ = ["KINDS", "PLACEHOLDER", "PlaceholderMap", "find", "placeholders_in", 
 _LITERAL = "LITERAL"
 
 
-def redact(text: str, placeholders: PlaceholderMap, *, redacted_before: bool = False) -> str:
+def redact(
+    text: str, placeholders: PlaceholderMap, *, redacted_before: bool = False, every_known_value: bool = False
+) -> str:
     """`text` with placeholders for its personal values; new ones are added to `placeholders`.
 
     Text of a user's own that looks like a placeholder is a literal: it stays as it is when its number is free, and
     gets a placeholder itself when it is not, so `restore(redact(text, map), map.values()) == text` for any text.
-    With `redacted_before` the text comes from inside the pipeline (a model's answer, a stored redacted text): its
-    placeholders are placeholders and stay, and values of the map are taken out wherever they stand.
+    With `redacted_before` the text was redacted with this map or one that it continues: its placeholders are
+    placeholders and stay. `every_known_value` takes out the values of the map wherever they stand, also short ones
+    and plain words, which otherwise are only taken where they are recognized; for text that comes from inside.
     """
-    return redact_all([text], placeholders, redacted_before=redacted_before)[0]
+    return redact_all([text], placeholders, redacted_before=redacted_before, every_known_value=every_known_value)[0]
 
 
-def redact_all(texts: Sequence[str], placeholders: PlaceholderMap, *, redacted_before: bool = False) -> list[str]:
+def redact_all(
+    texts: Sequence[str],
+    placeholders: PlaceholderMap,
+    *,
+    redacted_before: bool = False,
+    every_known_value: bool = False,
+) -> list[str]:
     """`redact` for the texts of one upgrade together, in their order.
 
     A value that one text shows for what it is (`my SSN is …`) is found in the others too, also where it stands bare.
     """
     found = [merge([*_literals(text, redacted_before), *find(text)]) for text in texts]
-    known = KnownValues(every_length=redacted_before)
+    known = KnownValues(every_length=every_known_value)
     for placeholder, value in placeholders.values().items():
         known.add(value, parts_of(placeholder)[0])
     for text, spans in zip(texts, found, strict=True):

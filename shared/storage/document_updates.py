@@ -1,31 +1,35 @@
 """What an update does to a document, in plain Python: the semantics of MongoDB for the operators that the port has."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared.storage.documents import Document, Filter, Update
 
 _MISSING = object()
+_NUMBERS = (int, float)
 
 
 def apply_update(document: Document, update: Update, *, inserting: bool = False) -> None:
-    """Changes `document` in place. `$setOnInsert` counts only when `inserting`. `ValueError` for what cannot be done.
+    """Changes `document` in place by an update that `check_update` has passed, which is not asked again per document.
 
-    On an error the document may be half changed: throw it away.
+    `$setOnInsert` counts only when `inserting`. `ValueError` for what this document cannot have done to it; it may then
+    be half changed: throw it away.
     """
-    check_update(update)
     for operator, changes in update.items():
         if operator == "$setOnInsert" and not inserting:
             continue
         change = _OPERATORS[operator]
         for path, operand in changes.items():
+            if "." not in path:
+                change(document, path, operand)
+                continue
             parent, name = _parent_of(document, path, create=operator != "$unset")
             if parent is not None:
                 change(parent, name, operand)
 
 
 def document_for_upsert(filter: Filter, update: Update) -> Document:
-    """The new document of an upsert that matched nothing: the filter's equalities, then the update."""
+    """The new document of an upsert that matched nothing: the filter's equalities, then the (checked) update."""
     document: Document = {}
     for path, condition in filter.items():
         if not is_operators(condition):
@@ -49,8 +53,18 @@ def check_update(update: Update) -> None:
         paths.extend(changes)
     if len(paths) > 1:
         taken = set(paths)
-        if len(taken) < len(paths) or any(parent in taken for path in paths for parent in _parents(path)):
+        nested = [path for path in paths if "." in path]
+        if len(taken) < len(paths) or any(parent in taken for path in nested for parent in _parents(path)):
             raise ValueError("two changes of one update touch the same path")
+
+
+def check_each(changes: Sequence[tuple[Filter, Update]]) -> None:
+    """`ValueError` unless every update is sound and every filter has an `_id` that no other has."""
+    ids = {filter.get("_id") for filter, _ in changes}
+    if len(ids) < len(changes) or not all(isinstance(id, str) for id in ids):
+        raise ValueError("each change wants the _id of another document")
+    for _, update in changes:
+        check_update(update)
 
 
 def upsert_has_id(filter: Filter, update: Update) -> bool:
@@ -65,9 +79,10 @@ def is_operators(condition: object) -> bool:
 
 
 def _parents(path: str) -> Iterator[str]:
-    for at, character in enumerate(path):
-        if character == ".":
-            yield path[:at]
+    at = path.find(".")
+    while at >= 0:
+        yield path[:at]
+        at = path.find(".", at + 1)
 
 
 def _parent_of(document: Document, path: str, *, create: bool) -> tuple[Document | None, str]:
@@ -132,7 +147,7 @@ def _push(parent: Document, name: str, value: Any) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in _NUMBERS  # a bool is an int, too, and no number here
 
 
 def _order(value: object) -> tuple[int, Any]:

@@ -112,6 +112,13 @@ class Collection(Protocol):
         """How many matched."""
         ...
 
+    async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
+        """Many `update_one` at once, each filter with an `_id` of its own; in any order, each atomic by itself.
+
+        Raises `DuplicateKey` when an upsert was refused. All others are done even so.
+        """
+        ...
+
     async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
         """As `update_one`; gives the document as it is after the update, None when nothing matched."""
         ...

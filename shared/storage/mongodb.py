@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -17,7 +17,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from shared.storage.document_updates import check_update, is_operators, upsert_has_id
+from shared.storage.document_updates import check_each, check_update, is_operators, upsert_has_id
 from shared.storage.documents import (
     ID_FIELDS,
     CollectionSpec,
@@ -197,6 +197,13 @@ class MongoCollection:
         matched: int = result.matched_count
         return matched
 
+    async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
+        """One unordered bulk write; what is refused in it is not asked for again."""
+        check_each(changes)
+        requests = [UpdateOne(self._asked_for(filter), dict(update), upsert=upsert) for filter, update in changes]
+        if requests:
+            await self._write(lambda: self._collection().bulk_write(requests, ordered=False))
+
     async def delete_many(self, filter: Filter) -> int:
         result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))
         deleted: int = result.deleted_count
@@ -221,7 +228,8 @@ class MongoCollection:
         except DuplicateKeyError as error:
             raise DuplicateKey(self._index_fields(error.details or {}, str(error))) from error
         except BulkWriteError as error:
-            refusal = (error.details.get("writeErrors") or [{}])[0]
+            refusals = error.details.get("writeErrors") or [{}]
+            refusal = next((one for one in refusals if one.get("code") != _DUPLICATE_KEY), refusals[0])
             if refusal.get("code") != _DUPLICATE_KEY:
                 raise StorageUnavailable(str(error)) from error
             raise _Refused(self._index_fields(refusal, refusal["errmsg"]), refusal["index"]) from error

@@ -107,7 +107,7 @@ class Table:
             conditions.append(f"({_value(path)} {_COMPARISONS[operator]} ? AND {_type(path)} IN ({types}))")
             parameters.append(_comparable(operator, operand))
         elif operator == "$exists":
-            present = _value(path) if path in self._partial_paths() else _type(path)
+            present = _value(path) if path in self.never_null else _type(path)
             conditions.append(f"{present} IS {'NOT NULL' if operand else 'NULL'}")
         else:
             raise ValueError(f"unknown filter operator {operator}")
@@ -150,9 +150,11 @@ class Table:
         own = filter.get("_id")
         if own is not None and not (is_operators(own) and set(own) <= set(_COMPARISONS)):
             return False
-        return any(_implies_presence(filter[path]) for path in self._partial_paths() if path in filter)
+        return any(_implies_presence(filter[path]) for path in self.never_null if path in filter)
 
-    def _partial_paths(self) -> list[str]:
+    @property
+    def never_null(self) -> list[str]:
+        """The paths where null counts as not there."""
         return [index.only_when_present for index in self.spec.indexes if index.only_when_present]
 
     def _is_indexed(self, path: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.usage.batch_registry import BATCHES, StoredBatchRegistry
 from services.usage.count_batch import CountBatch
-from services.usage.ledger_store import COUNTERS, ROLLUPS, LedgerStore
+from services.usage.ledger_documents import COUNTERS, ROLLUPS
+from services.usage.ledger_store import LedgerStore
 from services.usage.reconcile import reconcile_stored, report
 from services.usage.recount import reconcile
 from services.usage.routes import usage_routes
@@ -28,9 +28,7 @@ class Usage:
     def __init__(self, path: Path) -> None:
         self.database = SqliteDatabase(path / "usage.sqlite3")
         self.ledger = LedgerStore(self.database)
-        self.counting = CountBatch(
-            self.ledger, StoredBatchRegistry(self.database.collection(BATCHES)), owner="one", lease_seconds=5.0
-        )
+        self.counting = CountBatch(self.ledger, self.ledger.registry, owner="one", lease_seconds=0.0)
         self.counters = self.database.collection(COUNTERS)
         self.rollups = self.database.collection(ROLLUPS)
         app = internal_app(
@@ -196,15 +194,22 @@ async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
     assert json.loads(report(found, as_json=True))["differences"][0]["amount"] == 3
 
 
+async def stored_and_left(usage: Usage) -> None:
+    """An event under a batch that its process began and left."""
+    number = await usage.ledger.registry.begin("gone", 0.0)
+    assert number is not None
+    await usage.ledger.store([operation("e1")], number)
+
+
 async def test_reconcile_reports_what_nobody_counts(usage: Usage) -> None:
-    await usage.ledger.store([operation("e1")], 1)
+    await stored_and_left(usage)
     found = await reconcile(usage.ledger, attempts=1)
     assert (found.clean, found.uncounted, found.differences) == (False, 1, [])
     assert "1 events of the ledger are not counted" in report(found, as_json=False)
 
 
 async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:
-    await usage.ledger.store([operation("e1")], 1)
+    await stored_and_left(usage)
 
     async def counted_meanwhile(seconds: float) -> None:
         await usage.counting.resume()

@@ -9,13 +9,12 @@ from typing import Any, cast
 import pytest
 
 from services.usage import batch_window, ledger_store
-from services.usage.batch_registry import BATCHES, StoredBatchRegistry
 from services.usage.count_batch import BatchRegistry, CountBatch, CountingInterrupted, Ledger
 from services.usage.increments import increments_of
 from services.usage.ledger_event import LedgerEvent
 from services.usage.ledger_store import LedgerStore
 from services.usage.recount import reconcile
-from shared.storage.documents import Database
+from shared.storage.documents import Collection, Database
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
 
@@ -78,7 +77,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.ledger = LedgerStore(self.database)
-        self.registry = StoredBatchRegistry(self.database.collection(BATCHES))
+        self.registry = self.ledger.registry
 
     def counting(self, clock: Clock, owner: str = "one", steps: Steps | None = None, lease: float = 5.0) -> CountBatch:
         ledger, registry = self.ledger, self.registry
@@ -151,18 +150,20 @@ async def test_the_version_rises_with_every_batch(store: Store) -> None:
 
 
 async def test_missing_are_those_not_counted_yet(store: Store) -> None:
-    await store.ledger.store([operation("stored")], 99)
+    number = await store.registry.begin("slow", 0.0)
+    assert number is not None
+    await store.ledger.store([operation("stored")], number)
     await store.counting(Clock()).count([operation("counted")])
     assert await store.ledger.missing(["never", "stored", "counted"]) == ["never", "stored"]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["not delivered again", "delivered again"])
 @pytest.mark.parametrize("kill_before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("kill_at", range(7))
+@pytest.mark.parametrize("kill_at", range(6))
 async def test_killed_at_each_step_and_started_again(
     store: Store, kill_at: int, kill_before: bool, again: bool
 ) -> None:
-    """begin, store, start_counting, add, mark_counted, close; the seventh kill comes too late."""
+    """begin, store, start_counting, add, close; the sixth kill comes too late."""
     events = mixed_events(60)
     clock = Clock()
     await store.counting(clock).count(mixed_events(20, seed=9))
@@ -171,7 +172,7 @@ async def test_killed_at_each_step_and_started_again(
         await store.counting(clock, "killed", Steps(kill_at, kill_before)).count(events)
     except Killed:
         killed = True
-    assert killed == (kill_at < 6)
+    assert killed == (kill_at < 5)
     clock.now += 6
     restarted = store.counting(clock, "restarted")
     await restarted.resume()
@@ -186,21 +187,17 @@ async def test_killed_while_the_counters_are_raised(
     store: Store, monkeypatch: pytest.MonkeyPatch, kill_at: int
 ) -> None:
     """Some counters and rollups have the batch, some do not."""
-    raised = 0
-    original = ledger_store._raise
 
-    async def dying(*arguments: Any) -> None:
-        nonlocal raised
-        if raised == kill_at * 10:
-            raise Killed
-        raised += 1
-        await original(*arguments)
+    async def dying(collection: Collection, raises: Sequence[ledger_store.Raise], number: int) -> None:
+        for one in raises[: kill_at * 10]:
+            await original(collection, [one], number)
+        raise Killed
 
+    original = ledger_store._raise_all
     clock = Clock()
     events = mixed_events(120)
     with monkeypatch.context() as patched:
-        patched.setattr(ledger_store, "_raise", dying)
-        patched.setattr(ledger_store, "_AT_ONCE", 1)
+        patched.setattr(ledger_store, "_raise_all", dying)
         with pytest.raises(Killed):
             await store.counting(clock, "killed").count(events)
     clock.now += 6

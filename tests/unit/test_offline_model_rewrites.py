@@ -138,6 +138,16 @@ def test_background_and_budget_find_their_place() -> None:
     assert "- Budget is $500." in text
 
 
+@pytest.mark.parametrize("language", CODES)
+def test_all_five_headings_are_there_however_little_was_said(language: str) -> None:
+    known = language_of(language)
+    assert known is not None
+
+    lines = written("HTTPS", language).splitlines()
+
+    assert [line for line in lines if line in known.headings] == known.headings
+
+
 def test_a_language_that_is_asked_for_is_the_answers() -> None:
     assert "Answer in Vietnamese." in written('Translate "Good morning" into Vietnamese')
 
@@ -345,3 +355,37 @@ def test_any_text_gives_an_answer(prompt: str, conversation: str, language: str)
         answered = rewrite(prompt, language, mode, conversation=f"user: {conversation}", documents=conversation)
         assert isinstance(answered["upgraded_prompt"], str)
         assert 0 <= float(str(answered["confidence"])) <= 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "material"),
+    [
+        (
+            "Explain this code: x = 1\ny = 2\n\nfor i in y:\n    print(i)\n\nplease keep it under 100 words",
+            "x = 1\ny = 2\n\nfor i in y:\n    print(i)\n",
+        ),
+        (
+            "Summarize this text:\n\nThe city must not close it. It is old!\n\nDo not forget: 300 people.\n\n"
+            "Use three bullet points, no jargon.",
+            "The city must not close it. It is old!\n\nDo not forget: 300 people.\n",
+        ),
+        (
+            'Why does this fail?\nTraceback (most recent call last):\n  File "a.py", line 1\nNameError: no foo',
+            'Traceback (most recent call last):\n  File "a.py", line 1\nNameError: no foo\n',
+        ),
+        (
+            "SELECT * FROM users\nWHERE id = 1\n\nmake this query faster",
+            "TASK\nMake this query faster.\nSELECT * FROM users\nWHERE id = 1\n",
+        ),
+        (
+            "Tóm tắt đoạn văn sau:\nThành phố không được đóng cầu. Cầu xây năm 1890.\n\nDùng 3 gạch đầu dòng.",
+            "Thành phố không được đóng cầu. Cầu xây năm 1890.\n",
+        ),
+        (
+            "Our company sells tea. It was founded in 2010. It has 12 shops.\n\nWrite a press release.",
+            "CONTEXT\nOur company sells tea. It was founded in 2010. It has 12 shops.\n",
+        ),
+    ],
+)
+def test_what_the_prompt_is_about_is_left_as_it_is(prompt: str, material: str) -> None:
+    assert material in written(prompt, "vi" if "Tóm" in prompt else "en")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.privacy.known_values import KnownValues
 from shared.privacy.model_view import ModelView
-from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap
+from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, placeholders_in
 from shared.privacy.redaction import find, redact, redact_all
 from shared.privacy.restoration import restore
 from tests.unit.privacy_redaction_cases import FOUND, NOTHING
@@ -110,7 +110,7 @@ class TestInsideThePipeline:
         placeholders = PlaceholderMap()
         redact("ann@example.com, PIN: 4821", placeholders)
         answer = "Tell <EMAIL_1> (ann@example.com) the code 4821, and <EMAIL_7> or bob@example.com."
-        redacted = redact(answer, placeholders, redacted_before=True)
+        redacted = redact(answer, placeholders, redacted_before=True, every_known_value=True)
         assert redacted == "Tell <EMAIL_1> (<EMAIL_1>) the code <SECRET_1>, and <EMAIL_7> or <EMAIL_8>."
         assert redact(redacted, placeholders, redacted_before=True) == redacted
 
@@ -120,6 +120,15 @@ class TestInsideThePipeline:
         view = ModelView(placeholders)
         assert view.reveal(redacted) == "Mail ann@example.com that the password is swordfish9."
         assert view.conceal("To: ann@example.com\nIt is swordfish9.") == "To: <EMAIL_1>\nIt is <SECRET_1>."
+
+    def test_a_literal_and_a_value_with_the_same_look_are_kept_apart(self) -> None:
+        placeholders = PlaceholderMap()
+        first = redact("I am ann@example.com.", placeholders)
+        second = redact("Explain <EMAIL_1> to me.", placeholders)
+        view = ModelView(placeholders)
+        for text, shown in ((first, "I am ann@example.com."), (second, "Explain <EMAIL_1> to me.")):
+            assert view.reveal(text) == shown
+            assert view.conceal(shown) == text
 
 
 texts = st.text(max_size=200)
@@ -134,7 +143,7 @@ fragments = st.one_of(
 mixed = st.lists(fragments, max_size=8).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(mixed, min_size=1, max_size=4), st.dictionaries(st.sampled_from(KINDS), st.integers(0, 5)))
 def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[str, int]) -> None:
     placeholders = PlaceholderMap(start_after)
@@ -144,7 +153,7 @@ def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[st
     assert [restore(part, together.values()) for part in redact_all(parts, together)] == parts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(mixed, min_size=1, max_size=3))
 def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) -> None:
     placeholders = PlaceholderMap()
@@ -156,17 +165,24 @@ def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) ->
         assert all(PLACEHOLDER.search(text[span.start : span.end]) for span in known.find(text))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(mixed)
+def test_placeholders_survive_another_redaction(text: str) -> None:
+    placeholders = PlaceholderMap()
+    once = redact(text, placeholders, redacted_before=True)
+    twice = iter(placeholders_in(redact(once, placeholders, redacted_before=True)))
+    assert all(placeholder in twice for placeholder in placeholders_in(once))
+
+
+@pytest.mark.parametrize("text", [text for text, _, _ in FOUND])
 def test_redacting_what_was_redacted_changes_nothing(text: str) -> None:
     placeholders = PlaceholderMap()
-    redacted = redact(text, placeholders, redacted_before=True)
-    assert redact(redacted, placeholders, redacted_before=True) == redacted
-    only_placeholders = " ".join(PLACEHOLDER.findall(redacted) and [m[0] for m in PLACEHOLDER.finditer(redacted)])
-    assert redact(only_placeholders, PlaceholderMap(), redacted_before=True) == only_placeholders
+    once = redact(text, placeholders, redacted_before=True)
+    assert redact(once, placeholders, redacted_before=True) == once
+    assert redact(once, PlaceholderMap(), redacted_before=True) == once
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(mixed, max_size=3), st.dictionaries(st.sampled_from(KINDS), st.integers(1, 5)))
 def test_a_map_survives_json(parts: list[str], start_after: dict[str, int]) -> None:
     placeholders = PlaceholderMap(start_after)
@@ -218,7 +234,7 @@ def seconds_for(text: str) -> float:
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:
-    short, long = (piece * 100_000)[:12_500], (piece * 100_000)[:100_000]
+    short, long = (piece * 50_000)[:6_250], (piece * 50_000)[:50_000]
     find(short[:2000])
     # Eight times the text: anything quadratic would take 64 times as long.
     assert min(seconds_for(long) for _ in range(2)) <= 25 * max(min(seconds_for(short) for _ in range(3)), 0.004)

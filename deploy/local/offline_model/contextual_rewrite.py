@@ -8,7 +8,7 @@ from deploy.local.offline_model.documents import Finding, read_documents, releva
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.follow_ups import FollowUp, read_follow_up
 from deploy.local.offline_model.languages import Language, detect, language_of
-from deploy.local.offline_model.prompt_parts import without_polite_words
+from deploy.local.offline_model.passages import without_polite_words
 from deploy.local.offline_model.substitution import substituted
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from deploy.local.offline_model.languages import Language
-from deploy.local.offline_model.prompt_parts import without_polite_words
+from deploy.local.offline_model.passages import asks
 from deploy.local.offline_model.text_pieces import split_sentences, words
 
 _TURN = re.compile(r"(?:\A|\n\n)(user|assistant|system): ")
@@ -53,20 +53,6 @@ def last_request(turns: list[Turn], language: Language | None) -> tuple[str | No
         if not is_follow_up(text, language) and any(asks(sentence, language) for sentence in split_sentences(text)):
             return text, asked[index + 1 :]
     return None, asked
-
-
-def asks(sentence: str, language: Language | None) -> bool:
-    """Whether a sentence wants something done, and does not only tell something."""
-    if sentence.rstrip().endswith(("?", "？")) or language is None:
-        return True
-    if language.pattern["polite_question"].match(sentence):
-        return True
-    if language.pattern["tried"].search(sentence) or language.pattern["decision"].search(sentence):
-        return False
-    bare = without_polite_words(sentence, language)
-    goals = language.table["goals"].values()
-    told = language.pattern["statement"].match(bare)
-    return any(pattern.match(bare) or (not told and pattern.search(bare)) for pattern in goals)
 
 
 def main_sentences(text: str, language: Language | None, limit: int = 3) -> list[str]:

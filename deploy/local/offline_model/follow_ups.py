@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from deploy.local.offline_model.languages import Language
-from deploy.local.offline_model.prompt_parts import without_polite_words
+from deploy.local.offline_model.passages import without_polite_words
 from deploy.local.offline_model.text_pieces import PLACEHOLDER, split_clauses
 
 _CLAUSE_WORDS = 9

@@ -19,6 +19,7 @@ _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
 _MOST_FACTS = 4
 _WRITING_GOALS = ("write", "ideas")
+_FORMS_WITH_A_PURPOSE = ("email", "letter", "post", "story")
 
 
 def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Embedder) -> Rewrite:
@@ -61,8 +62,9 @@ def _role(parts: PromptParts, language: Language | None) -> str:
 def _task(parts: PromptParts, language: Language | None) -> list[str]:
     if language is None:
         return parts.task
-    sentences = [as_sentence(sentence) for sentence in parts.task]
-    return [*sentences, *parts.blocks]
+    lines = [as_sentence(sentence) for sentence in parts.task]
+    announced = next((index for index, line in enumerate(lines, start=1) if line.endswith(":")), len(lines))
+    return [*lines[:announced], *parts.blocks, *lines[announced:]]
 
 
 def _context(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> list[str]:
@@ -79,7 +81,7 @@ def _context(parts: PromptParts, known: Summary, findings: list[Finding], langua
     if findings:
         lines += [language.phrases["documents"]] if language else []
         lines += [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
-    return lines
+    return lines or ([language.phrases["no_context"]] if language else [])
 
 
 def _constraints(parts: PromptParts, known: Summary, language: Language | None) -> list[str]:
@@ -126,7 +128,7 @@ def _questions(parts: PromptParts, prompt: str, language: Language | None) -> li
         missing.append("code")
     if parts.goal == "compare":
         missing.append("compare")
-    if parts.goal == "plan" or parts.domain == "travel":
+    if (parts.goal == "plan" or parts.domain == "travel") and not any(character.isdigit() for character in prompt):
         missing.append("plan")
     if parts.audience is None and parts.goal != "translate" and not code:
         missing.append("audience")
@@ -134,7 +136,7 @@ def _questions(parts: PromptParts, prompt: str, language: Language | None) -> li
         missing.append("tone")
     if parts.length is None and not code and parts.goal not in ("translate", "plan", "improve"):
         missing.append("length")
-    if not parts.context and not code:
+    if not parts.context and not code and parts.format not in _FORMS_WITH_A_PURPOSE:
         missing.append("purpose")
     if parts.format is None and not code and parts.goal not in ("translate", "improve", "plan"):
         missing.append("format")

@@ -4,16 +4,8 @@ import re
 from dataclasses import dataclass, field
 
 from deploy.local.offline_model.languages import Language
-from deploy.local.offline_model.text_pieces import (
-    CODE_BLOCK,
-    LIST_ITEM,
-    PLACEHOLDER,
-    QUOTATION,
-    split_clauses,
-    split_sentences,
-)
-
-_LEADING = re.compile(r"[\s,.:;!–—-]+")
+from deploy.local.offline_model.passages import looks_like_code, read_passages, without_polite_words
+from deploy.local.offline_model.text_pieces import LIST_ITEM, PLACEHOLDER, QUOTATION, split_clauses
 
 
 @dataclass
@@ -46,29 +38,33 @@ def take_apart(prompt: str, language: Language | None) -> PromptParts:
         return parts
     group = parts.task
     in_list = False
-    for piece in split_sentences(prompt):
-        if piece.startswith("```"):
-            parts.blocks.append(piece)
-            in_list = False
-        elif LIST_ITEM.match(piece) and in_list:
-            group[-1] += "\n" + piece
+    for passage in read_passages(prompt, language):
+        text = passage.text
+        if passage.kind == "material":
+            parts.blocks.append(text)
+        elif passage.kind == "background":
+            parts.context.append(text)
+        elif LIST_ITEM.match(text) and in_list:
+            group[-1] += "\n" + text
         else:
-            piece = piece if LIST_ITEM.match(piece) else without_polite_words(piece, language)
-            group = _group_for(piece, parts, language)
-            group.append(piece)
-            in_list = piece.endswith(":") or LIST_ITEM.match(piece) is not None
+            text = text if LIST_ITEM.match(text) else without_polite_words(text, language)
+            group = _group_for(text, parts, language)
+            group += _limits_of(text, language) if group is parts.constraints else [text]
+        in_list = passage.kind == "sentence" and (text.endswith(":") or LIST_ITEM.match(text) is not None)
     if not parts.task:
         source = parts.context or parts.constraints
         if source:
             parts.task.append(source.pop(0))
     _move_trailing_limits(parts, language)
-    _read_clues(PLACEHOLDER.sub(" ", QUOTATION.sub(" ", CODE_BLOCK.sub(" ", prompt))), parts, language)
+    said = "\n".join([*parts.task, *parts.context, *parts.constraints])
+    _read_clues(PLACEHOLDER.sub(" ", QUOTATION.sub(" ", said)), parts, language)
     return parts
 
 
 def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
     bare = PLACEHOLDER.sub(" ", piece)
-    goal = next((m for p in language.table["goals"].values() if (m := p.match(bare))), None)
+    starts = [language.pattern["order"], *language.table["goals"].values()]
+    goal = any(pattern.match(bare) for pattern in starts)
     limits = language.pattern["constraint"].search(bare)
     told = language.pattern["statement"].match(bare)
     if piece.rstrip().endswith(("?", "？")) or (goal and not parts.task):
@@ -82,6 +78,14 @@ def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
     if any(pattern.search(bare) for pattern in language.table["goals"].values()):
         return parts.task
     return parts.context
+
+
+def _limits_of(sentence: str, language: Language) -> list[str]:
+    """The clauses of a sentence that each limit something, else the sentence."""
+    clauses = split_clauses(sentence)
+    if len(clauses) > 1 and all(_only_limits(clause, language) for clause in clauses):
+        return [clause.rstrip(".") for clause in clauses]
+    return [sentence]
 
 
 def _move_trailing_limits(parts: PromptParts, language: Language) -> None:
@@ -119,7 +123,7 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
     parts.audience = _picked(language.pattern["audience"], text)
     parts.length = _picked(language.pattern["length"], text)
     parts.tone = _picked(language.pattern["tone"], text)
-    if parts.blocks and parts.domain in (None, "code"):
+    if any(looks_like_code(block) for block in parts.blocks) and parts.domain in (None, "code"):
         parts.domain, parts.format = "code", parts.format or "code"
     named = language.pattern["in_language"].search(text)
     if named:
@@ -132,19 +136,3 @@ def _picked(pattern: re.Pattern[str], text: str) -> str | None:
         return None
     picked = next((group for group in match.groups() if group), match.group(0)).strip()
     return None if PLACEHOLDER.search(picked) else picked
-
-
-def without_polite_words(text: str, language: Language) -> str:
-    """The text without greetings and pleases in front of it; a request put as a question becomes a request."""
-    bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
-    question = False
-    while match := language.pattern["polite"].match(bare):
-        rest = bare[match.end() :]
-        rest = _LEADING.sub("", rest, count=1) if _LEADING.match(rest) else rest
-        if not rest:
-            break
-        question = question or language.pattern["polite_question"].match(bare) is not None
-        bare = rest
-    if question and bare.endswith("?") and "?" not in bare[:-1]:
-        bare = bare[:-1].rstrip() + "."
-    return bare

@@ -9,14 +9,14 @@ import orjson
 from deploy.local.offline_model.answers import Summary
 from deploy.local.offline_model.conversations import (
     Turn,
-    asks,
     is_follow_up,
     last_request,
     main_sentences,
     read_conversation,
 )
 from deploy.local.offline_model.languages import Language, detect
-from deploy.local.offline_model.prompt_parts import take_apart, without_polite_words
+from deploy.local.offline_model.passages import asks, without_polite_words
+from deploy.local.offline_model.prompt_parts import take_apart
 from deploy.local.offline_model.text_pieces import (
     LIST_ITEM,
     PLACEHOLDER,
@@ -102,7 +102,8 @@ def _sort_user_message(
         into.constraints.append(_entry(text))
         return facts
     parts = take_apart(text, language)
-    for sentence in [*parts.context, *parts.task, *parts.constraints]:
+    told = [sentence for text in [*parts.context, *parts.task] for sentence in split_sentences(text)]
+    for sentence in [*told, *parts.constraints]:
         if language.pattern["tried"].search(sentence):
             into.tried.append(_entry(sentence))
         elif language.pattern["decision"].search(sentence):

@@ -43,6 +43,8 @@ class Language:
     formats: dict[str, str]
     in_language: str
     language_words: dict[str, str]
+    # Verbs that ask for something where they begin a sentence.
+    order: str
     polite: str
     polite_question: str
 
@@ -75,8 +77,8 @@ class Language:
     def pattern(self) -> dict[str, re.Pattern[str]]:
         """The single patterns by the names of their fields."""
         names = (
-            "audience length constraint statement tone in_language polite polite_question follow_up pronoun leftover "
-            "transfer clause_break decision tried"
+            "audience length constraint statement tone in_language order polite polite_question follow_up pronoun "
+            "leftover transfer clause_break decision tried"
         )
         return {name: words_pattern(getattr(self, name)) for name in names.split()}
 

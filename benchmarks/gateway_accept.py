@@ -1,0 +1,148 @@
+"""How many upgrades one gateway process accepts, and how long a client waits until its own is on disk."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from sys import executable
+from typing import Any
+
+from benchmarks.brokers import KAFKA, Broker, running
+from benchmarks.http_load import post_for
+from benchmarks.pairs import Measured, Row, middle, paired, percentile, ratios
+from benchmarks.side_process import SideProcess, side
+from deploy.local.probes import http_ready
+from deploy.local.server_commands import HOST, ServerCommand, port_answers
+from deploy.local.server_process import ServerProcess
+from deploy.local.servers import free_port, start_valkey
+from shared.contracts.ids import new_id
+from shared.messaging.topic_admin import create_topics
+from tests.component.gateway_world import API_KEY, TOKEN, VAULT_KEY, Siblings
+
+_PROJECT = Path(__file__).parent.parent
+_SECONDS = 3.0
+_SIDES = (
+    "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. B is "
+    "FastAPI on uvicorn whose every request validates, redacts, inserts with a commit of its own, publishes with "
+    "acks=all and does the XADD before it answers, without authentication. A conversation of 1 KB; the client is a "
+    "process of its own"
+)
+
+
+def _rate(connections: int) -> Row:
+    noun = "connection" if connections == 1 else "connections"
+    return Row(f"gateway-accept-{connections}", "requests/s", f"{_SIDES}, {connections} {noun}.")
+
+
+def _durable(connections: int) -> Row:
+    sentence = "The time from the request to the answer, by which the upgrade is durable"
+    return Row(
+        f"gateway-durable-{connections}", "ms, p50", f"{sentence}; sides as gateway-accept-{connections}.", better="less"
+    )
+
+
+_CONNECTIONS = (1, 64)
+ROWS = tuple(row(connections) for connections in _CONNECTIONS for row in (_rate, _durable))
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """Measures the chosen rows on one broker."""
+    results: list[Measured] = []
+    siblings = Siblings()
+    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
+        async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
+            await create_topics(broker.settings())
+            plain = _plain(broker, valkey.url, Path(folder) / "plain.sqlite3")
+            gateway = _gateway(broker, valkey.url, siblings, Path(folder))
+            async with gateway, plain, side("benchmarks.gateway_accept:Client") as client:
+                for connections in _CONNECTIONS:
+                    rows = [row for row in chosen if row in (_rate(connections), _durable(connections))]
+                    if rows:
+                        results += await _measure(kind, rows, connections, client, gateway.port, plain.port)
+    return results
+
+
+async def _measure(
+    kind: str, rows: Sequence[Row], connections: int, client: SideProcess, gateway: int, plain: int
+) -> list[Measured]:
+    async def run(port: int) -> Mapping[str, float]:
+        numbers: dict[str, float] = await client.call("load", port=port, connections=connections)
+        return numbers
+
+    pairs = await paired(lambda: run(gateway), lambda: run(plain))
+    results = []
+    for row in rows:
+        if row == _rate(connections):
+            absolute = f"A {middle(pairs, 'a', 'per_second'):.0f}/s, B {middle(pairs, 'b', 'per_second'):.0f}/s"
+            results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
+        else:
+            absolute = ", ".join(
+                f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})"
+                for name, at in (("A", "a"), ("B", "b"))
+            )
+            results.append(Measured(row.on(kind), row, ratios(pairs, "p50"), absolute))
+    return results
+
+
+def _gateway(broker: Broker, redis: str, siblings: Siblings, folder: Path) -> ServerProcess:
+    """One gateway, with siblings that answer and nobody who reads its inboxes."""
+    port = free_port()
+    environment = {
+        "PYTHONPATH": str(_PROJECT),
+        "GATEWAY_PORT": str(port),
+        "DATA_DIR": str(folder),
+        "KAFKA_BOOTSTRAP_SERVERS": broker.url,
+        "KAFKA_ENABLE_IDEMPOTENCE": str(broker.kind == KAFKA).lower(),
+        "REDIS_URL": redis,
+        "VAULT_KEY": VAULT_KEY,
+        "INTERNAL_TOKEN": TOKEN,
+        "DEMO_API_KEY": API_KEY,
+        "UPGRADER_URL": siblings.url,
+        "RAG_URL": siblings.url,
+        "USAGE_URL": siblings.url,
+        "UPGRADE_DEADLINE_SECONDS": "600",
+        "LOG_LEVEL": "WARNING",
+    }
+    argv = (executable, "-m", "services.gateway")
+    url = f"http://127.0.0.1:{port}"
+    return ServerProcess(ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment))
+
+
+def _plain(broker: Broker, redis: str, path: Path) -> ServerProcess:
+    port = free_port()
+    options = {"port": port, "kind": broker.kind, "url": broker.url, "redis": redis, "path": str(path)}
+    argv = (executable, "-m", "benchmarks.plain_gateway", json.dumps(options))
+    environment = {"PYTHONPATH": str(_PROJECT)}
+    url = f"http://127.0.0.1:{port}"
+    return ServerProcess(ServerCommand("plain", argv, port, url, lambda: port_answers(port), env=environment))
+
+
+class Client:
+    """Posts conversations."""
+
+    async def start(self) -> None: ...
+
+    async def load(self, port: int, connections: int) -> dict[str, float]:
+        """Requests per second, and milliseconds to the answer."""
+        headers = {"X-API-Key": API_KEY, "Prefer": "respond-async"}
+        answers = await post_for(port, "/api/upgrade", headers, _body, connections=connections, seconds=_SECONDS)
+        milliseconds = [1000 * seconds for seconds in answers.seconds]
+        return {
+            "per_second": len(answers.seconds) / answers.elapsed,
+            "p50": percentile(milliseconds, 50),
+            "p99": percentile(milliseconds, 99),
+        }
+
+
+def _body() -> bytes:
+    unknown = new_id()
+    body: dict[str, Any] = {
+        "userPrompt": f"Explain to a new colleague how the paid leave of team {unknown} is asked for, which form it "
+        "needs, and how long an answer takes, in plain words and at most 300 of them. " + "Name the forms. " * 20,
+        "conversationHistory": [
+            {"role": "user", "content": "We write a handbook for the team; mail drafts to ann.lee@example.org please."},
+            {"role": "assistant", "content": "Which part of it comes first? " + "I have an outline of it. " * 10},
+        ],
+        "userId": "person-17",
+    }
+    return json.dumps(body).encode()

@@ -1,0 +1,163 @@
+"""Reading a prompt as passages: sentences to be sorted, and material that is to be left as it is.
+
+Material is what the prompt is about and not what it says: code, a pasted text after "Summarize this:", a log. Its
+sentences must not be sorted, and not a character of it may change.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deploy.local.offline_model.languages import Language
+from deploy.local.offline_model.text_pieces import CODE_BLOCK, LIST_ITEM, split_sentences
+
+_GOALS_WITH_A_SOURCE = ("summarize", "translate", "improve", "explain", "analyze")
+_LONG_INLINE = 150
+_BACKGROUND_SENTENCES = 3
+_CLOSING_CHARACTERS = 300
+_COLON = re.compile(r":(?=\s)")
+_BLANK_LINES = re.compile(r"\n[ \t]*\n")
+_LEADING = re.compile(r"[\s,.:;!–—-]+")
+
+_CODE_WORDS = (
+    "def|class|import|from \\w+ import|function|const|let|var|public|private|return|SELECT|FROM|WHERE|JOIN|GROUP BY|"
+    "ORDER BY|INSERT|UPDATE|DELETE|CREATE TABLE|Traceback|\\w*Error|\\w*Exception|#include"
+)
+_CODE_LINE = re.compile(
+    rf"^(?: {{2,}}|\t+)\S|[{{}};]\s*$|^\s*(?:{_CODE_WORDS})\b|^\s*[\w.\[\]]+ ?[-+*/]?= ?\S|"
+    r"^[\w.]+\([^)]*\)[:;]?\s*$|^\s*(?:\$|>>>|</?\w+[^>]*>|//|#!) ?"
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A `sentence` is sorted by what it says; `material` and `background` are kept whole."""
+
+    text: str
+    kind: Literal["sentence", "material", "background"]
+
+
+def read_passages(prompt: str, language: Language) -> list[Passage]:
+    """The passages in their order."""
+    passages: list[Passage] = []
+    position = 0
+    for block in CODE_BLOCK.finditer(prompt):
+        passages += _prose(prompt[position : block.start()], language)
+        passages.append(Passage(block.group(0), "material"))
+        position = block.end()
+    return passages + _prose(prompt[position:], language)
+
+
+def looks_like_code(material: str) -> bool:
+    """Whether the material is code and not a text."""
+    lines = [line for line in material.split("\n") if line.strip()]
+    return material.startswith("```") or sum(_CODE_LINE.search(line) is not None for line in lines) * 2 >= len(lines)
+
+
+def asks(sentence: str, language: Language | None) -> bool:
+    """Whether a sentence wants something done, and does not only tell something."""
+    if sentence.rstrip().endswith(("?", "？")) or language is None:
+        return True
+    if language.pattern["polite_question"].match(sentence):
+        return True
+    if language.pattern["tried"].search(sentence) or language.pattern["decision"].search(sentence):
+        return False
+    bare = without_polite_words(sentence, language)
+    if language.pattern["order"].match(bare):
+        return True
+    goals = language.table["goals"].values()
+    told = language.pattern["statement"].match(bare)
+    return any(pattern.match(bare) or (not told and pattern.search(bare)) for pattern in goals)
+
+
+def without_polite_words(text: str, language: Language) -> str:
+    """The text without greetings and pleases in front of it; a request put as a question becomes a request."""
+    bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
+    question = False
+    while match := language.pattern["polite"].match(bare):
+        rest = bare[match.end() :]
+        rest = _LEADING.sub("", rest, count=1) if _LEADING.match(rest) else rest
+        if not rest:
+            break
+        question = question or language.pattern["polite_question"].match(bare) is not None
+        bare = rest
+    if question and bare.endswith("?") and "?" not in bare[:-1]:
+        bare = bare[:-1].rstrip() + "."
+    return bare
+
+
+def _prose(text: str, language: Language) -> list[Passage]:
+    start = _start_of_material(text, language)
+    if start is None:
+        return list(_paragraphs(text, language))
+    material, closing = text[start:], ""
+    breaks = list(_BLANK_LINES.finditer(material))
+    if breaks:
+        last = material[breaks[-1].end() :].strip()
+        limits = language.pattern["constraint"].search(last)
+        if last and len(last) <= _CLOSING_CHARACTERS and (asks(last, language) or limits):
+            material, closing = material[: breaks[-1].start()], last
+    head = list(_paragraphs(text[:start], language))
+    return [*head, Passage(material.strip("\n").rstrip(), "material"), *_paragraphs(closing, language)]
+
+
+def _start_of_material(text: str, language: Language) -> int | None:
+    """Where the text begins that a request with a colon at its end is about; None without one."""
+    for colon in _COLON.finditer(text):
+        head = re.split(r"[.!?]\s|\n", text[: colon.start()])[-1].strip()
+        rest = text[colon.end() :]
+        if not head or not rest.strip() or not asks(head, language):
+            continue
+        if re.match(r"[ \t]*\n", rest):
+            if not LIST_ITEM.match(rest.lstrip("\n")) and len(rest.strip()) > 1:
+                return colon.end()
+        elif _CODE_LINE.search(rest.lstrip().split("\n", 1)[0]) or (
+            len(rest) >= _LONG_INLINE and language.first_kind("goals", head) in _GOALS_WITH_A_SOURCE
+        ):
+            return colon.end() + len(rest) - len(rest.lstrip())
+    return None
+
+
+def _paragraphs(text: str, language: Language) -> Iterator[Passage]:
+    for part, is_code in _code_runs(text):
+        if is_code:
+            yield Passage(part, "material")
+            continue
+        for paragraph in _BLANK_LINES.split(part):
+            sentences = split_sentences(paragraph)
+            if _is_background(sentences, language):
+                yield Passage(paragraph.strip(), "background")
+            else:
+                yield from (Passage(sentence, "sentence") for sentence in sentences)
+
+
+def _is_background(sentences: list[str], language: Language) -> bool:
+    if len(sentences) < _BACKGROUND_SENTENCES or any(LIST_ITEM.match(sentence) for sentence in sentences):
+        return False
+    if any(asks(sentence, language) for sentence in sentences):
+        return False
+    limits = sum(language.pattern["constraint"].search(sentence) is not None for sentence in sentences)
+    return limits * 2 < len(sentences)
+
+
+def _code_runs(text: str) -> Iterator[tuple[str, bool]]:
+    """The text in order, cut into prose and runs of at least two lines that look like code, blank lines included."""
+    prose: list[str] = []
+    run: list[str] = []
+    for line in [*text.split("\n"), "end of text"]:
+        if _CODE_LINE.search(line) and not LIST_ITEM.match(line):
+            run.append(line)
+            continue
+        if run and not line.strip():
+            run.append(line)
+            continue
+        if sum(bool(item.strip()) for item in run) >= 2:
+            yield "\n".join(prose), False
+            yield "\n".join(run).rstrip(), True
+            prose = []
+        else:
+            prose += run
+        run = []
+        prose.append(line)
+    yield "\n".join(prose[:-1]), False

@@ -1,0 +1,52 @@
+"""Where a request comes from, as far as that can be believed."""
+
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.requests import HTTPConnection
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+UNKNOWN = "unknown"
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Addresses and networks separated by commas. Raises ValueError."""
+    return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+
+
+def client_address(request: HTTPConnection) -> str:
+    """The client's IP address; `X-Forwarded-For` counts only as far as proxies of TRUSTED_PROXIES have written it."""
+    trusted: Sequence[Network] = request.app.state.trusted_proxies
+    return believed_address(
+        request.client.host if request.client else "", request.headers.getlist("x-forwarded-for"), trusted
+    )
+
+
+def believed_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The address nearest to us that is not a trusted proxy's, from the peer on through `X-Forwarded-For` backwards."""
+    believed = _parsed(peer)
+    if believed is None:
+        return UNKNOWN
+    hops = [hop for header in forwarded_for for hop in header.split(",")]
+    while hops and any(believed in network for network in trusted):
+        further = _parsed(hops.pop())
+        if further is None:
+            break
+        believed = further
+    return str(believed)
+
+
+def _parsed(text: str) -> Address | None:
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

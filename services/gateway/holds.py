@@ -1,0 +1,81 @@
+"""How much an upgrade may come to use: the worst case of each stage that it goes through.
+
+A token is at least one byte of the text it stands for, so the bytes of a text are a bound on its tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.contracts.upgrade_tasks import Stage
+
+# Templates, the schema of the answer, section marks and the request's own frame: measured at 2 to 5 KB.
+INSTRUCTION_BYTES = 6_000
+HINT_BYTES = 1_000
+QUERY_BYTES = 8_000
+QUERY_CHARACTERS_WITH_REFERENCE = 100
+CHUNK_BYTES = 8_000
+RECENT_CONVERSATION_BYTES = 100_000
+"""Six messages of 4,000 characters of at most 4 bytes, with their roles."""
+
+
+@dataclass(frozen=True)
+class HoldSize:
+    """Amounts on the three meters."""
+
+    upgrades: int
+    tokens: int
+    embeddings: int
+
+
+@dataclass(frozen=True)
+class ModelBounds:
+    """What the stages are allowed: the longest answers in tokens, and the most requests that one call can make."""
+
+    summary_tokens: int
+    rewrite_tokens: int
+    requests_per_call: int
+
+
+@dataclass(frozen=True)
+class UpgradeInput:
+    """What an upgrade gives its stages: sizes in bytes, the prompt's length in characters."""
+
+    itinerary: Sequence[Stage]
+    prompt_bytes: int
+    prompt_characters: int
+    history_bytes: int
+    documents: int
+
+
+def upgrade_hold(given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
+    """One upgrade, and on the other meters the most that its stages can spend."""
+    tokens = embeddings = 0
+    for stage in given.itinerary:
+        if stage is Stage.SUMMARIZER:
+            tokens += _call(given.history_bytes + 2 * bounds.summary_tokens, bounds.summary_tokens, bounds)
+        elif stage is Stage.RAG:
+            queries = _queries(given)
+            embeddings += queries * bounds.requests_per_call
+            tokens += queries * bounds.requests_per_call * QUERY_BYTES
+        else:
+            tokens += _call(_rewrite_input(given, bounds), bounds.rewrite_tokens, bounds)
+    return HoldSize(upgrades=1, tokens=tokens, embeddings=embeddings)
+
+
+def _rewrite_input(given: UpgradeInput, bounds: ModelBounds) -> int:
+    conversation = min(given.history_bytes, RECENT_CONVERSATION_BYTES)
+    # A summary is written down again as JSON, which can cost its tokens once more.
+    summary = 2 * bounds.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
+    documents = given.documents * CHUNK_BYTES if Stage.RAG in given.itinerary else 0
+    return given.prompt_bytes + conversation + summary + documents
+
+
+def _call(input_bytes: int, answer_tokens: int, bounds: ModelBounds) -> int:
+    """All requests of one call; the one that repairs an answer is given that answer and a hint besides."""
+    request = INSTRUCTION_BYTES + input_bytes + answer_tokens
+    return request * bounds.requests_per_call + answer_tokens + HINT_BYTES
+
+
+def _queries(given: UpgradeInput) -> int:
+    """A short prompt within a conversation is also searched for together with what it refers to."""
+    return 2 if given.history_bytes and given.prompt_characters <= QUERY_CHARACTERS_WITH_REFERENCE else 1

@@ -1,0 +1,46 @@
+-- In front of every script that touches holds.
+-- KEYS[1] counters, limits and sums of holds; KEYS[2] holds by id; KEYS[3] ids by the time they are looked at.
+-- A hold is "upgrades,tokens,embeddings,ended,counted". The sums change here and nowhere else, with the hold.
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function hold_of(id)
+  local stored = redis.call('HGET', KEYS[2], id)
+  if not stored then
+    return nil
+  end
+  local u, t, e, ended, counted = string.match(stored, '^(%d+),(%d+),(%d+),([01]),([01])$')
+  return {u = tonumber(u), t = tonumber(t), e = tonumber(e), ended = ended == '1', counted = counted == '1'}
+end
+
+local function add_to_sums(before, after)
+  for field, meter in pairs({hu = 'u', ht = 't', he = 'e'}) do
+    local change = (after and after[meter] or 0) - (before and before[meter] or 0)
+    if change ~= 0 then
+      redis.call('HINCRBY', KEYS[1], field, whole(change))
+    end
+  end
+end
+
+local function remove_hold(id, hold)
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[3], id)
+  add_to_sums(hold, nil)
+end
+
+local function put_hold(id, before, after, due)
+  local text = whole(after.u) .. ',' .. whole(after.t) .. ',' .. whole(after.e) .. ','
+  redis.call('HSET', KEYS[2], id, text .. (after.ended and '1,' or '0,') .. (after.counted and '1' or '0'))
+  redis.call('ZADD', KEYS[3], due, id)
+  add_to_sums(before, after)
+end
+
+local function is_warm()
+  return redis.call('HGET', KEYS[1], 'run') == ARGV[1]
+end
+
+local function due_ids(now)
+  return redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 100)
+end
