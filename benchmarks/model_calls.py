@@ -21,6 +21,8 @@ from tests.running_stack import RunningStack
 IN_FLIGHT = 1_000
 CALL_SECONDS = 10.0
 MOST_RSS_MB = 300.0
+# The calls of the first lap begin all at once and end all at once; the second spreads them.
+_WARM_UPS = 2
 _LAP_WITHIN_SECONDS = 60.0
 _ENVIRONMENT = {
     "STAGE_CONCURRENCY": str(IN_FLIGHT),
@@ -33,7 +35,7 @@ ROW = Row(
     "upgrades/s",
     f"A is how many upgrades one upgrader process of the running stack ends per second, with {IN_FLIGHT:,} model calls of "
     f"{CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} over the time in which that many end, lap by lap, after "
-    f"a first one that is not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks that "
+    f"two that are not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks that "
     f"the process never had more than {MOST_RSS_MB:g} MB.",
     goal=0.9,
 )
@@ -48,11 +50,11 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             async with RunningStack(Path(folder), cluster=kind == KAFKA, environment=environment) as stack:
                 broker = Broker(kind, stack.endpoints()["kafka"])
                 worker = stack.pid("upgrader")
-                await preload(broker, REWRITE.name, IN_FLIGHT * (PAIRS + 2))
+                await preload(broker, REWRITE.name, IN_FLIGHT * (PAIRS + _WARM_UPS + 1))
                 laps = _Laps(broker)
                 await laps.start()
                 try:
-                    pairs = await paired(laps.next, _allowed)
+                    pairs = await paired(laps.next, _allowed, warm_ups=_WARM_UPS)
                 finally:
                     await laps.stop()
                 assert stack.pid("upgrader") == worker, "the worker was replaced"

@@ -5,6 +5,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from deploy.local.part_logs import PartLog
@@ -46,7 +47,10 @@ class PartState:
 
 
 class ManagedProcess:
-    """Runs one `Part`. `say` takes lines for the operator; `changed` is called when `status` would show a change."""
+    """Runs one `Part`. `say` takes lines for the operator; `changed` is called when `status` would show a change.
+
+    `during_restart` is entered while a process that has died is started again.
+    """
 
     def __init__(
         self,
@@ -55,8 +59,10 @@ class ManagedProcess:
         say: Callable[[str], None],
         changed: Callable[[], None],
         start_limit: float,
+        during_restart: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.part, self._log, self._say, self._changed, self._start_limit = part, log, say, changed, start_limit
+        self._during_restart = during_restart
         self.status = PartState()
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -175,7 +181,8 @@ class ManagedProcess:
         begun = time.monotonic()
         self.status.restarts += 1
         try:
-            await self.start()
+            with self._during_restart():
+                await self.start()
             self._say(f"{self.part.name} is ready again after {time.monotonic() - begun:.1f} s (pid {self.status.pid})")
         except StartFailed as error:
             if not quiet:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -164,7 +164,24 @@ class Supervisor:
         file = RotatedFile(path, int(self._settings.local_log_file_mb * _MB), self._settings.local_log_files)
         log = PartLog(file, partial(self._output.part_line, part.name))
         limit = self._settings.local_start_timeout_seconds
-        return ManagedProcess(part, log, self._output.say, self._publish, limit)
+        embedded_broker = part.name == "broker" and not self._plan.cluster
+        during_restart = self._services_held if embedded_broker else contextlib.nullcontext
+        return ManagedProcess(part, log, self._output.say, self._publish, limit, during_restart)
+
+    @contextlib.contextmanager
+    def _services_held(self) -> Iterator[None]:
+        """Holds the services still. The embedded broker confirms what is written to a topic that it does not have yet,
+        and loses it: nobody may write before the topics are there."""
+        held = [pid for name in SERVICES if (pid := self._processes[name].status.pid) is not None]
+        try:
+            for pid in held:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in held:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def _publish(self) -> None:
         parts = {name: process.status.to_json() for name, process in self._processes.items()}

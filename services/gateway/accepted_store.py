@@ -1,13 +1,17 @@
 """Accepted records in the gateway's store."""
 
+import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from services.gateway.accept import KeyTaken
 from services.gateway.accepted_record import AcceptedRecord
+from services.gateway.held_work import EndedWork, HeldWork
 from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.upgrade_results import UpgradeStatus
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Index
+
+_MOST_SWEPT = 2_000
 
 ACCEPTED = CollectionSpec(
     name="accepted_upgrades",
@@ -17,6 +21,9 @@ ACCEPTED = CollectionSpec(
         Index(fields=("createdAt",)),
         Index(fields=("openSince",), only_when_present="openSince"),
         Index(fields=("uncountedSince",), only_when_present="uncountedSince"),
+        Index(fields=("tenantId", "openSince"), only_when_present="openSince"),
+        Index(fields=("tenantId", "uncountedSince"), only_when_present="uncountedSince"),
+        Index(fields=("erasureSince",), only_when_present="erasureSince"),
     ),
 )
 
@@ -56,7 +63,7 @@ class AcceptedStore:
         self, tenant_id: str, *, before: str | None, outcomes: Sequence[str], user_ref: str | None, limit: int
     ) -> list[AcceptedRecord]:
         """A tenant's records, newest first, from before the upgrade id `before` on; any outcome when none is named."""
-        where: dict[str, Any] = {"tenantId": tenant_id}
+        where: dict[str, Any] = {"tenantId": tenant_id, "erasedAt": {"$exists": False}}
         if before:
             where["_id"] = {"$lt": before}
         if outcomes:
@@ -75,20 +82,50 @@ class AcceptedStore:
         where = {"openSince": {"$lt": accepted_before}, "publishedOn": {"$ne": cluster_id}, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
-    async def uncounted(self, after: str, limit: int) -> list[str]:
-        """Ids of ended upgrades that usage was not yet known to have counted, oldest first, above `after`."""
-        where = {"uncountedSince": {"$exists": True}, "_id": {"$gt": after}}
-        return [found["_id"] for found in await self._records.find(where, sort=[("_id", 1)], limit=limit)]
+    async def unfinished(self, tenant_id: str, period: str, limit: int) -> list[AcceptedRecord]:
+        """A tenant's records of a period that are open or not counted, of each at most `limit`, oldest first."""
+        found: list[AcceptedRecord] = []
+        for since in ("openSince", "uncountedSince"):
+            where = {"tenantId": tenant_id, "period": period, since: {"$exists": True}}
+            found += self._parsed(await self._records.find(where, sort=[(since, 1)], limit=limit))
+        return list({record.upgrade_id: record for record in found}.values())
+
+    async def get_many(self, upgrade_ids: Sequence[str]) -> list[AcceptedRecord]:
+        return self._parsed(await self._records.get_many(upgrade_ids))
+
+    async def uncounted_tenants(self, limit: int) -> set[tuple[str, str]]:
+        """Tenant and period of the `limit` oldest ends that usage was not yet known to have counted."""
+        where = {"uncountedSince": {"$exists": True}}
+        found = await self._records.find(where, sort=[("uncountedSince", 1)], limit=limit)
+        return {(document["tenantId"], document["period"]) for document in found}
 
     async def mark_published(self, upgrade_ids: Sequence[str], cluster_id: str) -> None:
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$set": {"publishedOn": cluster_id}})
 
-    async def mark_ended(self, upgrade_ids: Sequence[str], outcome: UpgradeStatus) -> None:
-        """Records an end; what is known to have ended already is left alone."""
-        await self._records.update_many(
-            {"_id": {"$in": list(upgrade_ids)}, "openSince": {"$exists": True}},
-            {"$set": {"outcome": outcome.value, "uncountedSince": format_utc(now_utc())}, "$unset": {"openSince": ""}},
+    async def mark_ended(self, ends: Sequence[EndedWork]) -> None:
+        """Records ends; what is known to have ended already is left alone."""
+        now = format_utc(now_utc())
+        await self._records.update_each(
+            [
+                (
+                    {"_id": end.upgrade_id, "openSince": {"$exists": True}},
+                    {
+                        "$set": {
+                            "outcome": end.outcome.value,
+                            "spent": [item.to_document() for item in end.spent],
+                            "cutShort": end.cut_short,
+                            "uncountedSince": now,
+                        },
+                        "$unset": {"openSince": ""},
+                    },
+                )
+                for end in ends
+            ]
         )
+
+    async def remove(self, upgrade_id: str) -> None:
+        """Takes back a record whose client is told that nothing was accepted."""
+        await self._records.delete_many({"_id": upgrade_id})
 
     async def mark_counted(self, upgrade_ids: Sequence[str]) -> None:
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"uncountedSince": ""}})
@@ -108,9 +145,60 @@ class AcceptedStore:
                 "createdAt": {"$lt": created_before},
                 "openSince": {"$exists": False},
                 "uncountedSince": {"$exists": False},
+                "erasureSince": {"$exists": False},
             }
         )
+
+    async def to_erase(
+        self, tenant_id: str, user_ref: str | None, *, before: str | None, limit: int
+    ) -> list[AcceptedRecord]:
+        """What is left to erase of a tenant, or of one of its users, newest first."""
+        return await self.page(tenant_id, before=before, outcomes=(), user_ref=user_ref, limit=limit)
+
+    async def erase(self, records: Sequence[AcceptedRecord], now: datetime) -> None:
+        """Erases what was said, here and at once; the placeholder map goes first of all."""
+        at = format_utc(now)
+        await asyncio.gather(
+            *(
+                self._records.update_one(
+                    {"_id": record.upgrade_id, "erasedAt": {"$exists": False}},
+                    {
+                        "$set": {"task": record.erased_task(), "erasedAt": at, "erasureSince": at},
+                        "$unset": {"sealedPii": ""},
+                    },
+                )
+                for record in records
+            )
+        )
+
+    async def erasing(self, after: str, limit: int) -> list[AcceptedRecord]:
+        """Erased records of which other stores may still have something, oldest first, with ids above `after`."""
+        where = {"erasureSince": {"$exists": True}, "_id": {"$gt": after}}
+        return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
+
+    async def erased(self, upgrade_ids: Sequence[str]) -> None:
+        """Nothing is left of them anywhere."""
+        await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"erasureSince": ""}})
 
     @staticmethod
     def _parsed(documents: Sequence[dict[str, Any]]) -> list[AcceptedRecord]:
         return [AcceptedRecord.from_document(document) for document in documents]
+
+
+class AcceptedWork:
+    """Accepted upgrades as work that holds something. Every call may raise StorageUnavailable."""
+
+    def __init__(self, store: AcceptedStore) -> None:
+        self._store = store
+
+    async def unfinished(self, tenant_id: str, period: str, limit: int) -> list[HeldWork]:
+        return [record.held_work() for record in await self._store.unfinished(tenant_id, period, limit)]
+
+    async def with_hold(self, hold_ids: Sequence[str]) -> list[HeldWork]:
+        return [record.held_work() for record in await self._store.get_many(hold_ids)] if hold_ids else []
+
+    async def counted(self, hold_ids: Sequence[str]) -> None:
+        await self._store.mark_counted(hold_ids)
+
+    async def uncounted_tenants(self) -> set[tuple[str, str]]:
+        return await self._store.uncounted_tenants(_MOST_SWEPT)

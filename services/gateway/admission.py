@@ -1,40 +1,91 @@
 """Whether a tenant may have one more upgrade. Asked with a hold before anything is recorded."""
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.gateway.caller import Caller
-from shared.contracts.upgrade_tasks import Stage
+from services.gateway.admission_terms import RateState
+from services.gateway.holds import HoldSize
 
 
 @dataclass(frozen=True)
 class Hold:
-    """What an upgrade may come to use: the stages it goes through and the characters they are given.
+    """What an upgrade may come to use, booked to `period` (`YYYY-MM`), and the idempotency key that comes with it.
 
-    It stands until the upgrade has ended, at the latest until `expires_at`, and is booked to `period` (`YYYY-MM`).
+    After `expires_at` it cannot cost anything more. `subject` is whose rate it counts for: a user of the tenant, or the
+    credential where nobody is named.
     """
 
+    tenant_id: str
     upgrade_id: str
     period: str
-    itinerary: tuple[Stage, ...]
-    input_characters: int
+    size: HoldSize
     expires_at: datetime
-    user_ref: str | None
-    idempotency_key: str | None
+    subject: str
+    key_hash: str | None = None
+    body_hash: str | None = None
 
 
-class Admission(Protocol):
-    async def admit(self, caller: Caller, hold: Hold) -> None:
-        """Takes the hold. Raises ProblemError (rate_limited, quota_exceeded, unavailable) and takes nothing."""
+@dataclass(frozen=True)
+class Rate:
+    """How far the caller's rate is used: `limit` in `window_seconds`, `remaining`, and when the first place frees."""
 
-    async def release(self, caller: Caller, hold: Hold) -> None:
-        """Gives back a hold whose upgrade was not recorded."""
+    limit: int
+    remaining: int
+    frees_seconds: int
+    window_seconds: int = 60
+
+    @staticmethod
+    def of(state: RateState, limit: int) -> "Rate | None":
+        """None where there is no limit."""
+        if limit == 0:
+            return None
+        return Rate(limit, max(0, limit - state.accepted), -(-state.frees_ms // 1000))
+
+    def headers(self) -> dict[str, str]:
+        """What the client is told of it."""
+        return {
+            "RateLimit": f'"user";r={self.remaining};t={self.frees_seconds}',
+            "RateLimit-Policy": f'"user";q={self.limit};w={self.window_seconds}',
+        }
 
 
-class OpenAdmission:
+@dataclass(frozen=True)
+class Claim:
+    """Who had the idempotency key before, and with which body."""
+
+    upgrade_id: str
+    body_hash: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Admitted at `at` (monotonic seconds), or already claimed by an earlier request, and then nothing was taken."""
+
+    at: float
+    rate: Rate | None
+    claim: Claim | None = None
+
+
+class Admissions(Protocol):
+    async def admit(self, hold: Hold) -> Admission:
+        """Takes the hold, unless its key is claimed. Raises ProblemError (rate_limited, quota_exceeded, unavailable)
+        and takes nothing."""
+
+    def release(self, hold: Hold) -> None:
+        """Gives back a hold whose upgrade was not recorded, soon and in the background."""
+
+    async def forget(self, hold: Hold, claim: Claim) -> None:
+        """Frees the key of a claim that nothing was recorded for. Raises ProblemError (unavailable)."""
+
+
+class OpenAdmissions:
     """Admits everybody: for a gateway whose only tenant has no limits."""
 
-    async def admit(self, caller: Caller, hold: Hold) -> None: ...
+    async def admit(self, hold: Hold) -> Admission:
+        return Admission(time.monotonic(), None)
 
-    async def release(self, caller: Caller, hold: Hold) -> None: ...
+    def release(self, hold: Hold) -> None: ...
+
+    async def forget(self, hold: Hold, claim: Claim) -> None: ...

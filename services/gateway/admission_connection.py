@@ -54,9 +54,7 @@ class Script:
         return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 -- how Redis names scripts
 
 
-SCRIPTS = {
-    path.stem: Script.named(path.stem) for path in sorted(_FOLDER.glob("*.lua")) if path.stem != "holds"
-}
+SCRIPTS = {path.stem: Script.named(path.stem) for path in sorted(_FOLDER.glob("*.lua")) if path.stem != "holds"}
 
 
 @dataclass
@@ -179,11 +177,11 @@ class AdmissionConnection:
     async def _connected(self) -> AbstractConnection:
         if self._connection is not None:
             return self._connection
-        connection = self._pool.make_connection()
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         started = time.monotonic()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS + _SOCKET_SECONDS):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("INFO", "server")
                 self._run_id = _run_id_in(await connection.read_response())
                 commands = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS.values()]

@@ -1,4 +1,4 @@
-"""API keys. The store has how a key begins, to find it by, and its hash; the key itself is seen once, when it is made."""
+"""API keys. The store has how a key begins, to find it by, and its hash; the key itself is seen once, at its making."""
 
 import hmac
 import secrets
@@ -107,7 +107,7 @@ class ApiKeys:
     def __init__(self, keys: Collection, clock: Callable[[], datetime] = now_utc) -> None:
         self._keys = keys
         self._clock = clock
-        self._used: dict[str, str] = {}
+        self._used: set[str] = set()
 
     async def create(
         self, caller: Caller, *, key_id: str, name: str, role: Role, expires_at: datetime | None
@@ -138,7 +138,9 @@ class ApiKeys:
         stored, ours = await self._keys.insert_if_absent(document)
         if not ours:
             # Whoever made it is gone and has told nobody what it is.
-            await self._keys.update_one({"_id": stored["_id"]}, {"$set": {k: document[k] for k in ("prefix", "digest")}})
+            await self._keys.update_one(
+                {"_id": stored["_id"]}, {"$set": {k: document[k] for k in ("prefix", "digest")}}
+            )
         return ApiKey.from_document(document), plain
 
     async def find(self, plain: str) -> ApiKey | None:
@@ -174,17 +176,16 @@ class ApiKeys:
         return await self._keys.delete_many({"tenantId": tenant_id})
 
     def used(self, key_id: str) -> None:
-        """Notes that the key was used now; `flush` writes it down."""
-        if key_id in self._used or len(self._used) < _MOST_NOTES:
-            self._used[key_id] = format_utc(self._clock())
+        """Notes that the key was used now; the next `flush` writes it down with its own time."""
+        if len(self._used) < _MOST_NOTES:
+            self._used.add(key_id)
 
     async def flush(self) -> None:
         """Writes down when keys were last used."""
-        while self._used:
-            key_id, moment = next(iter(self._used.items()))
-            await self._keys.update_one({"_id": key_id}, {"$max": {"lastUsedAt": moment}})
-            if self._used.get(key_id) == moment:
-                del self._used[key_id]
+        used, self._used = self._used, set()
+        now = format_utc(self._clock())
+        for key_id in used:
+            await self._keys.update_one({"_id": key_id}, {"$max": {"lastUsedAt": now}})
 
 
 def _random(characters: int) -> str:

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp
 from services.gateway.accept import AcceptUpgrade
 from services.gateway.accepted_store import ACCEPTED, AcceptedStore
 from services.gateway.admission import Admission, OpenAdmission
-from services.gateway.api_keys import DemoKey
+from services.gateway.app_identity import IdentityParts, identity_parts
 from services.gateway.caller import Identify
+from services.gateway.client_address import parse_networks
 from services.gateway.document_routes import DocumentRoutes
 from services.gateway.end_metrics import count_end
 from services.gateway.event_stream import EventStreams
@@ -106,6 +107,7 @@ class _Parts:
     marks: RecordMarks
     publisher: TaskPublisher
     waiters: Waiters
+    identity: IdentityParts
 
 
 def build_app(
@@ -115,7 +117,7 @@ def build_app(
     telemetry = setup(SERVICE, settings)
     replica_id = new_id()
     parts = _parts(settings, telemetry)
-    identify = identify or DemoKey(settings.demo_api_key.get_secret_value() if settings.demo_api_key else None)
+    identify = identify or parts.identity.identify
     accept = AcceptUpgrade(
         records=parts.store,
         admission=admission or OpenAdmission(),
@@ -129,6 +131,7 @@ def build_app(
     # Stopped from the end: first what finds work, then what does it, then what it is written to.
     components: tuple[Component, ...] = (
         parts.database,
+        *parts.identity.components,
         parts.results,
         parts.ledger,
         parts.documents,
@@ -152,22 +155,34 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
     watch = ClusterWatch(settings)
     results = UpgradeResults(settings.upgrader_url, token)
     marks = RecordMarks(store, count_end)
+    vault = Vault.from_settings(settings)
+    creations = IdempotentCreations(database.collection(CREATIONS))
+    documents = RagDocuments(settings.rag_url, token)
     return _Parts(
-        vault=Vault.from_settings(settings),
+        vault=vault,
         database=database,
         redis=redis,
         stream_redis=open_redis(settings, max_connections=_MOST_EVENT_STREAMS),
         store=store,
-        creations=IdempotentCreations(database.collection(CREATIONS)),
+        creations=creations,
         producer=producer,
         watch=watch,
         ledger=LedgerClient(settings.usage_url, token),
         results=results,
-        documents=RagDocuments(settings.rag_url, token),
+        documents=documents,
         progress=ProgressLog(redis),
         marks=marks,
         publisher=TaskPublisher(producer, marks, lambda: watch.cluster_id),
         waiters=Waiters(results, marks, lambda: telemetry.health.draining),
+        identity=identity_parts(
+            settings,
+            database=database,
+            redis=redis,
+            vault=vault,
+            store=store,
+            creations=creations,
+            documents=documents,
+        ),
     )
 
 
@@ -176,7 +191,6 @@ def _http(
 ) -> ASGIApp:
     views = UpgradeViews(parts.vault)
     upgrade = UpgradeRoute(
-        identify=identify,
         accept=accept,
         publisher=parts.publisher,
         progress=parts.progress,
@@ -189,7 +203,6 @@ def _http(
         ProgressLog(parts.stream_redis), parts.results, parts.waiters, views, lambda: telemetry.health.draining
     )
     upgrades = UpgradeRoutes(
-        identify=identify,
         store=parts.store,
         results=parts.results,
         views=views,
@@ -197,12 +210,14 @@ def _http(
         streams=streams,
     )
     documents = DocumentRoutes(
-        identify=identify, documents=parts.documents, creations=parts.creations, vault=parts.vault
+        documents=parts.documents, creations=parts.creations, vault=parts.vault, audit=parts.identity.audit
     )
     return public_app(
         telemetry,
+        identify=identify,
+        trusted_proxies=parse_networks(settings.trusted_proxies),
         upgrade=upgrade.post,
-        routers=[upgrades.router(), documents.router()],
+        routers=[upgrades.router(), documents.router(), *parts.identity.routers],
         asyncapi=_asyncapi(),
         event_examples={topic.name: json.loads(example_file(topic).read_text()) for topic in TOPICS},
         allowed_origins=settings.allowed_origins,
@@ -239,4 +254,5 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
         Periodic("deadline sweep", DeadlineSweep(store, results, waiters, publisher).run, _SWEEP_EVERY_SECONDS),
         Periodic("counted sweep", CountedSweep(store, parts.ledger).run, _SWEEP_EVERY_SECONDS),
         Periodic("expiry", forget_old, _EXPIRY_EVERY_SECONDS),
+        *parts.identity.background,
     ]

@@ -75,7 +75,7 @@ class Audit(Protocol):
     def change(
         self, tenant_id: str, author: Author, action: Action, target: str, details: Mapping[str, Any] | None = None
     ) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wraps one change of `target`, an id or a name. `details` are JSON and hold nothing secret or personal.
+        """Wraps one change of `target`, an id or a name. `details` are JSON and hold no secrets and no content.
 
         The entry stays when the change was made or may have been made, and goes when it was refused. Raises
         StorageUnavailable, before the change, when it cannot be written.

@@ -1,18 +1,22 @@
 """The public routes of documents. rag owns the documents; the gateway says whose they are."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from services.gateway.accept import IdempotencyKeyReused
+from services.gateway.audit import Action, Audit, Author, author_of
 from services.gateway.bodies import parse, read_body, require_json
-from services.gateway.caller import Caller, Identify
+from services.gateway.caller import Caller
 from services.gateway.idempotent_creations import CreationUnderWay, IdempotentCreations
 from services.gateway.preferences import idempotency_key_of
 from services.gateway.problem_details import ProblemError
 from services.gateway.rag_http import RagDocuments
+from services.gateway.roles import Member, Viewer
 from services.gateway.routes import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.uploads import Upload, read_upload
 from shared.contracts.documents_http import DocumentSearchRequest, DocumentSearchResults, PublicDocumentPage
@@ -33,13 +37,11 @@ DocumentId = Annotated[str, Path(alias="id")]
 class DocumentRoutes:
     """Documents of the caller's tenant."""
 
-    def __init__(
-        self, *, identify: Identify, documents: RagDocuments, creations: IdempotentCreations, vault: Vault
-    ) -> None:
-        self._identify = identify
+    def __init__(self, *, documents: RagDocuments, creations: IdempotentCreations, vault: Vault, audit: Audit) -> None:
         self._documents = documents
         self._creations = creations
         self._vault = vault
+        self._audit = audit
         # An upload is held in memory whole, so only so many at a time.
         self._uploads = asyncio.Semaphore(_MOST_UPLOADS)
 
@@ -71,16 +73,15 @@ class DocumentRoutes:
         router.add_api_route("/{id}", self.delete, methods=["DELETE"], status_code=204, summary="Delete a document")
         return router
 
-    async def create(self, request: Request) -> Response:
+    async def create(self, request: Request, caller: Member) -> Response:
         """Text, Markdown, HTML, PDF or DOCX as a multipart `file` (with an optional `title`), or JSON; up to 20 MiB."""
-        caller = await self._identify(request)
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         try:
             await asyncio.wait_for(self._uploads.acquire(), _UPLOAD_TURN_SECONDS)
         except TimeoutError:
             raise unavailable("Too many uploads at once.") from None
         try:
-            view, replayed = await self._create(caller, key, await read_upload(request))
+            view, replayed = await self._create(author_of(request, caller), caller, key, await read_upload(request))
         finally:
             self._uploads.release()
         headers = {"Location": f"/api/documents/{view.id}"}
@@ -88,19 +89,23 @@ class DocumentRoutes:
             headers["Idempotent-Replayed"] = "true"
         return _json(view.to_json(), 202, headers)
 
-    async def _create(self, caller: Caller, key: str | None, upload: Upload) -> tuple[DocumentView, bool]:
+    async def _create(
+        self, author: Author, caller: Caller, key: str | None, upload: Upload
+    ) -> tuple[DocumentView, bool]:
         async def submit(document_id: str) -> DocumentView:
-            return await self._documents.submit(
-                caller.tenant_id,
-                document_id=document_id,
-                title=upload.title,
-                filename=upload.filename,
-                media_type=upload.media_type,
-                content=upload.content,
-            )
+            async with self._audit.change(caller.tenant_id, author, Action.DOCUMENT_ADDED, document_id):
+                return await self._documents.submit(
+                    caller.tenant_id,
+                    document_id=document_id,
+                    title=upload.title,
+                    filename=upload.filename,
+                    media_type=upload.media_type,
+                    content=upload.content,
+                )
 
         if key is None:
-            return await submit(new_id()), False
+            with _stored():
+                return await submit(new_id()), False
 
         async def create(document_id: str) -> dict[str, object]:
             return (await submit(document_id)).to_document()
@@ -116,27 +121,26 @@ class DocumentRoutes:
             raise unavailable() from None
         return DocumentView.model_validate(answer), replayed
 
-    async def page(self, request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    async def page(self, caller: Viewer, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
         """The tenant's documents, newest first."""
-        caller = await self._identify(request)
         items = await self._documents.page(caller.tenant_id, limit=limit, before=read_cursor(cursor))
         next_cursor = write_cursor(items[-1].id) if len(items) == limit else None
         return _json(PublicDocumentPage(items=items, next_cursor=next_cursor).to_json())
 
-    async def read(self, request: Request, document_id: DocumentId) -> Response:
+    async def read(self, caller: Viewer, document_id: DocumentId) -> Response:
         """One document: pending, indexed or failed."""
-        caller = await self._identify(request)
         return _json((await self._documents.find(caller.tenant_id, _known_form(document_id))).to_json())
 
-    async def delete(self, request: Request, document_id: DocumentId) -> Response:
+    async def delete(self, request: Request, caller: Member, document_id: DocumentId) -> Response:
         """Deletes a document; once this has answered, nothing of it is retrieved."""
-        caller = await self._identify(request)
-        await self._documents.delete(caller.tenant_id, _known_form(document_id))
+        document_id, author = _known_form(document_id), author_of(request, caller)
+        with _stored():
+            async with self._audit.change(caller.tenant_id, author, Action.DOCUMENT_DELETED, document_id):
+                await self._documents.delete(caller.tenant_id, document_id)
         return Response(status_code=204)
 
-    async def search(self, request: Request) -> Response:
+    async def search(self, request: Request, caller: Viewer) -> Response:
         """What the tenant's documents say about a query, best first."""
-        caller = await self._identify(request)
         require_json(request)
         asked = parse(DocumentSearchRequest, await read_body(request, _MAX_SEARCH_BYTES))
         search = DocumentSearch(query=asked.query, top_k=asked.top_k, min_score=asked.min_score)
@@ -146,6 +150,15 @@ class DocumentRoutes:
             for hit in hits.items
         ]
         return _json(DocumentSearchResults(items=items).to_json())
+
+
+@contextlib.contextmanager
+def _stored() -> Iterator[None]:
+    """A change that cannot be audited is not made."""
+    try:
+        yield
+    except StorageUnavailable:
+        raise unavailable() from None
 
 
 def _known_form(document_id: str) -> str:

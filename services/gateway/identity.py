@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from services.gateway.api_keys import KEY_START, ApiKeys, DemoKey
-from services.gateway.audit import SYSTEM, Action, Audit
+from services.gateway.audit import Action, Audit, Author
 from services.gateway.caller import Caller, Role
 from services.gateway.credentials import Presented, presented_credential, unknown_credential
 from services.gateway.jwt_tokens import KeysUnavailable, TokenRefused, TokenVerifier
@@ -47,7 +47,7 @@ _Asked = tuple[bytes, bool, str | None]
 
 
 class Identity:
-    """Identify for API keys and JWTs. `on_refused` is told of each failed authentication, and may raise ProblemError."""
+    """Identify for API keys and JWTs. `on_refused` is told of each failed authentication and may raise ProblemError."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Identity:
             if error.problem is UNAUTHENTICATED:
                 await self._on_refused(request)
             raise
-        if known.caller.is_key:
+        if known.caller.is_key and known.caller is not self._demo.caller:
             self._keys.used(known.caller.credential_id)
         return known.caller
 
@@ -171,14 +171,14 @@ class Identity:
     async def _personal(self, person: Person) -> Workspace:
         workspace, made = await self._workspaces.personal_of(person)
         if made:
-            by = replace(SYSTEM, kind="person", id=person.subject)
-            async with self._audit.change(workspace.id, by, Action.WORKSPACE_CREATED, workspace.id):
+            author = Author("person", person.subject)
+            async with self._audit.change(workspace.id, author, Action.WORKSPACE_CREATED, workspace.id):
                 pass
         return workspace
 
 
 def _chosen_workspace(request: HTTPConnection) -> str | None:
-    given = {value.strip() for value in request.headers.getlist("x-workspace-id")}
+    given = {value.strip() for value in request.headers.getlist("x-workspace-id")} - {""}
     if len(given) > 1:
         raise ProblemError(INVALID_HEADER, "X-Workspace-Id must name one workspace.")
     return given.pop() if given else None

@@ -162,7 +162,11 @@ def _usable(entry: Any) -> tuple[str, Any] | None:
         return None
     curve = entry.get("crv") if entry.get("kty") != "RSA" else None
     algorithm = _ALGORITHMS.get((str(entry.get("kty")), curve if isinstance(curve, str) else None))
-    if algorithm is None or entry.get("alg", algorithm) != algorithm or "verify" not in entry.get("key_ops", ["verify"]):
+    if (
+        algorithm is None
+        or entry.get("alg", algorithm) != algorithm
+        or "verify" not in entry.get("key_ops", ["verify"])
+    ):
         return None
     try:
         key = jwt.PyJWK(entry, algorithm).key

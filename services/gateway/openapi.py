@@ -7,19 +7,36 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from services.gateway.roles import declared_roles
+from services.gateway.upgrade_route import UPGRADE_NEEDS
 from shared.contracts.documents_http import DocumentSearchRequest, DocumentText
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
 from shared.contracts.upgrade_http import ProblemDetails, UpgradeRequest, UpgradeView
+from shared.contracts.workspaces_http import ChangedMember, NewKey, NewMember, NewWorkspace
 
 _REF = "#/components/schemas/{model}"
-_REQUEST_MODELS: tuple[type[BaseModel], ...] = (UpgradeRequest, DocumentText, DocumentSearchRequest)
+_REQUEST_MODELS: tuple[type[BaseModel], ...] = (
+    UpgradeRequest,
+    DocumentText,
+    DocumentSearchRequest,
+    NewWorkspace,
+    NewMember,
+    ChangedMember,
+    NewKey,
+)
 _ANSWER_MODELS: tuple[type[BaseModel], ...] = (UpgradeView, ProblemDetails)
 _SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"bearer": []}]
 _SECURITY_SCHEMES = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
-_IDEMPOTENT_PATHS = ("/api/upgrade", "/api/documents")
+_IDEMPOTENT_PATHS = (
+    "/api/upgrade",
+    "/api/documents",
+    "/api/workspaces",
+    "/api/workspaces/{id}/members",
+    "/api/keys",
+)
 
 
 def openapi_document(app: FastAPI) -> dict[str, Any]:
@@ -37,9 +54,13 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         schemas.setdefault(name, schema)
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     document["paths"]["/api/upgrade"] = {"post": _upgrade_operation()}
+    roles = {(path, method): role for path, method, role in declared_roles(app.routes)}
+    roles["/api/upgrade", "post"] = UPGRADE_NEEDS.role
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method, operation)
+            if (path, method) in roles:
+                operation["x-required-role"] = roles[path, method].value
     return document
 
 

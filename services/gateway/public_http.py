@@ -13,6 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from services.gateway.caller import Identify
+from services.gateway.client_address import Network
 from services.gateway.edge import Edge, LastResort
 from services.gateway.event_docs import event_page
 from services.gateway.openapi import openapi_document
@@ -61,6 +63,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def public_app(
     telemetry: Telemetry,
     *,
+    identify: Identify,
+    trusted_proxies: Sequence[Network],
     upgrade: Endpoint,
     routers: Sequence[APIRouter],
     asyncapi: Mapping[str, Any],
@@ -76,6 +80,9 @@ def public_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    # What the requirements of routes ask, and where a client's address is believed from.
+    app.state.identify = identify
+    app.state.trusted_proxies = trusted_proxies
     _add_hot_route(app, "/api/upgrade", upgrade)
     for router in routers:
         app.include_router(router)

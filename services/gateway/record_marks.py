@@ -1,11 +1,12 @@
 """Notes on accepted records (published, ended), written many at a time: an upgrade costs one insert up front."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from services.gateway.accepted_store import AcceptedStore
-from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
+from services.gateway.held_work import EndedWork
+from shared.contracts.upgrade_results import UpgradeResult
 from shared.observability.logs import get_logger
 from shared.storage.documents import StorageUnavailable
 
@@ -14,6 +15,7 @@ _REMEMBERED_ENDS = 20_000
 _BATCH = 500
 
 ValueT = TypeVar("ValueT")
+Settle = Callable[[Sequence[EndedWork]], Awaitable[None]]
 
 log = get_logger(__name__)
 
@@ -21,11 +23,14 @@ log = get_logger(__name__)
 class RecordMarks:
     """Collects notes until `flush`. A note that is lost, with its process say, is found out again by the sweeps."""
 
-    def __init__(self, store: AcceptedStore, on_end: Callable[[UpgradeResult], None]) -> None:
+    def __init__(
+        self, store: AcceptedStore, on_end: Callable[[UpgradeResult], None], settle: Settle | None = None
+    ) -> None:
         self._store = store
         self._on_end = on_end
+        self._settle = settle
         self._published: dict[str, str] = {}
-        self._ended: dict[str, UpgradeStatus] = {}
+        self._ended: dict[str, EndedWork] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     def published(self, upgrade_id: str, cluster_id: str) -> None:
@@ -37,7 +42,7 @@ class RecordMarks:
         """The upgrade has ended; `on_end` is told the first time this process learns of it."""
         self._published.pop(result.upgrade_id, None)
         if len(self._ended) < _MOST_NOTES:
-            self._ended[result.upgrade_id] = result.status
+            self._ended[result.upgrade_id] = EndedWork.of(result)
         if result.upgrade_id not in self._seen:
             self._seen[result.upgrade_id] = None
             if len(self._seen) > _REMEMBERED_ENDS:
@@ -58,19 +63,20 @@ class RecordMarks:
         by_cluster: defaultdict[str, list[str]] = defaultdict(list)
         for upgrade_id, cluster_id in self._published.items():
             by_cluster[cluster_id].append(upgrade_id)
-        by_outcome: defaultdict[UpgradeStatus, list[str]] = defaultdict(list)
-        for upgrade_id, status in self._ended.items():
-            by_outcome[status].append(upgrade_id)
         for cluster_id, ids in by_cluster.items():
             for start in range(0, len(ids), _BATCH):
                 batch = ids[start : start + _BATCH]
                 await self._store.mark_published(batch, cluster_id)
                 _forget(self._published, batch, cluster_id)
-        for outcome, ids in by_outcome.items():
-            for start in range(0, len(ids), _BATCH):
-                batch = ids[start : start + _BATCH]
-                await self._store.mark_ended(batch, outcome)
-                _forget(self._ended, batch, outcome)
+        ended = dict(self._ended)
+        for start in range(0, len(ended), _BATCH):
+            batch = list(ended)[start : start + _BATCH]
+            await self._store.mark_ended([ended[upgrade_id] for upgrade_id in batch])
+            if self._settle is not None:
+                # After the record: should this process end in between, the record alone is enough to go by.
+                await self._settle([ended[upgrade_id] for upgrade_id in batch])
+            for upgrade_id in batch:
+                _forget(self._ended, [upgrade_id], ended[upgrade_id])
 
 
 def _forget(notes: dict[str, ValueT], ids: list[str], value: ValueT) -> None:

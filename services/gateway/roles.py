@@ -59,7 +59,7 @@ def declared_roles(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str, Role
             continue
         requirement = _requirement_of(route.dependant)
         if requirement is not None:
-            for method in route.methods:
+            for method in route.methods or ():
                 yield route.path_format, method.lower(), requirement.role
 
 

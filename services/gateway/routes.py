@@ -9,10 +9,11 @@ from fastapi.responses import Response, StreamingResponse
 
 from services.gateway.accepted_record import AcceptedRecord
 from services.gateway.accepted_store import AcceptedStore
-from services.gateway.caller import Caller, Identify
+from services.gateway.caller import Caller
 from services.gateway.event_stream import EventStreams
 from services.gateway.listing import UpgradeListing
 from services.gateway.problem_details import ProblemError
+from services.gateway.roles import Viewer
 from services.gateway.upgrader_http import ResultsUnavailable, UpgradeResults
 from services.gateway.view import UpgradeViews
 from shared.contracts.ids import is_uuid
@@ -58,14 +59,12 @@ class UpgradeRoutes:
     def __init__(
         self,
         *,
-        identify: Identify,
         store: AcceptedStore,
         results: UpgradeResults,
         views: UpgradeViews,
         listing: UpgradeListing,
         streams: EventStreams,
     ) -> None:
-        self._identify = identify
         self._store = store
         self._results = results
         self._views = views
@@ -88,14 +87,13 @@ class UpgradeRoutes:
 
     async def page(
         self,
-        request: Request,
+        caller: Viewer,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
         status: UpgradeStatus | None = None,
         user_id: Annotated[str | None, Query(alias="userId", min_length=1, max_length=128)] = None,
     ) -> Response:
         """The tenant's upgrades, newest first."""
-        caller = await self._identify(request)
         before = read_cursor(cursor)
         try:
             page = await self._listing.page(
@@ -106,9 +104,9 @@ class UpgradeRoutes:
         next_cursor = write_cursor(page.last_id) if page.last_id else None
         return _json(UpgradePage(items=page.items, next_cursor=next_cursor).to_json())
 
-    async def read(self, request: Request, upgrade_id: UpgradeId) -> Response:
+    async def read(self, caller: Viewer, upgrade_id: UpgradeId) -> Response:
         """One upgrade, whatever its status."""
-        record = await self._record(await self._identify(request), upgrade_id)
+        record = await self._record(caller, upgrade_id)
         try:
             result = await self._results.find(record.upgrade_id)
         except ResultsUnavailable:
@@ -116,12 +114,12 @@ class UpgradeRoutes:
                 raise unavailable("The upgrade has ended; its result cannot be read right now.") from None
             result = None
         if result is None and record.has_ended():
-            raise _no_such_upgrade()
+            raise no_such_upgrade()
         return _json(self._views.of(record, result).to_json())
 
-    async def events(self, request: Request, upgrade_id: UpgradeId) -> Response:
+    async def events(self, request: Request, caller: Viewer, upgrade_id: UpgradeId) -> Response:
         """`accepted`, `stage` and `completed` as they happen; `Last-Event-ID` goes on after that event."""
-        record = await self._record(await self._identify(request), upgrade_id)
+        record = await self._record(caller, upgrade_id)
         last = request.headers.get("last-event-id", "").strip() or "0"
         if not (last.isascii() and last.isdigit()) or int(last[:9]) > COMPLETED_STEP:
             raise ProblemError(INVALID_HEADER, "Last-Event-ID must be the id of an event of this upgrade.")
@@ -133,17 +131,17 @@ class UpgradeRoutes:
 
     async def _record(self, caller: Caller, upgrade_id: str) -> AcceptedRecord:
         if not is_uuid(upgrade_id):
-            raise _no_such_upgrade()
+            raise no_such_upgrade()
         try:
             record = await self._store.find(caller.tenant_id, upgrade_id.lower())
         except StorageUnavailable:
             raise unavailable() from None
-        if record is None:
-            raise _no_such_upgrade()
+        if record is None or record.erased_at is not None:
+            raise no_such_upgrade()
         return record
 
 
-def _no_such_upgrade() -> ProblemError:
+def no_such_upgrade() -> ProblemError:
     return ProblemError(NOT_FOUND, "There is no such upgrade.")
 
 

@@ -1,11 +1,17 @@
 """What the gateway can be told from the environment."""
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Self
+from urllib.parse import urlsplit
 
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from services.gateway.client_address import parse_networks
 from shared.messaging.settings import KafkaSettings
 from shared.observability.settings import ObservabilitySettings
 from shared.privacy.settings import PrivacySettings
 from shared.storage.settings import StorageSettings
+
+_LEAST_SECRET_BYTES = 32
 
 
 class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, ObservabilitySettings):
@@ -22,6 +28,18 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
     upgrade_deadline_seconds: float = Field(default=60.0, ge=1, le=600, description="time an upgrade has until it ends")
     result_retention_days: int = Field(default=30, ge=1, le=3650, description="how long upgrades can be read")
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")
+    jwt_secret: SecretStr | None = Field(
+        default=None, description="secret of the HS256 tokens of persons, at least 32 bytes"
+    )
+    jwt_jwks_url: str | None = Field(
+        default=None, description="where the public keys of tokens are (RS256, ES256, EdDSA); instead of a secret"
+    )
+    jwt_issuer: str | None = Field(default=None, description="`iss` that tokens must have")
+    jwt_audience: str | None = Field(default=None, description="`aud` that tokens must have")
+    trusted_proxies: str = Field(
+        default="", description="addresses and networks whose X-Forwarded-For is believed, comma-separated"
+    )
+    summarizer_url: str = Field(default="http://127.0.0.1:8081", description="base URL of the summarizer")
     upgrader_url: str = Field(default="http://127.0.0.1:8083", description="base URL of the upgrader")
     rag_url: str = Field(default="http://127.0.0.1:8082", description="base URL of rag")
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")
@@ -33,6 +51,40 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
             if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
                 raise ValueError("must be origins such as https://app.example.org, separated by commas")
         return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < _LEAST_SECRET_BYTES:
+            raise ValueError(f"must have at least {_LEAST_SECRET_BYTES} bytes")
+        return value
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_an_http_address(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "https://host")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("is not an http(s) address")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        try:
+            parse_networks(value)
+        except ValueError:
+            raise ValueError("must be IP addresses or networks, separated by commas") from None
+        return value
+
+    @model_validator(mode="after")
+    def _say_one_thing_about_tokens(self) -> Self:
+        if self.jwt_secret and self.jwt_jwks_url:
+            raise ValueError("JWT_SECRET and JWT_JWKS_URL exclude each other")
+        if (self.jwt_secret or self.jwt_jwks_url) and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("JWT_SECRET or JWT_JWKS_URL needs JWT_ISSUER and JWT_AUDIENCE as well")
+        if (self.jwt_issuer or self.jwt_audience) and not (self.jwt_secret or self.jwt_jwks_url):
+            raise ValueError("JWT_ISSUER and JWT_AUDIENCE need JWT_SECRET or JWT_JWKS_URL")
+        return self
 
     @property
     def allowed_origins(self) -> list[str]:

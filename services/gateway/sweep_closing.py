@@ -1,4 +1,4 @@
-"""Closes records: finds out which open upgrades have ended, and which ended ones usage has counted."""
+"""Finds out which open upgrades have ended. (Those that usage has counted are closed by the settlement.)"""
 
 from datetime import timedelta
 
@@ -7,8 +7,6 @@ from services.gateway.record_marks import RecordMarks
 from services.gateway.upgrader_http import UpgradeResults
 from services.gateway.waiting import Waiters
 from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import derived_id
-from shared.messaging.ledger_client import Ledger
 
 _OPEN_FOR = timedelta(seconds=3)
 _BATCH = 200
@@ -34,24 +32,3 @@ class EndingSweep:
                 found += 1
         await self._marks.flush()
         return found
-
-
-class CountedSweep:
-    """A record is done with when the ledger has its upgrade's end."""
-
-    def __init__(self, store: AcceptedStore, ledger: Ledger) -> None:
-        self._store = store
-        self._ledger = ledger
-
-    async def run(self) -> int:
-        """One round; gives how many records were closed. Raises StorageUnavailable and LedgerUnavailable."""
-        after, closed = "", 0
-        while ids := await self._store.uncounted(after, _BATCH):
-            after = ids[-1]
-            event_ids = {upgrade_id: derived_id(upgrade_id, "completed") for upgrade_id in ids}
-            missing = await self._ledger.missing(list(event_ids.values()))
-            counted = [upgrade_id for upgrade_id, event_id in event_ids.items() if event_id not in missing]
-            if counted:
-                await self._store.mark_counted(counted)
-            closed += len(counted)
-        return closed

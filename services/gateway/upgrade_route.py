@@ -5,10 +5,11 @@ from starlette.responses import Response
 
 from services.gateway.accept import Acceptance, AcceptUpgrade, IdempotencyKeyReused, KeyTaken
 from services.gateway.bodies import parse, read_body, require_json
-from services.gateway.caller import Identify
+from services.gateway.caller import Role
 from services.gateway.preferences import Preference, idempotency_key_of, preference_of
 from services.gateway.problem_details import ProblemError
 from services.gateway.publishing import TaskPublisher
+from services.gateway.roles import requires
 from services.gateway.upgrader_http import ResultsUnavailable, UpgradeResults
 from services.gateway.view import UpgradeViews
 from services.gateway.waiting import Waiters
@@ -22,6 +23,7 @@ from shared.observability.tracing import inject_traceparent
 from shared.storage.documents import StorageUnavailable
 
 MAX_UPGRADE_BYTES = 2 * 1024 * 1024
+UPGRADE_NEEDS = requires(Role.MEMBER)
 
 log = get_logger(__name__)
 
@@ -32,7 +34,6 @@ class UpgradeRoute:
     def __init__(
         self,
         *,
-        identify: Identify,
         accept: AcceptUpgrade,
         publisher: TaskPublisher,
         progress: ProgressLog,
@@ -40,7 +41,6 @@ class UpgradeRoute:
         results: UpgradeResults,
         views: UpgradeViews,
     ) -> None:
-        self._identify = identify
         self._accept_upgrade = accept
         self._publisher = publisher
         self._progress = progress
@@ -58,13 +58,15 @@ class UpgradeRoute:
             "Location": f"/api/upgrades/{acceptance.record.upgrade_id}",
             "Preference-Applied": preference.applied,
         }
+        if acceptance.rate is not None:
+            headers |= acceptance.rate.headers()
         if acceptance.replayed:
             headers["Idempotent-Replayed"] = "true"
         status = 200 if result is not None else 202
         return Response(view.to_json(), status_code=status, headers=headers, media_type="application/json")
 
     async def _accept(self, request: Request) -> Acceptance:
-        caller = await self._identify(request)
+        caller = await UPGRADE_NEEDS(request)
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         require_json(request)
         body = parse(UpgradeRequest, await read_body(request, MAX_UPGRADE_BYTES))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.caller import Role
@@ -12,11 +12,10 @@ from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id
 from shared.storage.documents import Collection, CollectionSpec, Index
 
-WORKSPACES = CollectionSpec(
-    name="workspaces", indexes=(Index(fields=("purgeSince",), only_when_present="purgeSince"),)
-)
+WORKSPACES = CollectionSpec(name="workspaces", indexes=(Index(fields=("purgeSince",), only_when_present="purgeSince"),))
 PERSONAL, TEAM, DEMO = "personal", "team", "demo"
 _ATTEMPTS = 50
+_SETTLED_AFTER = timedelta(seconds=10)
 
 
 class NoSuchWorkspace(Exception):
@@ -151,9 +150,9 @@ class Workspaces:
             raise NoSuchWorkspace
 
     async def to_purge(self, limit: int) -> list[str]:
-        """Ids of deleted workspaces whose content may still be there."""
+        """Ids of deleted workspaces whose content may still be there, once no request to them can be under way."""
         found = await self._workspaces.find(
-            {"purgeSince": {"$exists": True}}, sort=[("purgeSince", 1)], limit=limit
+            {"purgeSince": {"$lt": format_utc(self._clock() - _SETTLED_AFTER)}}, sort=[("purgeSince", 1)], limit=limit
         )
         return [document["_id"] for document in found]
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from services.rag.documents import Documents
 from services.rag.embeddings import Embeddings
+from services.rag.erasure_routes import erasure_routes
 from services.rag.facts import DocumentFacts
 from services.rag.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.index import Indexing
@@ -139,7 +140,7 @@ def build_app(settings: RagSettings) -> RagApp:
     return RagApp(
         settings=settings,
         telemetry=telemetry,
-        http=internal_app(telemetry, internal_token=token, routers=[routes.router()]),
+        http=internal_app(telemetry, internal_token=token, routers=[routes.router(), erasure_routes(store, outputs)]),
         components=(
             *(database, progress, producer, ledger, model, index, _WarmUp(store, index)),
             *(outputs, background, retrieve, submitted),

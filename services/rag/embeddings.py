@@ -44,9 +44,16 @@ class Embeddings:
         self.live_space: Space | None = None
 
     async def of(
-        self, tenant_id: str, texts: Sequence[str], *, operation: str, deadline: datetime, document_id: str = ""
+        self,
+        tenant_id: str,
+        texts: Sequence[str],
+        *,
+        operation: str,
+        deadline: datetime,
+        document_id: str = "",
+        upgrade_id: str = "",
     ) -> Vectors:
-        """The vectors of `texts`; entries are kept for `document_id`, or as a query's without one.
+        """The vectors of `texts`; entries are kept for `document_id`, or as a query's (of `upgrade_id`) without one.
 
         Raises ModelError and StorageUnavailable.
         """
@@ -69,7 +76,8 @@ class Embeddings:
             embedded = await self._model.embed(list(again.values()), operation=operation, deadline=deadline)
             fresh |= dict(zip(again, embedded.vectors, strict=True))
             usage = _sum(usage, embedded.usage)
-        await self._keep(tenant_id, document_id, self.live_space, fresh, outdated=[id for id in fresh if id in cached])
+        outdated = [id for id in fresh if id in cached]
+        await self._keep(tenant_id, document_id, upgrade_id, self.live_space, fresh, outdated)
         known |= fresh
         return Vectors([known[id] for id in ids], self.live_space, usage)
 
@@ -80,7 +88,13 @@ class Embeddings:
         }
 
     async def _keep(
-        self, tenant_id: str, document_id: str, space: Space, vectors: dict[str, list[float]], outdated: list[str]
+        self,
+        tenant_id: str,
+        document_id: str,
+        upgrade_id: str,
+        space: Space,
+        vectors: dict[str, list[float]],
+        outdated: list[str],
     ) -> None:
         if outdated:
             await self._cache.delete_many({"_id": {"$in": outdated}})
@@ -94,6 +108,7 @@ class Embeddings:
                 "dimension": space.dimension,
                 "vector": base64.b64encode(array("f", vector).tobytes()).decode(),
                 "createdAt": now,
+                **({"upgradeId": upgrade_id} if upgrade_id else {}),
             }
             for id, vector in vectors.items()
         ]

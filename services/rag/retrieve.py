@@ -80,6 +80,7 @@ class Retrieval:
                 top_k=options.rag_top_k,
                 min_score=max(options.rag_min_score, LEAST_SCORE),
                 deadline=self._deadline(task),
+                upgrade_id=task.upgrade_id,
             )
         except IndexUnavailable:
             return StageOutput(stage=Stage.RAG, warnings=[_skipped("The documents cannot be searched now.")])

@@ -63,17 +63,25 @@ class HybridSearch:
         self._ceiling = ceiling
 
     async def search(
-        self, tenant_id: str, queries: Sequence[str], *, top_k: int, min_score: float, deadline: datetime
+        self,
+        tenant_id: str,
+        queries: Sequence[str],
+        *,
+        top_k: int,
+        min_score: float,
+        deadline: datetime,
+        upgrade_id: str = "",
     ) -> SearchResult:
         """The best `top_k` chunks of at least `min_score` for any of the queries (redacted texts), best first.
 
+        What is cached for the queries belongs to `upgrade_id`, and goes when that is erased.
         Raises StorageUnavailable and IndexUnavailable; a model that is out only narrows the search to words.
         """
         queries = [query for query in map(searchable, queries) if query]
         if not queries or not await self._store.has_documents(tenant_id):
             return SearchResult([])
         spaces = await self._store.spaces(tenant_id)
-        vectors, usage = await self._vectors(tenant_id, queries, deadline)
+        vectors, usage = await self._vectors(tenant_id, queries, deadline, upgrade_id)
         by_words = vectors is None
         limit = max(_CANDIDATES_PER_RESULT * top_k, _LEAST_CANDIDATES)
         searches = [
@@ -94,10 +102,12 @@ class HybridSearch:
         return SearchResult(chosen, usage, by_words, all_cached)
 
     async def _vectors(
-        self, tenant_id: str, queries: Sequence[str], deadline: datetime
+        self, tenant_id: str, queries: Sequence[str], deadline: datetime, upgrade_id: str
     ) -> tuple[Vectors | None, ModelUsage | None]:
         try:
-            vectors = await self._embeddings.of(tenant_id, queries, operation="retrieve", deadline=deadline)
+            vectors = await self._embeddings.of(
+                tenant_id, queries, operation="retrieve", deadline=deadline, upgrade_id=upgrade_id
+            )
         except ModelError as error:
             log.warning("query_not_embedded", error=error.code)
             return None, error.usage

@@ -26,7 +26,14 @@ _DOCUMENTS = CollectionSpec(
     "documents", (Index(("tenantId", "_id")), Index(("tenantId", "status")), Index(("status", "submittedAt")))
 )
 _BYTES = CollectionSpec("document_bytes", (Index(("documentId",)),))
-_EMBEDDINGS = CollectionSpec("embeddings", (Index(("tenantId", "documentId")), Index(("documentId", "createdAt"))))
+_EMBEDDINGS = CollectionSpec(
+    "embeddings",
+    (
+        Index(("tenantId", "documentId")),
+        Index(("documentId", "createdAt")),
+        Index(("upgradeId",), only_when_present="upgradeId"),
+    ),
+)
 _RUNS = CollectionSpec("index_runs", (Index(("documentId",)), Index(("startedAt",))))
 _SPACES = CollectionSpec("spaces", (Index(("tenantId",)),))
 

@@ -6,9 +6,11 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 from services.summarizer.handlers import summarize_work
+from services.summarizer.routes import erasure_routes
 from services.summarizer.settings import SummarizerSettings
 from services.summarizer.summary_cache import SUMMARIES, StoredSummaryCache
 from services.summarizer.summary_model import INSTRUCTIONS, LlmSummaryModel
+from shared.contracts.contract import now_utc
 from shared.contracts.topics import SUMMARIZE
 from shared.contracts.upgrade_tasks import Stage
 from shared.llm.client import ModelClient
@@ -16,8 +18,9 @@ from shared.messaging.ledger_client import LedgerClient
 from shared.messaging.outbox import FactOutbox, outbox_collection
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog
-from shared.messaging.recorded_stage import RecordedStage
+from shared.messaging.recorded_stage import RecordedStage, expire_outputs
 from shared.messaging.stage_runner import StageRunner
+from shared.observability.periodic import Periodic
 from shared.observability.service import Component, run, run_service
 from shared.observability.service_http import internal_app
 from shared.observability.setup import Telemetry, setup
@@ -27,6 +30,7 @@ from shared.storage.redis_client import open_redis
 
 SERVICE = "summarizer"
 GROUP = "summarizer.stage"
+_EXPIRY_EVERY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ def build_app(settings: SummarizerSettings) -> SummarizerApp:
         producer=producer,
         telemetry=telemetry,
     )
+    keep = timedelta(days=settings.result_retention_days)
+    expiry = Periodic("output expiry", lambda: expire_outputs(outputs, now_utc() - keep), _EXPIRY_EVERY_SECONDS)
     telemetry.health.add_check("store", database.ping)
     telemetry.health.add_check("redis", redis.ping)
     telemetry.health.add_check("group", runner.check)
     return SummarizerApp(
         settings=settings,
         telemetry=telemetry,
-        http=internal_app(telemetry, internal_token=token),
-        components=(database, progress, producer, ledger, client, cache, outputs, runner),
+        http=internal_app(telemetry, internal_token=token, routers=[erasure_routes(cache, outputs)]),
+        components=(database, progress, producer, ledger, client, cache, outputs, expiry, runner),
     )

@@ -31,7 +31,8 @@ class SummaryCache(Protocol):
     async def find(self, tenant_id: str, keys: Sequence[str]) -> dict[str, Summary]:
         """The cached summaries among `keys`."""
 
-    async def put(self, tenant_id: str, key: str, summary: Summary) -> None: ...
+    async def put(self, tenant_id: str, key: str, summary: Summary, upgrade_id: str) -> None:
+        """Keeps a summary that was made for an upgrade."""
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,5 @@ async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel,
             usage=[failure.usage] if failure.usage else [],
             warnings=[warning],
         )
-    await cache.put(task.tenant_id, keys[-1], made.summary)
+    await cache.put(task.tenant_id, keys[-1], made.summary, task.upgrade_id)
     return StageOutput(stage=Stage.SUMMARIZER, summary=made.summary, usage=[made.usage], warnings=list(made.warnings))

@@ -12,7 +12,14 @@ from shared.observability.metrics import CACHE_REQUESTS
 from shared.observability.periodic import Periodic
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
 
-SUMMARIES = CollectionSpec(name="summaries", indexes=(Index(fields=("createdAt",)), Index(fields=("tenantId",))))
+SUMMARIES = CollectionSpec(
+    name="summaries",
+    indexes=(
+        Index(fields=("createdAt",)),
+        Index(fields=("tenantId",)),
+        Index(fields=("upgradeId",), only_when_present="upgradeId"),
+    ),
+)
 _EXPIRY_EVERY_SECONDS = 600.0
 
 log = get_logger(__name__)
@@ -47,10 +54,11 @@ class StoredSummaryCache(SummaryCache):
         CACHE_REQUESTS.labels(cache="summary", outcome=outcome).inc()
         return summaries
 
-    async def put(self, tenant_id: str, key: str, summary: Summary) -> None:
+    async def put(self, tenant_id: str, key: str, summary: Summary, upgrade_id: str) -> None:
         entry = {
             "_id": _cache_id(tenant_id, key),
             "tenantId": tenant_id,
+            "upgradeId": upgrade_id,
             "summary": summary.to_document(),
             "createdAt": format_utc(now_utc()),
         }
@@ -59,6 +67,10 @@ class StoredSummaryCache(SummaryCache):
         except StorageUnavailable as error:
             # The summary is made and paid for; that it cannot be kept must not cost the upgrade its summary.
             log.warning("summary_not_cached", error=str(error))
+
+    async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
+        """Removes the summaries that were made for an upgrade; whether there were any. Raises StorageUnavailable."""
+        return await self._summaries.delete_many({"tenantId": tenant_id, "upgradeId": upgrade_id}) > 0
 
     async def expire(self) -> None:
         """Removes summaries that have been kept long enough."""

@@ -71,8 +71,15 @@ class Results:
         return [UpgradeResult.model_validate(record["content"]) for record in records]
 
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
-        """Removes what an upgrade said, and keeps that it ended and what it used. False when there is none."""
+        """Removes what an upgrade said, and keeps that it ended and what it used. False when there is none.
+
+        The fact that it owes loses its content too: whoever has not read it yet gets it without.
+        """
+        record = await self._outbox.records.get(upgrade_id)
+        if record is None or record["tenantId"] != tenant_id:
+            return False
         gone: dict[str, Any] = {
+            "facts": [_without_content(fact) for fact in record["facts"]],
             "content.userPrompt": ERASED,
             "content.upgradedPrompt": None,
             "content.reasoning": "",
@@ -88,3 +95,10 @@ class Results:
         return await self._outbox.records.delete_many(
             {"createdAt": {"$lt": format_utc(created_before)}, "unsettledSince": {"$exists": False}}
         )
+
+
+def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
+    if fact["topic"] != COMPLETED.name:
+        return fact
+    gone = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": [], "citations": []}
+    return {**fact, "data": {**fact["data"], **gone}}

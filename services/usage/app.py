@@ -1,16 +1,18 @@
 """Builds the usage service from its settings. The only place here that makes adapters."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from fastapi import FastAPI
 
 from services.usage.announcements import OutboxAnnouncements
 from services.usage.batch_window import LEASE_SECONDS
 from services.usage.count_batch import CountBatch
-from services.usage.handlers import ledger_handler, resuming
+from services.usage.handlers import ledger_handler, removing_old, resuming
 from services.usage.ledger_store import LedgerStore
 from services.usage.plan_routes import plan_routes
 from services.usage.plan_store import PLANS, PlanStore
+from services.usage.retention import Retention
 from services.usage.routes import usage_routes
 from services.usage.settings import UsageSettings
 from services.usage.thresholds import Thresholds
@@ -27,6 +29,7 @@ from shared.storage.opening import open_database
 SERVICE = "usage"
 GROUP = "usage.ledger"
 _RESUME_EVERY_SECONDS = 1.0
+_RETENTION_EVERY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def build_app(settings: UsageSettings) -> UsageApp:
     producer = EventProducer(settings, source=SERVICE)
     announcements = OutboxAnnouncements(database, producer)
     thresholds = Thresholds(ledger, plans, announcements)
+    retention = Retention(ledger.sealed, timedelta(days=settings.usage_event_retention_days))
     counting = CountBatch(
         ledger, ledger.registry, owner=new_id(), lease_seconds=LEASE_SECONDS, notice=thresholds.notice
     )
@@ -68,7 +72,7 @@ def build_app(settings: UsageSettings) -> UsageApp:
         settings=settings,
         topics=[USAGE_RECORDED, COMPLETED],
         group=GROUP,
-        handler=ledger_handler(counting),
+        handler=ledger_handler(counting, retention.oldest_taken),
         producer=producer,
         telemetry=telemetry,
         max_records=settings.usage_batch_events,
@@ -89,6 +93,7 @@ def build_app(settings: UsageSettings) -> UsageApp:
             producer,
             announcements,
             Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
+            Periodic("event retention", removing_old(retention), _RETENTION_EVERY_SECONDS),
             runner,
         ),
     )

@@ -7,7 +7,19 @@ from typing import Any
 from services.usage.increments import CounterKey, Increments, RollupKey
 
 _BOOKKEEPING = frozenset(
-    {"_id", "tenantId", "period", "day", "origin", "kind", "key", "version", "recentBatches", "batchFloor"}
+    {
+        "_id",
+        "tenantId",
+        "period",
+        "day",
+        "origin",
+        "kind",
+        "key",
+        "version",
+        "recentBatches",
+        "batchFloor",
+        "sealedThrough",
+    }
 )
 
 Amounts = Mapping[str, int]

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from time import perf_counter
 
 from services.usage.count_batch import CountBatch, CountingInterrupted
 from services.usage.ledger_event import LedgerEvent, of_completed, of_usage
+from services.usage.retention import Retention
+from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.upgrade_results import UpgradeCompleted
 from shared.contracts.usage_events import UsageRecorded
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Transient, Unprocessable
 from shared.observability.logs import get_logger
-from shared.observability.metrics import USAGE_BATCH_LATENCY, USAGE_BATCHES_RESUMED, USAGE_EVENTS
+from shared.observability.metrics import USAGE_BATCH_LATENCY, USAGE_BATCHES_RESUMED, USAGE_EVENTS, USAGE_EVENTS_REMOVED
 from shared.storage.documents import StorageUnavailable
 
 MAX_ID_LENGTH = 200
@@ -22,15 +25,19 @@ MAX_AMOUNT = 10**15
 _log = get_logger("usage")
 
 
-def ledger_handler(counting: CountBatch) -> Callable[[Sequence[Envelope]], Awaitable[None]]:
+def ledger_handler(
+    counting: CountBatch, oldest_taken: Callable[[datetime], datetime]
+) -> Callable[[Sequence[Envelope]], Awaitable[None]]:
     """Counts a batch of envelopes. Raises Transient when the batch is to be given again.
 
+    `oldest_taken` says, of the present moment, before when nothing can have happened that is still counted.
     After a small batch it pauses: what comes meanwhile is then counted together, at the cost of one batch.
     """
 
     async def handle(envelopes: Sequence[Envelope]) -> None:
         began = perf_counter()
-        events = [to_ledger_event(envelope) for envelope in envelopes]
+        oldest = oldest_taken(now_utc())
+        events = [to_ledger_event(envelope, oldest) for envelope in envelopes]
         try:
             counted = await counting.count(events)
         except (StorageUnavailable, CountingInterrupted) as error:
@@ -60,7 +67,20 @@ def resuming(counting: CountBatch) -> Callable[[], Awaitable[None]]:
     return resume
 
 
-def to_ledger_event(envelope: Envelope) -> LedgerEvent:
+def removing_old(retention: Retention) -> Callable[[], Awaitable[None]]:
+    """Removes the events that are older than they have to be kept; to be run every hour or so."""
+
+    async def remove_old() -> None:
+        now = now_utc()
+        removed = await retention.remove_old(now, format_utc(now))
+        if removed:
+            USAGE_EVENTS_REMOVED.inc(removed)
+            _log.info("old events removed", events=removed)
+
+    return remove_old
+
+
+def to_ledger_event(envelope: Envelope, oldest: datetime) -> LedgerEvent:
     """The ledger's view of a fact. Raises Unprocessable for one that no ledger can hold."""
     if not 0 < len(envelope.event_id) <= MAX_ID_LENGTH:
         raise Unprocessable("an event id has 1 to 200 characters")
@@ -70,6 +90,8 @@ def to_ledger_event(envelope: Envelope) -> LedgerEvent:
         event = of_completed(envelope.event_id, envelope.data)
     else:
         raise Unprocessable(f"the ledger takes no {envelope.type}")
+    if envelope.data.occurred_at.astimezone(UTC) < oldest:
+        raise Unprocessable("it happened longer ago than the ledger keeps events, so it may have been counted before")
     if max(event.tokens_in, event.tokens_out, event.embeddings, event.cost_nano_usd, event.latency_ms) > MAX_AMOUNT:
         raise Unprocessable("an amount is above 10^15")
     return event

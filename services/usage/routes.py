@@ -6,11 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.usage.ledger_store import LedgerStore
-from services.usage.stats import RangeMakesNoSense, next_month, tenant_stats
+from services.usage.stats import RangeMakesNoSense, range_of_days, tenant_stats
 from shared.contracts import problems
 from shared.contracts.contract import Contract, now_utc
 from shared.contracts.internal_http import EventIds
 from shared.contracts.stats import GroupBy
+from shared.contracts.upgrade_http import FieldProblem
 from shared.observability.service_http import problem_response
 
 MAX_EVENT_IDS = 10_000
@@ -37,12 +38,12 @@ def usage_routes(ledger: LedgerStore) -> APIRouter:
         to_day: Annotated[date | None, Query(alias="to")] = None,
         group_by: Annotated[GroupBy | None, Query(alias="groupBy")] = None,
     ) -> Response:
-        today = now_utc().date()
-        first, last = from_day or today.replace(day=1), to_day or next_month(today)
         try:
-            return _json(await tenant_stats(ledger, tenant_id, first, last, group_by))
+            first, last = range_of_days(from_day, to_day, now_utc().date())
         except RangeMakesNoSense as error:
-            return problem_response(problems.INVALID_REQUEST, str(error))
+            wrong = FieldProblem(field=error.field, detail=str(error))
+            return problem_response(problems.INVALID_REQUEST, "The range makes no sense.", errors=[wrong])
+        return _json(await tenant_stats(ledger, tenant_id, first, last, group_by))
 
     return router
 

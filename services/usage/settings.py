@@ -25,4 +25,7 @@ class UsageSettings(KafkaSettings, LedgerSettings):
     usage_host: str = Field(default="127.0.0.1", description="address the internal HTTP listens on")
     usage_port: int = Field(default=8085, ge=1, le=65535, description="port of the internal HTTP")
     usage_batch_events: int = Field(default=2000, ge=1, le=20_000, description="most events counted in one batch")
+    usage_event_retention_days: int = Field(
+        default=400, ge=35, le=3650, description="how long single events are kept; what they add up to stays"
+    )
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")

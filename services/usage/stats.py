@@ -1,7 +1,7 @@
 """What a tenant used and what became of its upgrades, over a range of days, from daily rollups."""
 
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Protocol
 
 from services.usage.latency_sketch import add_up, quantiles
@@ -9,10 +9,15 @@ from shared.contracts.contract import format_usd
 from shared.contracts.stats import GroupBy, LatencyQuantiles, StatsGroup, StatsTotals, TenantStats, UpgradeCounts
 
 MAX_DAYS = 366
+FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class RangeMakesNoSense(Exception):
-    """The text says why and may be shown to the caller."""
+    """The text says why and may be shown to the caller, who named the range in `field`: `from` or `to`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
 
 
 class Rollups(Protocol):
@@ -23,12 +28,7 @@ class Rollups(Protocol):
 async def tenant_stats(
     rollups: Rollups, tenant_id: str, from_day: date, to_day: date, group_by: GroupBy | None
 ) -> TenantStats:
-    """The totals of the days from `from_day` to before `to_day`, and the same by group. Raises RangeMakesNoSense."""
-    days = (to_day - from_day).days
-    if days <= 0:
-        raise RangeMakesNoSense("from must be before to")
-    if days > MAX_DAYS:
-        raise RangeMakesNoSense(f"a range has at most {MAX_DAYS} days")
+    """The totals of the days from `from_day` to before `to_day`, and the same by group."""
     first, last = from_day.isoformat(), to_day.isoformat()
     by_day = await rollups.rollups(tenant_id, "total", first, last)
     grouped: dict[str, list[dict[str, Any]]] = {}
@@ -56,6 +56,25 @@ def _reads(group_by: GroupBy, from_day: date, to_day: date) -> list[tuple[str, s
         ("user", months_to.isoformat(), last),
     ]
     return [(kind, since, until) for kind, since, until in reads if since < until]
+
+
+def range_of_days(from_day: date | None, to_day: date | None, today: date) -> tuple[date, date]:
+    """The range that is meant: this month, or with one end given the month of that end. Raises RangeMakesNoSense.
+
+    Without `to` it ends with this month, without `from` it begins with the month of the last day before `to`.
+    """
+    for field, day in (("from", from_day), ("to", to_day)):
+        if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
+            raise RangeMakesNoSense(field, f"The year must be from {FIRST_YEAR} to {LAST_YEAR}.")
+    last = to_day or next_month(today)
+    first = from_day or (last - timedelta(days=1)).replace(day=1)
+    if first >= last:
+        if to_day is None:
+            raise RangeMakesNoSense("from", "This is after this month; `to` must say until when.")
+        raise RangeMakesNoSense("to", "The day must be after `from`.")
+    if (last - first).days > MAX_DAYS:
+        raise RangeMakesNoSense("from" if to_day is None else "to", f"A range has at most {MAX_DAYS} days.")
+    return first, last
 
 
 def next_month(day: date) -> date:

@@ -1,6 +1,7 @@
 """Ids: time-ordered for new things, derived for things that must come out the same twice."""
 
 import uuid
+from datetime import datetime
 
 import uuid_utils
 
@@ -15,6 +16,12 @@ def new_id() -> str:
 def derived_id(*parts: str) -> str:
     """A UUIDv5 over the parts: the same parts give the same id, in any process."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+
+
+def id_floor(moment: datetime) -> str:
+    """The least UUIDv7 of a moment: ids made later are greater."""
+    digits = f"{round(moment.timestamp() * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def is_uuid(text: str) -> bool:

@@ -12,6 +12,7 @@ INTERNAL_TOKEN_HEADER = "X-Internal-Token"
 # upgrader: POST /internal/upgrades/lookup (ResultLookup) -> ResultPage, in the order of the ids, missing ones left out
 # upgrader: GET /internal/upgrades?tenantId=&status=&userRef=&before=&limit= -> ResultPage, newest first
 # upgrader: DELETE /internal/upgrades/{upgradeId}?tenantId= -> 204: the content is gone, the end stays known
+# summarizer, rag: DELETE /internal/upgrades/{upgradeId}?tenantId= -> 204: no content of it is left, or 404: none was
 class ResultLookup(Contract):
     upgrade_ids: list[str]
 

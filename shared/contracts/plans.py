@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.contracts.contract import Contract
+from shared.contracts.contract import Contract, StrictContract
 from shared.contracts.internal_http import TenantCounters
 
 
@@ -73,3 +73,19 @@ class TenantStanding(Contract):
 
     quota: TenantQuota
     missing: list[str]
+
+
+class NewPlan(StrictContract):
+    """Body of `PUT /api/admin/tenants/{id}/plan`. `overrides` replace single limits of the plan; null is unlimited."""
+
+    plan: Plan
+    overrides: dict[Meter, Limit | None] = {}
+
+
+class PlanView(Contract):
+    """A tenant's plan, and what it comes to with its overrides."""
+
+    tenant_id: str
+    plan: Plan
+    overrides: dict[Meter, Limit | None]
+    limits: Limits

@@ -30,10 +30,18 @@ class ModelSettings(BaseSettings):
         default="text-embedding-3-small", min_length=1, validation_alias="OPENAI_EMBEDDING_MODEL"
     )
     model_max_in_flight: int = Field(
-        default=256, ge=1, le=10_000, validation_alias="MODEL_MAX_IN_FLIGHT", description="requests, per process"
+        default=256,
+        ge=1,
+        le=10_000,
+        validation_alias="MODEL_MAX_IN_FLIGHT",
+        description="requests to the model in flight per process",
     )
     model_attempts: int = Field(
-        default=3, ge=1, le=10, validation_alias="MODEL_ATTEMPTS", description="requests per call, without its repair"
+        default=3,
+        ge=1,
+        le=10,
+        validation_alias="MODEL_ATTEMPTS",
+        description="requests per call of the model, the repair of a bad answer not counted",
     )
     model_attempt_timeout_seconds: float = Field(
         default=20.0, gt=0, le=600, validation_alias="MODEL_ATTEMPT_TIMEOUT_SECONDS"
@@ -43,13 +51,19 @@ class ModelSettings(BaseSettings):
         ge=0,
         le=10,
         validation_alias="MODEL_DEADLINE_RESERVE_SECONDS",
-        description="left over before a deadline, for the caller to end its work in",
+        description="left of a deadline after the last answer of the model, for the caller to end its work in, seconds",
     )
     model_breaker_failures: int = Field(
-        default=8, ge=1, validation_alias="MODEL_BREAKER_FAILURES", description="failures in a row that open it"
+        default=8,
+        ge=1,
+        validation_alias="MODEL_BREAKER_FAILURES",
+        description="failed requests in a row after which the model is left alone",
     )
     model_breaker_open_seconds: float = Field(
-        default=15.0, gt=0, validation_alias="MODEL_BREAKER_OPEN_SECONDS", description="until a probe is let through"
+        default=15.0,
+        gt=0,
+        validation_alias="MODEL_BREAKER_OPEN_SECONDS",
+        description="how long the model is left alone before one request tries it, seconds",
     )
 
     @field_validator("openai_base_url")

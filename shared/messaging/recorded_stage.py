@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from shared.contracts.contract import now_utc
+from shared.contracts.ids import id_floor
 from shared.contracts.topics import INBOX_OF, USAGE_RECORDED
 from shared.contracts.upgrade_tasks import GivenUp, Stage, StageOutput, UpgradeTask
 from shared.contracts.usage_events import UsageRecorded
@@ -84,3 +86,19 @@ class RecordedStage:
         if not isinstance(task, UpgradeTask) or task.next_stage() is not self._stage:
             raise Unprocessable(f"not addressed to {self._stage}")
         return task
+
+
+async def erase_output(outputs: FactOutbox, tenant_id: str, upgrade_id: str) -> bool:
+    """Takes the content out of a recorded output; False when the tenant has none of that upgrade.
+
+    The record stays, with what was used: a message that comes again still calls no model.
+    """
+    gone = {"content.summary": None, "content.chunks": [], "content.sealedPii": None}
+    return await outputs.records.update_one({"_id": upgrade_id, "tenantId": tenant_id}, {"$set": gone}) > 0
+
+
+async def expire_outputs(outputs: FactOutbox, recorded_before: datetime) -> int:
+    """Deletes settled outputs of upgrades accepted before that moment. Raises StorageUnavailable."""
+    return await outputs.records.delete_many(
+        {"_id": {"$lt": id_floor(recorded_before)}, "unsettledSince": {"$exists": False}}
+    )

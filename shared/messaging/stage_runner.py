@@ -199,13 +199,15 @@ class StageRunner:
         self._reader.resume(partition for partition in paused if not partition.full)
 
     async def _room_within(self, seconds: float) -> bool:
+        """Waits until an eighth is free, so that quick work is read in batches; after `seconds` any place will do,
+        since slow work would leave the others empty for as long as it takes."""
         self._room.clear()
         if self._in_flight <= self._low_water:
             return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._room.wait()
-        return self._in_flight <= self._low_water
+        return self._in_flight < self._concurrency
 
     def _begin(self, partition: Partition, record: ConsumerRecord) -> None:
         if record.offset <= partition.tracker.last:

@@ -37,10 +37,15 @@ HTTP_LATENCY = Histogram(
     "http_request_latency_seconds", "Request to end of answer.", ["route", "method"], buckets=_FAST_SECONDS
 )
 
+ADMISSIONS = Counter(
+    "admissions_total", "Decisions; outcome is admitted, replay, rate_limited, quota_exceeded or cold.", ["outcome"]
+)
+
 USAGE_EVENTS = Counter(
     "usage_events_total", "Events read for the ledger; outcome is counted or duplicate.", ["outcome"]
 )
 USAGE_BATCH_LATENCY = Histogram(
     "usage_batch_latency_seconds", "Storing, counting and marking one batch of events.", buckets=_FAST_SECONDS
 )
+USAGE_EVENTS_REMOVED = Counter("usage_events_removed_total", "Events removed from the ledger because of their age.")
 USAGE_BATCHES_RESUMED = Counter("usage_batches_resumed_total", "Batches finished after the process that began them.")

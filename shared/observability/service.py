@@ -75,6 +75,8 @@ async def run_service(
             lifespan="off",
             ws="none",
             server_header=False,
+            # Whose X-Forwarded-For is believed, the gateway decides by itself.
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, int(grace_seconds / 2)),
         )
     )

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts import problems
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.contracts.upgrade_http import FieldProblem
 from shared.observability.logs import get_logger
 from shared.observability.metrics import HTTP_LATENCY, HTTP_REQUESTS
 from shared.observability.setup import Telemetry
@@ -26,15 +27,22 @@ _UNTRACED = ("/health/", "/metrics")
 _log = get_logger("http")
 
 
-def problem_response(problem: problems.Problem, detail: str = "", headers: dict[str, str] | None = None) -> Response:
-    """An RFC 9457 answer."""
-    body = {
+def problem_response(
+    problem: problems.Problem,
+    detail: str = "",
+    headers: dict[str, str] | None = None,
+    errors: Sequence[FieldProblem] = (),
+) -> Response:
+    """An RFC 9457 answer; `errors` name the fields that are wrong."""
+    body: dict[str, Any] = {
         "type": "about:blank",
         "title": problem.title,
         "status": problem.status,
         "detail": detail or problem.title,
         "code": problem.code,
     }
+    if errors:
+        body["errors"] = [error.to_document() for error in errors]
     return Response(orjson.dumps(body), problem.status, headers, problems.PROBLEM_MEDIA_TYPE)
 
 

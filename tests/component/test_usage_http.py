@@ -15,6 +15,7 @@ from services.usage.reconcile import reconcile_stored, report
 from services.usage.recount import reconcile
 from services.usage.routes import usage_routes
 from services.usage.settings import LedgerSettings
+from services.usage.stats import next_month
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.observability.service_http import internal_app
@@ -159,18 +160,38 @@ async def test_stats_are_of_this_month_unless_told(usage: Usage) -> None:
 
 
 @pytest.mark.parametrize(
-    "query",
+    ("query", "field"),
     [
-        "from=2026-11-02&to=2026-11-02",
-        "from=2026-11-03&to=2026-11-02",
-        "from=2024-01-01&to=2026-11-02",
-        "from=yesterday",
-        "groupBy=tenant",
+        ("from=2026-11-02&to=2026-11-02", "to"),
+        ("from=2026-11-03&to=2026-11-02", "to"),
+        ("from=2024-01-01&to=2026-11-02", "to"),
+        ("from=2021-01-01", "from"),
+        ("from=9000-01-01", "from"),
+        ("from=9999-12-31&to=9999-12-31", "from"),
+        ("to=0001-01-01", "to"),
+        ("to=9999-12-31", "to"),
     ],
 )
-async def test_ranges_that_make_no_sense_are_refused(usage: Usage, query: str) -> None:
+async def test_ranges_that_make_no_sense_are_refused(usage: Usage, query: str, field: str) -> None:
     answer = await usage.http.get(f"/internal/tenants/tenant-a/stats?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("query", ["from=yesterday", "groupBy=tenant", "to=2026-02-30"])
+async def test_what_is_no_day_and_no_group_is_refused(usage: Usage, query: str) -> None:
+    answer = await usage.http.get(f"/internal/tenants/tenant-a/stats?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_one_end_of_a_range_says_the_other(usage: Usage) -> None:
+    until = await usage.stats("to=2026-03-15")
+    assert (until["from"], until["to"]) == ("2026-03-01", "2026-03-15")
+    month = await usage.stats("to=2026-03-01")
+    assert (month["from"], month["to"]) == ("2026-02-01", "2026-03-01")
+    today = now_utc().date()
+    since = await usage.stats(f"from={today}")
+    assert (since["from"], since["to"]) == (today.isoformat(), next_month(today).isoformat())
 
 
 async def test_reconcile_finds_nothing_when_all_is_well(usage: Usage, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class DictCache:
     async def find(self, tenant_id: str, keys: Sequence[str]) -> dict[str, Summary]:
         return {key: self.entries[tenant_id, key] for key in keys if (tenant_id, key) in self.entries}
 
-    async def put(self, tenant_id: str, key: str, summary: Summary) -> None:
+    async def put(self, tenant_id: str, key: str, summary: Summary, upgrade_id: str) -> None:
         self.entries[tenant_id, key] = summary
 
 

@@ -18,6 +18,7 @@ from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
 from tests.unit.usage_fixtures import ending, mixed_events, operation
 
+OLDEST = datetime(2026, 10, 19, 12, 0, tzinfo=UTC)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -157,16 +158,18 @@ def test_the_ledger_keeps_nothing_that_anybody_wrote() -> None:
         envelope("", recorded()),
         envelope("x" * 201, recorded()),
         envelope("e1", recorded(tokens_in=10**16)),
+        envelope("e1", recorded(occurred_at=NOW - timedelta(days=35, seconds=1))),
+        envelope("e1", recorded(occurred_at=datetime(2026, 10, 1))),  # noqa: DTZ001
     ],
 )
 def test_what_no_ledger_can_hold_is_refused(odd: Envelope) -> None:
     with pytest.raises(Unprocessable):
-        to_ledger_event(odd)
+        to_ledger_event(odd, OLDEST)
 
 
 def test_events_are_known_by_the_id_of_their_envelope() -> None:
-    assert to_ledger_event(envelope("copy", recorded())).event_id == "copy"
-    assert to_ledger_event(envelope("end", completed(UpgradeStatus.CACHED))).status == "cached"
+    assert to_ledger_event(envelope("copy", recorded()), OLDEST).event_id == "copy"
+    assert to_ledger_event(envelope("end", completed(UpgradeStatus.CACHED)), OLDEST).status == "cached"
 
 
 @given(st.lists(st.integers(min_value=0, max_value=LONGEST_MS), min_size=1, max_size=200))

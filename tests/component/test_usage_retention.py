@@ -1,0 +1,141 @@
+"""Removing old events from a real store: the numbers stay, and so does the possibility to recount them."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.usage.count_batch import CountBatch
+from services.usage.ledger_documents import COUNTERS
+from services.usage.ledger_store import LedgerStore
+from services.usage.recount import reconcile
+from services.usage.retention import Retention, SealedLedger
+from services.usage.stats import tenant_stats
+from shared.contracts.contract import format_utc, now_utc
+from shared.storage.sqlite import SqliteDatabase
+from tests.component.test_usage_ledger import Killed, Killing, Steps
+from tests.unit.usage_fixtures import mixed_events
+
+KEEP = timedelta(days=35)
+LATER = now_utc() + KEEP + timedelta(days=2)
+
+
+class Ledger:
+    def __init__(self, path: Path) -> None:
+        self.database = SqliteDatabase(path / "usage.sqlite3")
+        self.store = LedgerStore(self.database)
+        self.counters = self.database.collection(COUNTERS)
+        self.counting = CountBatch(self.store, self.store.registry, owner="one", lease_seconds=5.0)
+
+    async def remove_old(self, steps: Steps | None = None) -> int:
+        sealed: SealedLedger = self.store.sealed
+        if steps is not None:
+            sealed = cast(SealedLedger, Killing(sealed, steps))
+        return await Retention(sealed, KEEP).remove_old(LATER, format_utc(LATER))
+
+    async def left(self) -> int:
+        return len(await self.store.page_of_events(""))
+
+    async def numbers(self) -> list[Any]:
+        return [*await self.store.page_of_counters(""), *await self.store.page_of_rollups("")]
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = Ledger(tmp_path)
+    await ledger.database.start()
+    yield ledger
+    await ledger.database.stop(5)
+
+
+async def test_the_events_go_and_the_numbers_stay(ledger: Ledger) -> None:
+    await ledger.counting.count(mixed_events(1_200))
+    numbers = await ledger.numbers()
+    assert await ledger.remove_old() == 1_200
+    assert await ledger.left() == 0
+    assert await ledger.numbers() == numbers
+    found = await reconcile(ledger.store, attempts=1)
+    assert (found.differences, found.uncounted, found.moving, found.events) == ([], 0, 0, 0)
+
+
+async def test_what_is_young_stays(ledger: Ledger) -> None:
+    await ledger.counting.count(mixed_events(50))
+    soon = now_utc() + KEEP
+    assert await Retention(ledger.store.sealed, KEEP).remove_old(soon, format_utc(soon)) == 0
+    assert await ledger.left() == 50
+
+
+async def test_what_is_not_counted_stays(ledger: Ledger) -> None:
+    number = await ledger.store.registry.begin("slow", 0.0)
+    assert number is not None
+    await ledger.store.store(mixed_events(5, seed=3), number)
+    await ledger.counting.count(mixed_events(20))
+    assert await ledger.remove_old() == 20
+    assert await ledger.left() == 5
+    assert await ledger.counting.resume() == 1
+    assert (await reconcile(ledger.store, attempts=1)).clean
+
+
+@pytest.mark.parametrize("kill_before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("kill_at", range(16))
+async def test_killed_at_each_step(ledger: Ledger, kill_at: int, kill_before: bool) -> None:
+    await ledger.counting.count(mixed_events(700))
+    numbers = await ledger.numbers()
+    with pytest.raises(Killed):
+        await ledger.remove_old(Steps(kill_at, kill_before))
+    halfway = await reconcile(ledger.store, attempts=1)
+    assert (halfway.differences, halfway.moving) == ([], 0)
+    await ledger.remove_old()
+    assert await ledger.left() == 0
+    assert await ledger.numbers() == numbers
+    assert (await reconcile(ledger.store, attempts=1)).clean
+
+
+async def test_two_that_remove_at_once(ledger: Ledger) -> None:
+    """The second does every step at a moment when the first has already done it."""
+    await ledger.counting.count(mixed_events(900))
+
+    class Late(Killing):
+        def __getattr__(self, name: str) -> Any:
+            method = super().__getattr__(name)
+
+            async def step(*arguments: Any) -> Any:
+                answer = await method(*arguments)
+                if name in ("sealing", "events_among", "add_sealed"):
+                    await ledger.remove_old()
+                return answer
+
+            return step
+
+    late = cast(SealedLedger, Late(ledger.store.sealed, Steps(10**6, kill_before=True)))
+    await Retention(late, KEEP).remove_old(LATER, format_utc(LATER))
+    assert await ledger.left() == 0
+    assert (await reconcile(ledger.store, attempts=1)).clean
+
+
+async def test_a_difference_is_found_after_the_events_are_gone(ledger: Ledger) -> None:
+    await ledger.counting.count(mixed_events(100))
+    await ledger.remove_old()
+    await ledger.counters.update_one({"tenantId": "tenant-a", "period": "2026-11"}, {"$inc": {"tokens": -4}})
+    found = await reconcile(ledger.store, attempts=1)
+    assert [(d.tenant_id, d.where, d.meter, d.amount) for d in found.differences] == [
+        ("tenant-a", "2026-11", "tokens", -4)
+    ]
+
+
+async def test_no_step_is_begun_while_somebody_recounts(ledger: Ledger) -> None:
+    await ledger.counting.count(mixed_events(10))
+    await ledger.store.sealed.pause(LATER + timedelta(minutes=1))
+    assert await ledger.remove_old() == 0
+    await ledger.store.sealed.pause(LATER)
+    assert await ledger.remove_old() == 10
+
+
+async def test_stats_are_the_same_without_the_events(ledger: Ledger) -> None:
+    await ledger.counting.count(mixed_events(300))
+    day = now_utc().date().replace(year=2026, month=11, day=1)
+    before = await tenant_stats(ledger.store, "tenant-a", day, day.replace(day=29), "user")
+    await ledger.remove_old()
+    assert await tenant_stats(ledger.store, "tenant-a", day, day.replace(day=29), "user") == before

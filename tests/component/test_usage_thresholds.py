@@ -1,0 +1,197 @@
+"""Thresholds of quotas on a real store and a real broker: each is told once, whatever dies in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.usage.announcements import ANNOUNCED, OutboxAnnouncements
+from services.usage.count_batch import CountBatch
+from services.usage.increments import CounterKey
+from services.usage.ledger_store import LedgerStore
+from services.usage.plan_routes import plan_routes
+from services.usage.plan_store import PLANS, PlanStore
+from services.usage.thresholds import Thresholds
+from shared.contracts.contract import now_utc, period_of
+from shared.contracts.ids import new_id
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.contracts.plans import Plan, PlanChange
+from shared.contracts.quota_events import QuotaThresholdReached
+from shared.contracts.topics import QUOTA_THRESHOLD_REACHED
+from shared.messaging.cloudevents import decode
+from shared.messaging.producer import EventProducer
+from shared.messaging.settings import KafkaSettings
+from shared.messaging.topic_admin import create_topics
+from shared.messaging.topic_reading import read_all
+from shared.observability.service_http import internal_app
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import Telemetry
+from shared.storage.sqlite import SqliteDatabase
+from tests.component.test_usage_ledger import Killed
+from tests.unit.usage_fixtures import ending, operation
+
+PERIOD = period_of(now_utc())
+
+
+class Usage:
+    """A usage process's parts, all on one store; several may be made of one folder."""
+
+    def __init__(self, path: Path, kafka: KafkaSettings) -> None:
+        self.kafka = kafka
+        self.tenant = new_id()
+        self.database = SqliteDatabase(path / "usage.sqlite3")
+        self.ledger = LedgerStore(self.database)
+        self.plans = PlanStore(self.database.collection(PLANS))
+        self.producer = EventProducer(kafka, source="usage")
+        self.announcements = OutboxAnnouncements(self.database, self.producer)
+        away = KafkaSettings(_env_file=None, kafka_bootstrap_servers="127.0.0.1:1", kafka_enable_idempotence=False)
+        self.cut_off = OutboxAnnouncements(self.database, EventProducer(away, source="usage"))
+        self.announced = self.database.collection(ANNOUNCED)
+        self.thresholds = Thresholds(self.ledger, self.plans, self.announcements)
+        self.counting = self.new_counting()
+        app = internal_app(
+            Telemetry("usage", ObservabilitySettings()),
+            internal_token="t",
+            routers=[plan_routes(self.ledger, self.plans, self.thresholds.notice)],
+        )
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://usage", headers={INTERNAL_TOKEN_HEADER: "t"}
+        )
+
+    def new_counting(self, notice: Any = None) -> CountBatch:
+        notice = notice or self.thresholds.notice
+        return CountBatch(self.ledger, self.ledger.registry, owner=new_id(), lease_seconds=0.0, notice=notice)
+
+    async def use(self, tokens: int, period: str = PERIOD) -> None:
+        event = operation(new_id(), tenant_id=self.tenant, tokens_in=tokens, tokens_out=0, period=period)
+        await self.counting.count([event])
+
+    async def told(self) -> list[tuple[str, int, int]]:
+        """Meter, threshold and month of every announcement of the tenant, in the order of their ids."""
+        stored = await self.announced.find({"tenantId": self.tenant}, sort=[("_id", 1)])
+        reached = [QuotaThresholdReached.model_validate(record["facts"][0]["data"]) for record in stored]
+        return [(one.meter.value, one.threshold_percent, one.period.start.month) for one in reached]
+
+
+@pytest.fixture
+async def usage(tmp_path: Path, kafka_servers: str) -> AsyncIterator[Usage]:
+    kafka = KafkaSettings(_env_file=None, kafka_bootstrap_servers=kafka_servers, kafka_enable_idempotence=False)
+    await create_topics(kafka)
+    usage = Usage(tmp_path, kafka)
+    await usage.database.start()
+    await usage.producer.start()
+    yield usage
+    await usage.http.aclose()
+    await usage.producer.stop(1)
+    await usage.database.stop(5)
+
+
+async def test_each_threshold_is_told_once(usage: Usage) -> None:
+    this_month = now_utc().month
+    await usage.use(799_999)
+    assert await usage.told() == []
+    await usage.use(1)
+    assert await usage.told() == [("tokens", 80, this_month)]
+    await usage.use(100_000)
+    assert await usage.told() == [("tokens", 80, this_month)]
+    await usage.use(200_000)
+    both = [("tokens", 100, this_month), ("tokens", 80, this_month)]
+    assert await usage.told() == both
+    await usage.use(5)
+    assert await usage.told() == both
+    [first] = await usage.announced.find({"_id": f"{usage.tenant}|{PERIOD}|tokens|80"})
+    assert (first["facts"][0]["data"]["used"], first["facts"][0]["data"]["limit"]) == (800_000, 1_000_000)
+
+
+async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
+    change = PlanChange(plan=Plan.FREE, overrides={"upgrades": 1, "embeddings": 2})  # type: ignore[dict-item]
+    await usage.plans.set(usage.tenant, change)
+    await usage.counting.count(
+        [
+            ending("a" + new_id(), tenant_id=usage.tenant, period="2026-10"),
+            ending("b" + new_id(), tenant_id=usage.tenant, period="2026-09"),
+            ending("c" + new_id(), "original", tenant_id=usage.tenant, period="2026-08"),
+            operation(new_id(), tenant_id=usage.tenant, period="2026-10", embeddings=2),
+        ]
+    )
+    assert await usage.told() == [
+        ("upgrades", 100, 9),
+        ("upgrades", 80, 9),
+        ("embeddings", 100, 10),
+        ("embeddings", 80, 10),
+        ("upgrades", 100, 10),
+        ("upgrades", 80, 10),
+    ]
+
+
+async def test_an_unlimited_tenant_reaches_nothing(usage: Usage) -> None:
+    await usage.plans.set(usage.tenant, PlanChange(plan=Plan.ENTERPRISE))
+    await usage.use(10**12)
+    assert await usage.told() == []
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["before it was recorded", "after it was recorded"])
+async def test_a_crash_after_the_counting_loses_none_and_doubles_none(usage: Usage, noticed: bool) -> None:
+    async def dying(keys: Any) -> None:
+        if noticed:
+            await usage.thresholds.notice(keys)
+        raise Killed
+
+    event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
+    with pytest.raises(Killed):
+        await usage.new_counting(dying).count([event])
+    assert (await usage.ledger.counters(usage.tenant, PERIOD)).tokens == 1_000_005
+    # Another process, which remembers nothing.
+    fresh = Thresholds(usage.ledger, usage.plans, usage.announcements)
+    assert await usage.new_counting(fresh.notice).resume() == 1
+    assert [percent for _, percent, _ in await usage.told()] == [100, 80]
+
+
+async def test_processes_that_notice_at_once_tell_it_once(usage: Usage) -> None:
+    await usage.new_counting(_nobody).count(
+        [operation(new_id(), tenant_id=usage.tenant, tokens_in=900_000, period=PERIOD)]
+    )
+    key = CounterKey(usage.tenant, PERIOD)
+    several = [Thresholds(usage.ledger, usage.plans, usage.announcements) for _ in range(5)]
+    await asyncio.gather(*(one.notice([key]) for one in several))
+    assert len(await usage.told()) == 1
+
+
+async def test_a_smaller_plan_reaches_a_threshold_at_once(usage: Usage) -> None:
+    await usage.http.put(f"/internal/tenants/{usage.tenant}/plan", json={"plan": "PRO"})
+    await usage.use(900_000)
+    assert await usage.told() == []
+    answer = await usage.http.put(f"/internal/tenants/{usage.tenant}/plan", json={"plan": "FREE"})
+    assert (answer.json()["limits"]["tokens"], answer.json()["planVersion"]) == (1_000_000, 2)
+    assert [percent for _, percent, _ in await usage.told()] == [80]
+    answer = await usage.http.put(
+        f"/internal/tenants/{usage.tenant}/plan", json={"plan": "FREE", "overrides": {"tokens": None}}
+    )
+    assert answer.json()["limits"] == {"upgrades": 1000, "tokens": None, "embeddings": 10_000}
+
+
+async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage) -> None:
+    lonely = Thresholds(usage.ledger, usage.plans, usage.cut_off)
+    event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
+    await usage.new_counting(lonely.notice).count([event])
+    await usage.announcements.publish_due()
+    for number in range(2):
+        found = [
+            decode(QUOTA_THRESHOLD_REACHED, record.value, record.headers)
+            for record in await read_all(usage.kafka, QUOTA_THRESHOLD_REACHED)
+        ]
+        ours = [
+            envelope
+            for envelope in found
+            if isinstance(envelope.data, QuotaThresholdReached) and envelope.data.tenant_id == usage.tenant
+        ]
+        assert len({envelope.event_id for envelope in ours}) == 2
+        assert len(ours) == 2
+        await usage.announcements.publish_due()
+        assert number or await usage.announced.count({"unsettledSince": {"$exists": True}}) == 0
+
+
+async def _nobody(keys: Any) -> None: ...
