@@ -4,12 +4,22 @@ import argparse
 import asyncio
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
-from benchmarks import end_to_end, four_hops, gateway_accept, model_calls, report, stage_loop, two_workers
+from benchmarks import (
+    end_to_end,
+    faststream_loop,
+    four_hops,
+    gateway_accept,
+    model_calls,
+    report,
+    stage_loop,
+    two_workers,
+)
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
-from benchmarks.machine import machine
+from benchmarks.machine import busy_share, machine
 from benchmarks.pairs import Measured, Row
 from deploy.local.servers import ServerUnavailable
 
@@ -21,17 +31,18 @@ class Benchmark(Protocol):
     def __name__(self) -> str: ...
 
     @property
-    def ROWS(self) -> tuple[Row, ...]: ...  # noqa: N802 -- a module's constant
+    def ROWS(self) -> tuple[Row, ...]: ...
 
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers, gateway_accept)
-PEERS: tuple[Benchmark, ...] = ()
+PEERS: tuple[Benchmark, ...] = (faststream_loop,)
+_DISTURBING_SHARE = 0.2
 
 
 async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
-    """Runs what was asked for. Gives the exit code: 2 when nothing fits or a broker cannot be had."""
+    """Runs what was asked for. Gives the exit code: 2 when nothing fits or a broker cannot be had, 1 when one broke."""
     chosen = [
         (kind, module, rows)
         for module in (*BENCHMARKS, *(PEERS if peers else ()))
@@ -50,12 +61,24 @@ async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
         return 2
     print(f"machine: {machine()}", flush=True)
     everything = [row for module in (*BENCHMARKS, *PEERS) for row in module.ROWS]
+    broken = 0
     for kind, module, rows in chosen:
-        results = await module.measure(kind, rows)
+        busy = await busy_share()
+        if busy > _DISTURBING_SHARE:
+            print(f"something else takes {busy:.0%} of this machine: ratios will spread", flush=True)
+        try:
+            results = await module.measure(kind, rows)
+        except Exception:
+            broken = 1
+            print(
+                f"{', '.join(row.on(kind) for row in rows)}: could not be measured\n{traceback.format_exc()}",
+                flush=True,
+            )
+            continue
         for measured in results:
             print(report.line(measured), flush=True)
         report.write(results, everything)
-    return 0
+    return broken
 
 
 def _names(module: Benchmark, row: Row, kind: str) -> tuple[str, ...]:

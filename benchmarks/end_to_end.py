@@ -37,14 +37,14 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
     with tempfile.TemporaryDirectory(prefix="bench-e2e-") as folder:
         async with scripted_model(CALL_SECONDS) as model:
             environment = model_environment(model)
-            async with RunningStack(Path(folder), cluster=kind == KAFKA, environment=environment) as stack:
-                async with stack.client() as client:
-                    await _add_documents(client)
+            stack = RunningStack(Path(folder), cluster=kind == KAFKA, environment=environment)
+            async with stack, stack.client() as client:
+                await _add_documents(client)
 
-                    async def upgrades() -> Mapping[str, float]:
-                        return {"seconds": median([await _upgrade(client) for _ in range(_UPGRADES_PER_RUN)])}
+                async def upgrades() -> Mapping[str, float]:
+                    return {"seconds": median([await _upgrade(client) for _ in range(_UPGRADES_PER_RUN)])}
 
-                    pairs = await paired(upgrades, _model_time)
+                pairs = await paired(upgrades, _model_time)
     absolute = f"A {middle(pairs, 'a', 'seconds'):.3f} s, B {CALLS * CALL_SECONDS:.3f} s"
     return [Measured(ROW.on(kind), ROW, ratios(pairs, "seconds"), absolute)]
 

@@ -47,10 +47,10 @@ _HOPS = len(Stage)
 _FIRST_HOP_WITHIN_SECONDS = 30.0
 _UPGRADE_WITHIN_SECONDS = 10.0
 _SIDES = (
-    "A is the pipeline with work that does nothing: the gateway's accepted record, the three stages with their recorded "
-    "outputs, usage facts and progress events, and the reply that wakes the gateway; B is four bare aiokafka hops "
-    "(driver, three stages, a reply topic) that validate the same message, write one SQLite row with a commit of its own "
-    "and `synchronous=FULL`, and produce with acks=all. Both have a process for each stage and one for the driver"
+    "A is the pipeline with work that does nothing: the gateway's accepted record, the three stages with their "
+    "recorded outputs, usage facts and progress events, and the reply that wakes the gateway; B is four bare aiokafka "
+    "hops (driver, three stages, a reply topic) that validate the same message, write one SQLite row with a commit of "
+    "its own and `synchronous=FULL`, and produce with acks=all. Both have a process per stage and one for the driver"
 )
 ONE = Row("four-hops", "ms, p50", f"{_SIDES}. One upgrade at a time.", goal=1.5, better="less")
 EIGHT = Row("four-hops-8", "ms, p50", f"{_SIDES}. Eight upgrades in flight.", better="less")
@@ -148,10 +148,10 @@ class _Ours:
 
     def __init__(self, kind: str, url: str, folder: str, redis: str, name: str) -> None:
         self.settings = Broker(kind, url).settings()
-        self.telemetry = setup(name, ObservabilitySettings(_env_file=None, log_level="WARNING"))  # type: ignore[call-arg]
+        self.telemetry = setup(name, ObservabilitySettings(_env_file=None, log_level="WARNING"))
         self.producer = EventProducer(self.settings, source=name)
         self.database = SqliteDatabase(Path(folder) / f"{name}.sqlite3")
-        self.redis = open_redis(StorageSettings(_env_file=None, redis_url=redis))  # type: ignore[call-arg, arg-type]
+        self.redis = open_redis(StorageSettings(_env_file=None, redis_url=redis))
         self.progress = ProgressLog(self.redis)
 
     async def start(self) -> None:
@@ -318,7 +318,8 @@ class RawDriver(_Driver):
         await self._parts.start()
 
     async def drive(self) -> dict[str, float]:
-        return await self._with_replies(super().drive())
+        numbers: dict[str, float] = await self._with_replies(super().drive())
+        return numbers
 
     async def once(self) -> None:
         await self._with_replies(super().once())

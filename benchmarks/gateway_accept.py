@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.brokers import KAFKA, Broker, running
 from benchmarks.http_load import post_for
-from benchmarks.pairs import Measured, Row, middle, paired, percentile, ratios
+from benchmarks.pairs import BOTH, Measured, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
 from deploy.local.probes import http_ready
 from deploy.local.server_commands import HOST, ServerCommand, port_answers
@@ -22,8 +22,8 @@ from tests.component.gateway_world import API_KEY, TOKEN, VAULT_KEY, Siblings
 _PROJECT = Path(__file__).parent.parent
 _SECONDS = 3.0
 _SIDES = (
-    "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. B is "
-    "FastAPI on uvicorn whose every request validates, redacts, inserts with a commit of its own, publishes with "
+    "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. "
+    "B is FastAPI on uvicorn whose every request validates, redacts, inserts with a commit of its own, publishes with "
     "acks=all and does the XADD before it answers, without authentication. A conversation of 1 KB; the client is a "
     "process of its own"
 )
@@ -37,7 +37,10 @@ def _rate(connections: int) -> Row:
 def _durable(connections: int) -> Row:
     sentence = "The time from the request to the answer, by which the upgrade is durable"
     return Row(
-        f"gateway-durable-{connections}", "ms, p50", f"{sentence}; sides as gateway-accept-{connections}.", better="less"
+        f"gateway-durable-{connections}",
+        "ms, p50",
+        f"{sentence}; sides as gateway-accept-{connections}.",
+        better="less",
     )
 
 
@@ -77,8 +80,7 @@ async def _measure(
             results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
         else:
             absolute = ", ".join(
-                f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})"
-                for name, at in (("A", "a"), ("B", "b"))
+                f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})" for name, at in BOTH
             )
             results.append(Measured(row.on(kind), row, ratios(pairs, "p50"), absolute))
     return results

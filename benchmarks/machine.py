@@ -1,5 +1,6 @@
 """What the numbers were measured on."""
 
+import asyncio
 import os
 import platform
 import sys
@@ -31,3 +32,20 @@ def peak_resident_mb(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     raise OSError(f"/proc/{pid}/status names no VmHWM")
+
+
+async def busy_share(seconds: float = 1.0) -> float:
+    """How much of the machine's CPU time went to anything within `seconds`, 0..1; 0 where /proc does not tell."""
+    before = _cpu_times()
+    await asyncio.sleep(seconds)
+    after = _cpu_times()
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    idle = sum(spent[3:5])
+    return 1 - idle / sum(spent) if sum(spent) else 0.0
+
+
+def _cpu_times() -> list[int]:
+    try:
+        return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return []

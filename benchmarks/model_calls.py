@@ -1,4 +1,4 @@
-"""A thousand slow model calls at once in one worker process: is it the model that bounds it, and how large does it get?"""
+"""A thousand slow model calls at once in one worker process: does the model bound it, and how large does it get?"""
 
 import asyncio
 import tempfile
@@ -33,10 +33,10 @@ _ENVIRONMENT = {
 ROW = Row(
     "model-calls",
     "upgrades/s",
-    f"A is how many upgrades one upgrader process of the running stack ends per second, with {IN_FLIGHT:,} model calls of "
-    f"{CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} over the time in which that many end, lap by lap, after "
-    f"two that are not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks that "
-    f"the process never had more than {MOST_RSS_MB:g} MB.",
+    f"A is how many upgrades one upgrader process of the running stack ends per second, with {IN_FLIGHT:,} model calls "
+    f"of {CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} over the time in which so many end, lap by lap, "
+    f"after two that are not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks "
+    f"that the process never had more than {MOST_RSS_MB:g} MB.",
     goal=0.9,
 )
 ROWS = (ROW,)

@@ -2,13 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
 from typing import Literal
 
 Numbers = Mapping[str, float]
+SideName = Literal["a", "b"]
 Side = Callable[[], Awaitable[Numbers]]
 
 PAIRS = 5
+BOTH: tuple[tuple[str, SideName], ...] = (("A", "a"), ("B", "b"))
+"""For texts that say what each side measured."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ def ratios(pairs: Sequence[Pair], key: str) -> tuple[float, ...]:
     return tuple(pair.a[key] / pair.b[key] for pair in pairs)
 
 
-def middle(pairs: Sequence[Pair], side: Literal["a", "b"], key: str) -> float:
+def middle(pairs: Sequence[Pair], side: SideName, key: str) -> float:
     """The median of one number over all runs of a side."""
-    return median(getattr(pair, side)[key] for pair in pairs)
+    return median((pair.a if side == "a" else pair.b)[key] for pair in pairs)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value that `percent` of the values do not exceed (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(len(ordered) * percent / 100 + 0.5) - 1))]
+    return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]

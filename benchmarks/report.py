@@ -30,7 +30,7 @@ def write(results: Sequence[Measured], rows: Sequence[Row], folder: Path = _HERE
     table = "\n".join([_COLUMNS, *(lines[name] for name in known if name in lines)])
     meanings = "\n".join(f"- **{row.name}** ({row.unit}; {_aim(row)}): {row.sides}" for row in rows)
     (folder / "RESULTS.md").write_text(
-        f"# Results\n\nThe last run of each benchmark by `make bench`; how to read it stands in [README.md](README.md).\n\n"
+        f"# Results\n\nThe last run of each benchmark by `make bench`. [README.md](README.md) says how to read it.\n\n"
         f"Machine of the last run: {machine()}. The brokers, the sides and what loads them share these cores.\n\n"
         f"{table}\n\n## What A and B are\n\n{meanings}\n"
     )

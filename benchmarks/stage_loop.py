@@ -5,12 +5,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from benchmarks.brokers import Broker, running
-from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.pairs import BOTH, Measured, Row, middle, paired, ratios
 from benchmarks.side_process import side
 from benchmarks.upgrade_messages import preload
 from shared.contracts.topics import REWRITE
@@ -50,18 +51,18 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
                     "benchmarks.stage_loop:RunnerLoop", **here, traces=None if row is UNTRACED else traces
                 ) as ours:
                     pairs = await paired(
-                        lambda ours=ours, topic=topic: ours.call("consume", topic=topic),  # type: ignore[misc]
-                        lambda topic=topic: raw.call("consume", topic=topic),  # type: ignore[misc]
+                        partial(ours.call, "consume", topic=topic),
+                        partial(raw.call, "consume", topic=topic, messages=MESSAGES),
                     )
                 absolute = "; ".join(
-                    f"{name} {middle(pairs, at, 'per_second'):,.0f}/s ({middle(pairs, at, 'per_cpu_second'):,.0f}/CPU s)"
-                    for name, at in (("A", "a"), ("B", "b"))
+                    f"{name} {middle(pairs, at, 'per_second'):,.0f}/s, {middle(pairs, at, 'per_cpu_second'):,.0f}/CPU s"
+                    for name, at in BOTH
                 )
                 results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
 
 
-class _Stopwatch:
+class Stopwatch:
     """Wall and CPU time from the first message to the last."""
 
     def __init__(self, messages: int) -> None:
@@ -78,7 +79,7 @@ class RunnerLoop:
 
     def __init__(self, kind: str, url: str, traces: str | None) -> None:
         self._settings = Broker(kind, url).settings()
-        settings = ObservabilitySettings(_env_file=None, otel_exporter_otlp_endpoint=traces, log_level="WARNING")  # type: ignore[call-arg]
+        settings = ObservabilitySettings(_env_file=None, otel_exporter_otlp_endpoint=traces, log_level="WARNING")
         self._telemetry = setup("benchmark", settings)
         self._producer = EventProducer(self._settings, source="benchmark")
 
@@ -88,13 +89,13 @@ class RunnerLoop:
     async def consume(self, topic: str) -> dict[str, float]:
         """Reads the whole topic in a group of its own."""
         left = MESSAGES
-        watch: _Stopwatch | None = None
+        watch: Stopwatch | None = None
         numbers: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
 
         async def nothing(_: Envelope) -> None:
             nonlocal left, watch
             if watch is None:
-                watch = _Stopwatch(MESSAGES)
+                watch = Stopwatch(MESSAGES)
             left -= 1
             if not left:
                 numbers.set_result(watch.numbers())
@@ -130,20 +131,20 @@ class RawLoop:
 
     async def start(self) -> None: ...
 
-    async def consume(self, topic: str) -> dict[str, float]:
+    async def consume(self, topic: str, messages: int) -> dict[str, float]:
         """Reads the whole topic in a group of its own."""
         options = group_options(self._settings, f"bench.{uuid.uuid4().hex}")
         consumer = make_consumer(self._settings, max_partition_fetch_bytes=FETCH_BYTES, **options)
         consumer.subscribe([topic])
         await consumer.start()
-        left = MESSAGES
-        watch: _Stopwatch | None = None
+        left = messages
+        watch: Stopwatch | None = None
         numbers: dict[str, float] = {}
         try:
             while left:
                 batch = await consumer.getmany(timeout_ms=500)
                 if watch is None and batch:
-                    watch = _Stopwatch(MESSAGES)
+                    watch = Stopwatch(messages)
                 for records in batch.values():
                     for record in records:
                         RewriteTask.model_validate_json(record.value)

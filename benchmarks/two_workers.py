@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ from shared.messaging.producer import EventProducer
 from shared.messaging.stage_runner import StageRunner
 from shared.observability.settings import ObservabilitySettings
 from shared.observability.setup import setup
+from tests.conftest import eventually
 
 IN_FLIGHT = 64
 CALL_SECONDS = 0.5
@@ -67,10 +69,7 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             options["model"] = model if row is MODEL else None
             worker = "benchmarks.two_workers:Worker"
             async with side(worker, **options) as first, side(worker, **options) as second:
-                pairs = await paired(
-                    lambda first=first, second=second: _rate((first, second)),  # type: ignore[misc]
-                    lambda first=first: _rate((first,)),  # type: ignore[misc]
-                )
+                pairs = await paired(partial(_rate, (first, second)), partial(_rate, (first,)))
             absolute = f"A {middle(pairs, 'a', 'per_second'):.0f}/s, B {middle(pairs, 'b', 'per_second'):.0f}/s"
             results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
@@ -81,15 +80,17 @@ async def _rate(workers: Sequence[SideProcess]) -> Mapping[str, float]:
     group = f"bench.{uuid.uuid4().hex}"
     await asyncio.gather(*(worker.call("read", group=group) for worker in workers))
     try:
-        async with asyncio.timeout(_JOINED_WITHIN_SECONDS):
-            while not all([await worker.call("works") for worker in workers]):
-                await asyncio.sleep(0.1)
+        await eventually(lambda: _all_work(workers), _JOINED_WITHIN_SECONDS)
         await asyncio.sleep(_SETTLE_SECONDS)
         since = time.monotonic()
         await asyncio.sleep(_WINDOW_SECONDS)
         return {"per_second": sum([await worker.call("rate", since=since) for worker in workers])}
     finally:
         await asyncio.gather(*(worker.call("rest") for worker in workers))
+
+
+async def _all_work(workers: Sequence[SideProcess]) -> bool:
+    return all([await worker.call("works") for worker in workers])
 
 
 class Worker:
@@ -100,7 +101,7 @@ class Worker:
         # So few that the model is the bound, and whole waves of calls can be told apart.
         self._settings = settings.model_copy(update={"stage_concurrency": IN_FLIGHT})
         self._topic = replace(REWRITE, name=topic)
-        self._telemetry = setup("benchmark", ObservabilitySettings(_env_file=None, log_level="WARNING"))  # type: ignore[call-arg]
+        self._telemetry = setup("benchmark", ObservabilitySettings(_env_file=None, log_level="WARNING"))
         self._producer = EventProducer(settings, source="benchmark")
         self._wave = IN_FLIGHT if model else 1
         self._client = _client(model) if model else None
@@ -169,5 +170,5 @@ class Worker:
 
 
 def _client(url: str) -> ModelClient:
-    values = {"openai_base_url": url, "model_max_in_flight": IN_FLIGHT}
-    return ModelClient(ModelSettings(_env_file=None, **values))  # type: ignore[call-arg, arg-type]
+    settings = ModelSettings(_env_file=None, openai_base_url=url)
+    return ModelClient(settings.model_copy(update={"model_max_in_flight": IN_FLIGHT}))

@@ -96,8 +96,8 @@ class AcceptedRecord(Contract):
     def erased_task(self) -> str:
         """The message without anything its client said: still good for ending the upgrade."""
         task = self.first_task()
-        gone: dict[str, Any] = {"user_prompt": ERASED, "conversation_history": [], "placeholder_counts": {}, "sealed_pii": None}
-        return task.model_copy(update=gone).model_dump_json(by_alias=True)
+        gone: dict[str, Any] = {"user_prompt": ERASED, "conversation_history": [], "placeholder_counts": {}}
+        return task.model_copy(update={**gone, "sealed_pii": None}).model_dump_json(by_alias=True)
 
     def has_ended(self) -> bool:
         return self.outcome != UpgradeStatus.ACCEPTED

@@ -83,16 +83,19 @@ class AdminRoutes:
             if not is_uuid(tenant_id) or await self._tenants.find(tenant_id.lower()) is None:
                 raise no_such_workspace()
             quota = await self._change(request, tenant_id.lower(), change)
-        except (UsageUnavailable, AdmissionUnavailable, StorageUnavailable):
-            raise unavailable("The change may not count everywhere yet: ask for it again.") from None
+        except StorageUnavailable:
+            raise unavailable() from None
         view = PlanView(tenant_id=quota.tenant_id, plan=quota.plan, overrides=change.overrides, limits=quota.limits)
         return Response(view.to_json(), media_type="application/json")
 
     async def _change(self, request: Request, tenant_id: str, change: PlanChange) -> TenantQuota:
         details = change.to_document()
         async with self._audit.change(tenant_id, operator_of(request), Action.PLAN_CHANGED, tenant_id, details):
-            quota = await self._plans.set_plan(tenant_id, change)
-            await self._limits.set_limits(quota)
+            try:
+                quota = await self._plans.set_plan(tenant_id, change)
+                await self._limits.set_limits(quota)
+            except (UsageUnavailable, AdmissionUnavailable):
+                raise unavailable("The change may not count everywhere yet: ask for it again.") from None
         return quota
 
     async def _require_key(self, request: HTTPConnection) -> None:

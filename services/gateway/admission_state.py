@@ -18,6 +18,7 @@ from services.gateway.admission_terms import (
     Verdict,
 )
 from shared.contracts import redis_keys
+from shared.contracts.ids import new_id
 from shared.contracts.plans import Limits, Meter, Plan, TenantQuota
 
 CLAIM_LIFE_MS = 24 * 3600 * 1000
@@ -123,6 +124,12 @@ class AdmissionState:
         """A change of plan, for all replicas at once. A state that is cold learns of it when it is rebuilt."""
         _, _, _, version, plan, *limits = _base(quota)
         await self._connection.run("set_limits", _keys(quota.tenant_id, quota.period), version, plan, *limits)
+
+    async def failure(self, address_hash: str, now_ms: int, most: int) -> tuple[bool, int]:
+        """Notes a refused credential: whether it was within the limit, and the ms until that changes."""
+        keys = [redis_keys.failed_authentication(address_hash)]
+        allowed, frees_ms = await self._connection.run("failure", keys, now_ms, RATE_WINDOW_MS, most, new_id())
+        return bool(allowed), int(frees_ms)
 
 
 def _keys(tenant_id: str, period: str) -> list[str]:

@@ -12,8 +12,10 @@ from starlette.types import ASGIApp
 
 from services.gateway.accept import AcceptUpgrade
 from services.gateway.accepted_store import ACCEPTED, AcceptedStore
-from services.gateway.admission import Admission, OpenAdmission
+from services.gateway.admission import Admissions
+from services.gateway.app_admission import AdmissionParts, admission_parts
 from services.gateway.app_identity import IdentityParts, identity_parts
+from services.gateway.app_plans import plan_routers
 from services.gateway.caller import Identify
 from services.gateway.client_address import parse_networks
 from services.gateway.document_routes import DocumentRoutes
@@ -27,7 +29,7 @@ from services.gateway.rag_http import RagDocuments
 from services.gateway.record_marks import RecordMarks
 from services.gateway.routes import UpgradeRoutes
 from services.gateway.settings import GatewaySettings
-from services.gateway.sweep_closing import CountedSweep, EndingSweep
+from services.gateway.sweep_closing import EndingSweep
 from services.gateway.sweep_deadlines import DeadlineSweep
 from services.gateway.sweep_publishing import PublishingSweep
 from services.gateway.upgrade_route import UpgradeRoute
@@ -39,7 +41,6 @@ from shared.contracts.ids import new_id
 from shared.contracts.schema_files import example_file
 from shared.contracts.topics import TOPICS
 from shared.messaging.cluster_watch import ClusterWatch
-from shared.messaging.ledger_client import LedgerClient
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog, ReplyListener
 from shared.observability.periodic import Periodic
@@ -100,7 +101,6 @@ class _Parts:
     creations: IdempotentCreations
     producer: EventProducer
     watch: ClusterWatch
-    ledger: LedgerClient
     results: UpgradeResults
     documents: RagDocuments
     progress: ProgressLog
@@ -108,10 +108,11 @@ class _Parts:
     publisher: TaskPublisher
     waiters: Waiters
     identity: IdentityParts
+    admission: AdmissionParts
 
 
 def build_app(
-    settings: GatewaySettings, *, identify: Identify | None = None, admission: Admission | None = None
+    settings: GatewaySettings, *, identify: Identify | None = None, admissions: Admissions | None = None
 ) -> GatewayApp:
     """All adapters of the gateway, wired; nothing is started yet."""
     telemetry = setup(SERVICE, settings)
@@ -120,9 +121,10 @@ def build_app(
     identify = identify or parts.identity.identify
     accept = AcceptUpgrade(
         records=parts.store,
-        admission=admission or OpenAdmission(),
+        admissions=admissions or parts.admission.admissions,
         documents=parts.documents,
         vault=parts.vault,
+        bounds=parts.admission.bounds,
         deadline_seconds=settings.upgrade_deadline_seconds,
         replica_id=replica_id,
     )
@@ -132,8 +134,8 @@ def build_app(
     components: tuple[Component, ...] = (
         parts.database,
         *parts.identity.components,
+        *parts.admission.components,
         parts.results,
-        parts.ledger,
         parts.documents,
         parts.marks,
         BrokerConnection(parts.producer),
@@ -154,8 +156,9 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
     producer = EventProducer(settings, source=SERVICE)
     watch = ClusterWatch(settings)
     results = UpgradeResults(settings.upgrader_url, token)
-    marks = RecordMarks(store, count_end)
     vault = Vault.from_settings(settings)
+    admission = admission_parts(settings, database=database, store=store, vault=vault)
+    marks = RecordMarks(store, count_end, admission.admissions.settle)
     creations = IdempotentCreations(database.collection(CREATIONS))
     documents = RagDocuments(settings.rag_url, token)
     return _Parts(
@@ -167,7 +170,6 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
         creations=creations,
         producer=producer,
         watch=watch,
-        ledger=LedgerClient(settings.usage_url, token),
         results=results,
         documents=documents,
         progress=ProgressLog(redis),
@@ -182,7 +184,9 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
             store=store,
             creations=creations,
             documents=documents,
+            on_refused=admission.failures,
         ),
+        admission=admission,
     )
 
 
@@ -217,7 +221,13 @@ def _http(
         identify=identify,
         trusted_proxies=parse_networks(settings.trusted_proxies),
         upgrade=upgrade.post,
-        routers=[upgrades.router(), documents.router(), *parts.identity.routers],
+        routers=[
+            upgrades.router(),
+            documents.router(),
+            *parts.identity.routers,
+            *parts.admission.routers,
+            *plan_routers(settings, parts.identity, parts.admission),
+        ],
         asyncapi=_asyncapi(),
         event_examples={topic.name: json.loads(example_file(topic).read_text()) for topic in TOPICS},
         allowed_origins=settings.allowed_origins,
@@ -252,7 +262,7 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
         Periodic("publishing sweep", publishing.run, _SWEEP_EVERY_SECONDS),
         Periodic("ending sweep", EndingSweep(store, results, waiters, marks).run, _SWEEP_EVERY_SECONDS),
         Periodic("deadline sweep", DeadlineSweep(store, results, waiters, publisher).run, _SWEEP_EVERY_SECONDS),
-        Periodic("counted sweep", CountedSweep(store, parts.ledger).run, _SWEEP_EVERY_SECONDS),
         Periodic("expiry", forget_old, _EXPIRY_EVERY_SECONDS),
         *parts.identity.background,
+        *parts.admission.background,
     ]

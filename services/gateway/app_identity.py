@@ -52,6 +52,7 @@ class IdentityParts:
 
     identify: Identity
     audit: AuditTrail
+    workspaces: Workspaces
     components: tuple[Component, ...]
     background: tuple[Periodic, ...]
     routers: tuple[APIRouter, ...]
@@ -93,6 +94,7 @@ def identity_parts(
     return IdentityParts(
         identify=identify,
         audit=audit,
+        workspaces=workspaces,
         components=(
             DemoWorkspace(workspaces),
             upgrader,

@@ -65,6 +65,9 @@ class RemoteKeys:
         age = self._age()
         if age is None or age > _USABLE_SECONDS:
             await self._first_keys()
+            if self._find(algorithm, key_id) is None:
+                # These keys are as new as can be: looking again at once would find no more.
+                self._looked_for_unknown_at = self._clock()
         elif age > _FRESH_SECONDS and self._may_try():
             self._fetch()
         key = self._find(algorithm, key_id)
@@ -78,8 +81,6 @@ class RemoteKeys:
     async def _first_keys(self) -> None:
         if self._fetching is None and not self._may_try():
             raise KeysUnavailable
-        # What is asked for now is looked for now: if it is not among them, looking again at once would find no more.
-        self._looked_for_unknown_at = self._clock() if self._fetched_at is None else self._looked_for_unknown_at
         await asyncio.shield(self._fetch())
         age = self._age()
         if age is None or age > _USABLE_SECONDS:

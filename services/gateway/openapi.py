@@ -26,7 +26,9 @@ _REQUEST_MODELS: tuple[type[BaseModel], ...] = (
 )
 _ANSWER_MODELS: tuple[type[BaseModel], ...] = (UpgradeView, ProblemDetails)
 _SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"bearer": []}]
+_OPERATOR_SECURITY: list[dict[str, list[str]]] = [{"operatorKey": []}]
 _SECURITY_SCHEMES = {
+    "operatorKey": {"type": "apiKey", "in": "header", "name": "X-Admin-Key"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
@@ -65,7 +67,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    operation["security"] = _SECURITY
+    operation["security"] = _OPERATOR_SECURITY if path.startswith("/api/admin/") else _SECURITY
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "A problem: " + ", ".join(sorted(PROBLEMS)),

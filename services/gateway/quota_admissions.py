@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,14 +11,14 @@ from services.gateway.admission import Admission, Claim, Hold, Rate
 from services.gateway.admission_connection import AdmissionUnavailable
 from services.gateway.admission_state import AdmissionState
 from services.gateway.admission_terms import Admit, Admitted, MeterState, QuotaState, Settled
-from services.gateway.held_work import LOOK_AGAIN, EndedWork
-from services.gateway.periods import end_of_period
+from services.gateway.held_work import LOOK_AGAIN, EndedWork, HeldWork
 from services.gateway.problem_details import ProblemError
 from services.gateway.rebuild import Rebuild, RebuildFailed
 from services.gateway.settlement import Settlement
 from services.gateway.usage_http import UsageUnavailable
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
+from shared.contracts.quota_events import QuotaPeriod
 from shared.observability.logs import get_logger
 from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
@@ -72,12 +72,13 @@ class QuotaAdmissions:
             return Admission(at, rate)
         raise self._refusal(answer, hold.period, rate)
 
-    async def admit_document(self, hold: Hold) -> None:
+    async def admit_document(self, hold: Hold) -> Admission:
         """As `admit`, for the indexing of a document, which is not rate limited."""
-        answer, _ = await self._decide(hold, 0)
+        answer, at = await self._decide(hold, 0)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict != "admitted":
             raise self._refusal(answer, hold.period, None)
+        return Admission(at, None)
 
     def release(self, hold: Hold) -> None:
         """Gives the hold back, again and again while Redis is out: nothing else would for as long as it may live."""
@@ -87,7 +88,14 @@ class QuotaAdmissions:
         async with _told_as_problems():
             await self._state.forget_claim(hold.tenant_id, hold.key_hash or "", claim.upgrade_id)
 
-    async def settle(self, ended: list[EndedWork]) -> None:
+    async def settle_document(self, tenant_id: str, period: str, work: HeldWork) -> None:
+        """Makes the hold of a document that is done with what was really used. As `settle`."""
+        tokens, embeddings = sum(item.tokens for item in work.spent), sum(item.embeddings for item in work.spent)
+        settled = Settled(work.hold_id, 0, tokens, embeddings)
+        with contextlib.suppress(AdmissionUnavailable):
+            await self._state.settle(tenant_id, period, [settled], _ms(self._clock() + LOOK_AGAIN))
+
+    async def settle(self, ended: Sequence[EndedWork]) -> None:
         """Makes holds of ended upgrades what was really used. What fails here, the sweep does later."""
         by_state: dict[tuple[str, str], list[Settled]] = {}
         for work in ended:
@@ -198,7 +206,7 @@ class QuotaAdmissions:
 
 def quota_exceeded(meter: MeterState, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
     """The refusal that says which meter has no room, and when it starts anew."""
-    resets_at = end_of_period(period)
+    resets_at = QuotaPeriod.of(period).end
     # What is held may be given back any moment; what is used stays until the month is over.
     wait = 5 if meter.held else max(1, round((resets_at - now).total_seconds()))
     return ProblemError(

@@ -6,8 +6,8 @@ never will be.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from shared.observability.logs import get_logger
 from shared.storage.documents import StorageUnavailable
@@ -32,7 +32,7 @@ async def record_in_time(
     `until` is in monotonic seconds. Raises StorageUnavailable when it came too late; then, and whenever nothing is
     recorded, the hold is given back: after `take_back` where a record may exist.
     """
-    recording = asyncio.ensure_future(_as_task(record))
+    recording = asyncio.create_task(_as_task(record))
     try:
         await asyncio.wait([recording], timeout=max(0.0, until - time.monotonic()))
     except asyncio.CancelledError:
@@ -41,9 +41,11 @@ async def record_in_time(
     if not recording.done():
         _in_background(_give_up(recording, take_back, release))
         raise StorageUnavailable("the record was not written in time")
-    if recording.exception() is not None:
-        release()
-    elif recording.result() is not None:
+    failure = recording.exception()
+    if isinstance(failure, StorageUnavailable):
+        # Whether it was written after all, nobody knows.
+        _in_background(_give_up(recording, take_back, release))
+    elif failure is not None or recording.result() is not None:
         release()
     elif time.monotonic() > until:
         # This process slept. By now another one may have rebuilt the state without this record.
@@ -57,20 +59,22 @@ async def _as_task(record: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _give_up(
-    recording: "asyncio.Future[object]", take_back: Callable[[], Awaitable[None]], release: Callable[[], None]
+    recording: asyncio.Task[T], take_back: Callable[[], Awaitable[None]], release: Callable[[], None]
 ) -> None:
     await asyncio.wait([recording])
+    failure = recording.exception()
     try:
-        if recording.exception() is None and recording.result() is None:
+        if isinstance(failure, StorageUnavailable) or (failure is None and recording.result() is None):
             await take_back()
     except StorageUnavailable:
-        # The record stands and keeps its hold; it is an upgrade that its client was not told of.
+        # If the record stands, it keeps its hold: it is an upgrade then that its client was not told of. If it does
+        # not, that is found when the hold is due.
         log.warning("record_not_taken_back")
         return
     release()
 
 
-def _in_background(work: "Awaitable[None]") -> None:
-    task = asyncio.ensure_future(work)
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
     _taking_back.add(task)
     task.add_done_callback(_taking_back.discard)

@@ -22,8 +22,17 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
     demo_api_key: SecretStr | None = Field(
         default=None, description="API key of the demo tenant; unset: nobody has one"
     )
+    admin_api_key: SecretStr | None = Field(
+        default=None, description="key of the operators' routes (X-Admin-Key); unset: there are no such routes"
+    )
     cors_allowed_origins: str = Field(
         default="", description="origins that browsers may call from, comma-separated, or *"
+    )
+    rate_limit_per_minute: int = Field(
+        default=60,
+        ge=0,
+        le=1_000_000,
+        description="upgrades accepted in any 60 s of one user, or of one credential where nobody is named; 0: any",
     )
     upgrade_deadline_seconds: float = Field(default=60.0, ge=1, le=600, description="time an upgrade has until it ends")
     result_retention_days: int = Field(default=30, ge=1, le=3650, description="how long upgrades can be read")
@@ -39,6 +48,10 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
     trusted_proxies: str = Field(
         default="", description="addresses and networks whose X-Forwarded-For is believed, comma-separated"
     )
+    # What the stages are told too: an upgrade holds as much as they may spend.
+    model_attempts: int = Field(default=3, ge=1, le=10, description="requests per call, without its repair")
+    summarizer_max_tokens: int = Field(default=600, ge=64, le=8000, description="longest summary, in model tokens")
+    upgrader_max_tokens: int = Field(default=2000, ge=64, le=32000, description="longest rewrite, in model tokens")
     summarizer_url: str = Field(default="http://127.0.0.1:8081", description="base URL of the summarizer")
     upgrader_url: str = Field(default="http://127.0.0.1:8083", description="base URL of the upgrader")
     rag_url: str = Field(default="http://127.0.0.1:8082", description="base URL of rag")

@@ -27,17 +27,33 @@ class UpgradeViews:
 
         `task` is the record's message for who has it at hand.
         """
-        if result is not None:
-            return self._ended(record, result)
-        return self._accepted(record, task or UpgradeTask.model_validate_json(record.task))
+        try:
+            if result is not None:
+                return self._ended(record, result)
+            return self._accepted(record, task or UpgradeTask.model_validate_json(record.task))
+        except SealBroken:
+            log.error("placeholder_map_not_opened", upgrade_id=record.upgrade_id)
+            return self._unreadable(record)
 
     def _accepted(self, record: AcceptedRecord, task: UpgradeTask) -> UpgradeView:
+        user_prompt = restore(task.user_prompt, self._values(record, []))
+        return self._empty(record, UpgradeStatus.ACCEPTED, user_prompt)
+
+    def _unreadable(self, record: AcceptedRecord) -> UpgradeView:
+        """Without its values not even the prompt can be given back: placeholders would pass for what was typed."""
+        detail = "The values that were taken out of this upgrade cannot be read any more. Please send it again."
+        return self._empty(record, UpgradeStatus.FAILED, "", UpgradeError(code="content_unreadable", detail=detail))
+
+    @staticmethod
+    def _empty(
+        record: AcceptedRecord, status: UpgradeStatus, user_prompt: str, error: UpgradeError | None = None
+    ) -> UpgradeView:
         return UpgradeView(
             id=record.upgrade_id,
-            status=UpgradeStatus.ACCEPTED,
+            status=status,
             mode=None,
             language=None,
-            user_prompt=restore(task.user_prompt, self._values(record, [])),
+            user_prompt=user_prompt,
             user_ref=record.user_ref,
             upgraded_prompt=None,
             reasoning="",
@@ -48,9 +64,9 @@ class UpgradeViews:
             model=None,
             usage=UsageView(),
             warnings=[],
-            error=None,
+            error=error,
             created_at=record.created_at,
-            completed_at=None,
+            completed_at=record.deadline if status == UpgradeStatus.FAILED else None,
             latency_ms=None,
         )
 
@@ -89,17 +105,13 @@ class UpgradeViews:
         )
 
     def _values(self, record: AcceptedRecord, added: Sequence[SealedText]) -> dict[str, str]:
-        """What each placeholder stands for: the client's own values, and what stages added."""
+        """What each placeholder stands for: the client's own values, and what stages added. Raises SealBroken."""
         values: dict[str, str] = {}
         for sealed in [record.sealed_pii, *added]:
             if sealed is None:
                 continue
-            try:
-                opened = self._vault.open(sealed, tenant_id=record.tenant_id, subject_id=record.upgrade_id)
-                found = PlaceholderMap.from_json(opened).values()
-            except (SealBroken, ValueError) as error:
-                log.error("placeholder_map_not_opened", upgrade_id=record.upgrade_id, error=type(error).__name__)
-                continue
+            opened = self._vault.open(sealed, tenant_id=record.tenant_id, subject_id=record.upgrade_id)
+            found = PlaceholderMap.from_json(opened).values()
             # A stage's map may repeat the client's placeholders; the client's own values come first.
             values = {**found, **values}
         return values

@@ -94,6 +94,7 @@ class Retrieval:
             stage=Stage.RAG,
             chunks=chunks,
             sealed_pii=sealed,
+            placeholder_counts=placeholders.counts(),
             usage=_usage(result, latency_ms),
             warnings=_warnings(result),
         )

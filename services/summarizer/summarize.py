@@ -5,15 +5,17 @@ summary of its earlier part: each message is read by the model once.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
+from shared.contracts.contract import now_utc
 from shared.contracts.problems import WarningCode
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,
     ConversationMessage,
+    SealedText,
     Stage,
     StageOutput,
     Summary,
@@ -23,8 +25,8 @@ from shared.contracts.upgrade_tasks import (
 
 WINDOW_MESSAGES = 10
 COMPONENT = "summarizer"
-RESERVE_SECONDS = 5.0
-"""Left of the deadline for the stages behind this one: a late summary is worth less than an answer."""
+SHARE_OF_TIME = 0.4
+"""Of the time that is left until the deadline: a model that hangs here must not cost the stages behind it theirs."""
 
 
 class SummaryCache(Protocol):
@@ -42,6 +44,8 @@ class ModelSummary:
     summary: Summary
     usage: ComponentUsage
     warnings: tuple[UpgradeWarning, ...] = ()
+    sealed_additions: SealedText | None = None
+    placeholder_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class SummaryFailed(Exception):
@@ -71,7 +75,13 @@ def conversation_keys(history: Sequence[ConversationMessage], version: str) -> l
     return keys
 
 
-async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel, version: str) -> StageOutput:
+async def summarize(
+    task: UpgradeTask,
+    cache: SummaryCache,
+    model: SummaryModel,
+    version: str,
+    clock: Callable[[], datetime] = now_utc,
+) -> StageOutput:
     """The summarizer's output for one upgrade. A model that is out costs the summary, not the upgrade."""
     history = task.conversation_history
     keys = conversation_keys(history, version)
@@ -83,7 +93,7 @@ async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel,
         return StageOutput(stage=Stage.SUMMARIZER, summary=previous, usage=[hit])
     unread = history[covered:][-WINDOW_MESSAGES:]
     try:
-        made = await model.summarize(task, previous, unread, task.deadline - timedelta(seconds=RESERVE_SECONDS))
+        made = await model.summarize(task, previous, unread, clock() + (task.deadline - clock()) * SHARE_OF_TIME)
     except SummaryFailed as failure:
         warning = UpgradeWarning(code=WarningCode.SUMMARY_SKIPPED, detail=failure.detail)
         return StageOutput(
@@ -92,5 +102,14 @@ async def summarize(task: UpgradeTask, cache: SummaryCache, model: SummaryModel,
             usage=[failure.usage] if failure.usage else [],
             warnings=[warning],
         )
-    await cache.put(task.tenant_id, keys[-1], made.summary, task.upgrade_id)
-    return StageOutput(stage=Stage.SUMMARIZER, summary=made.summary, usage=[made.usage], warnings=list(made.warnings))
+    if made.sealed_additions is None:
+        # Otherwise it speaks of values that only this upgrade can open.
+        await cache.put(task.tenant_id, keys[-1], made.summary, task.upgrade_id)
+    return StageOutput(
+        stage=Stage.SUMMARIZER,
+        summary=made.summary,
+        sealed_pii=made.sealed_additions,
+        placeholder_counts=dict(made.placeholder_counts),
+        usage=[made.usage],
+        warnings=list(made.warnings),
+    )

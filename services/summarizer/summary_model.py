@@ -40,7 +40,7 @@ class LlmSummaryModel(SummaryModel):
     async def summarize(
         self, task: UpgradeTask, previous: Summary | None, messages: Sequence[ConversationMessage], deadline: datetime
     ) -> ModelSummary:
-        view = ModelView.for_task(task, self._vault)
+        view = ModelView(task, self._vault)
         sections = {"conversation": view.reveal("\n\n".join(f"{m.role}: {m.content}" for m in messages))}
         if previous is not None:
             sections["previous_summary"] = view.reveal(orjson.dumps(previous.to_document()).decode())
@@ -59,9 +59,12 @@ class LlmSummaryModel(SummaryModel):
         except ModelError as error:
             usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None
             raise SummaryFailed(error.detail, usage) from error
+        summary = _concealed(completion.value, view)
         return ModelSummary(
-            summary=_concealed(completion.value, view),
+            summary=summary,
             usage=component_usage(COMPONENT, "summarize", completion.usage),
+            sealed_additions=view.sealed_additions(),
+            placeholder_counts=view.placeholder_counts(),
             warnings=tuple(usage_warnings(completion.usage)),
         )
 

@@ -11,6 +11,7 @@ from shared.contracts.upgrade_tasks import (
     ComponentUsage,
     GivenUp,
     GiveUpReason,
+    SealedText,
     Stage,
     StageOutput,
     UpgradeTask,
@@ -27,8 +28,11 @@ _WARNING_OF_REASON = {
 
 def upgraded(request: RewriteRequest, rewrite: Rewrite, now: datetime) -> UpgradeResult:
     """The end of an upgrade whose prompt was rewritten."""
+    common = _common(request.task, [*_usage_so_far(request.task), rewrite.usage], now)
+    if rewrite.sealed_additions is not None:
+        common["sealed_pii"] = [*_sealed_so_far(request.task), rewrite.sealed_additions]
     return UpgradeResult(
-        **_common(request.task, [*_usage_so_far(request.task), rewrite.usage], now),
+        **common,
         status=UpgradeStatus.UPGRADED,
         mode=request.mode,
         language=request.language,
@@ -101,13 +105,17 @@ def _common(task: UpgradeTask, usage: list[ComponentUsage], now: datetime) -> di
         "user_ref": task.user_ref,
         "origin": task.origin,
         "user_prompt": task.user_prompt,
-        "sealed_pii": [output.sealed_pii for output in task.outputs if output.sealed_pii],
+        "sealed_pii": _sealed_so_far(task),
         "usage": usage,
         "period": task.period,
         "created_at": task.created_at,
         "completed_at": now,
         "latency_ms": max(0, round((now - task.created_at).total_seconds() * 1000)),
     }
+
+
+def _sealed_so_far(task: UpgradeTask) -> list[SealedText]:
+    return [output.sealed_pii for output in task.outputs if output.sealed_pii]
 
 
 def _usage_so_far(task: UpgradeTask) -> list[ComponentUsage]:

@@ -9,6 +9,7 @@ from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason, Stage, UpgradeTask
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
+from shared.messaging.one_at_a_time import OneAtATime
 from shared.messaging.progress import ProgressLog
 
 _ENDS_AT_ONCE = (GiveUpReason.DEADLINE, GiveUpReason.EXPIRED)
@@ -21,6 +22,7 @@ class EndingStage:
         self._results = results
         self._model = model
         self._progress = progress
+        self._at_work = OneAtATime()
 
     async def handle(self, envelope: Envelope) -> None:
         """Returns when the end is recorded. Raises Transient when store or broker are out."""
@@ -28,13 +30,8 @@ class EndingStage:
         if task.given_up and task.given_up.reason in _ENDS_AT_ONCE:
             await self.give_up(envelope, task.given_up)
             return
-        result = await self._results.find(task.upgrade_id)
-        if result is None:
-            await self._progress.stage(task, Stage.UPGRADER, "started")
-            result = await self._results.end(task, await self._rewritten(task))
-            await self._progress.stage(
-                task, Stage.UPGRADER, "finished", result.usage[-1].latency_ms if result.usage else 0
-            )
+        async with self._at_work.on(task.upgrade_id):
+            result = await self._results.find(task.upgrade_id) or await self._rewrite_and_record(task)
         await self._tell(task, result)
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
@@ -47,6 +44,13 @@ class EndingStage:
             result = await self._results.end(task, end)
             await self._progress.stage(task, Stage.UPGRADER, "skipped", 0)
         await self._tell(task, result)
+
+    async def _rewrite_and_record(self, task: UpgradeTask) -> UpgradeResult:
+        await self._progress.stage(task, Stage.UPGRADER, "started")
+        result = await self._results.end(task, await self._rewritten(task))
+        latency_ms = result.usage[-1].latency_ms if result.usage else 0
+        await self._progress.stage(task, Stage.UPGRADER, "finished", latency_ms)
+        return result
 
     async def _rewritten(self, task: UpgradeTask) -> UpgradeResult:
         request = request_for(task)

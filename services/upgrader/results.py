@@ -100,5 +100,5 @@ class Results:
 def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
     if fact["topic"] != COMPLETED.name:
         return fact
-    gone = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": [], "citations": []}
-    return {**fact, "data": {**fact["data"], **gone}}
+    gone: dict[str, Any] = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
+    return {**fact, "data": {**fact["data"], **gone, "citations": []}}

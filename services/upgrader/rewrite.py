@@ -15,6 +15,7 @@ from shared.contracts.upgrade_tasks import (
     ComponentUsage,
     ConversationMessage,
     RetrievedChunk,
+    SealedText,
     Stage,
     Summary,
     UpgradeTask,
@@ -53,6 +54,7 @@ class Rewrite:
     usage: ComponentUsage
     prompt: PromptVersion
     warnings: tuple[UpgradeWarning, ...] = ()
+    sealed_additions: SealedText | None = None
 
 
 class RewriteFailed(Exception):

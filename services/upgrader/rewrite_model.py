@@ -48,7 +48,7 @@ class LlmRewriteModel(RewriteModel):
 
     async def rewrite(self, request: RewriteRequest, reserve: timedelta) -> Rewrite:
         """Raises RewriteFailed at the latest `reserve` before the task's deadline."""
-        view = ModelView.for_task(request.task, self._vault)
+        view = ModelView(request.task, self._vault)
         instructions = _TEMPLATE.render(mode=request.mode, language=request.language)
         try:
             completion = await self._client.complete(
@@ -67,10 +67,13 @@ class LlmRewriteModel(RewriteModel):
             usage = component_usage(COMPONENT, OPERATION, error.usage) if error.usage else None
             raise RewriteFailed(code, error.detail, usage) from error
         answer = completion.value
+        upgraded_prompt, reasoning = view.conceal(answer.upgraded_prompt), view.conceal(answer.reasoning)
+        missing_questions = tuple(view.conceal(question) for question in answer.missing_questions)
         return Rewrite(
-            upgraded_prompt=view.conceal(answer.upgraded_prompt),
-            reasoning=view.conceal(answer.reasoning),
-            missing_questions=tuple(view.conceal(question) for question in answer.missing_questions),
+            upgraded_prompt=upgraded_prompt,
+            reasoning=reasoning,
+            missing_questions=missing_questions,
+            sealed_additions=view.sealed_additions(),
             confidence=min(1.0, max(0.0, answer.confidence)),
             cited=tuple(number - 1 for number in answer.cited_documents),
             usage=component_usage(COMPONENT, OPERATION, completion.usage),

@@ -7,7 +7,8 @@ of buckets needs no collapsing: latencies end at 10^8 ms, which is bucket 461.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 RELATIVE_ERROR = 0.02
 LONGEST_MS = 100_000_000
@@ -27,36 +28,24 @@ def bucket_of(latency_ms: int) -> str:
     return f"b{math.ceil(math.log(min(latency_ms, LONGEST_MS)) / _LOG_GROWTH - 1e-9)}"
 
 
-def add_up(sketches: Iterable[Buckets]) -> dict[str, int]:
-    """The sketch of all values of several sketches."""
-    total: dict[str, int] = {}
-    for sketch in sketches:
-        for bucket, count in sketch.items():
-            total[bucket] = total.get(bucket, 0) + count
-    return total
-
-
-def quantiles(buckets: Buckets, wanted: Iterable[float]) -> list[int]:
-    """The latencies in milliseconds at the ranks `wanted` (0..1); zeros for an empty sketch."""
+def quantiles(buckets: Buckets, wanted: Sequence[float]) -> list[int]:
+    """The latencies in milliseconds at the rising ranks `wanted` (0..1); zeros for an empty sketch."""
     ordered = sorted((_index(bucket), count) for bucket, count in buckets.items() if count > 0)
-    total = sum(count for _, count in ordered)
+    last = sum(count for _, count in ordered) - 1
     answers: list[int] = []
-    for quantile in wanted:
-        rank = quantile * (total - 1)
-        passed = 0
-        answer = 0
-        for index, count in ordered:
-            passed += count
-            answer = _value(index)
-            if passed > rank:
-                break
-        answers.append(answer)
-    return answers
+    passed = 0
+    for index, count in ordered:
+        passed += count
+        while len(answers) < len(wanted) and passed > wanted[len(answers)] * last:
+            answers.append(_value(index))
+    return answers or [0] * len(wanted)
 
 
+@lru_cache(maxsize=1024)
 def _index(bucket: str) -> int:
     return -1 if bucket == _ZERO else int(bucket[1:])
 
 
+@lru_cache(maxsize=1024)
 def _value(index: int) -> int:
     return 0 if index < 0 else round(2 * _GROWTH**index / (_GROWTH + 1))

@@ -1,14 +1,16 @@
 """What a tenant used and what became of its upgrades, over a range of days, from daily rollups."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Protocol
 
-from services.usage.latency_sketch import add_up, quantiles
+from services.usage.latency_sketch import quantiles
 from shared.contracts.contract import format_usd
 from shared.contracts.stats import GroupBy, LatencyQuantiles, StatsGroup, StatsTotals, TenantStats, UpgradeCounts
 
 MAX_DAYS = 366
+_SUMMED = ("tokensIn", "tokensOut", "embeddings", "costNanoUsd", "operations", "cacheHits")
 FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
@@ -18,6 +20,16 @@ class RangeMakesNoSense(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field = field
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Rollups of one kind to be added (sign 1) or taken away (-1); `since` inclusive, `until` exclusive."""
+
+    kind: str
+    since: str
+    until: str
+    sign: int
 
 
 class Rollups(Protocol):
@@ -31,31 +43,42 @@ async def tenant_stats(
     """The totals of the days from `from_day` to before `to_day`, and the same by group."""
     first, last = from_day.isoformat(), to_day.isoformat()
     by_day = await rollups.rollups(tenant_id, "total", first, last)
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    if group_by == "day":
-        for rollup in by_day:
-            grouped.setdefault(rollup["day"], []).append(rollup)
-    elif group_by is not None:
-        for kind, since, until in _reads(group_by, from_day, to_day):
-            for rollup in await rollups.rollups(tenant_id, kind, since, until):
-                grouped.setdefault(rollup["key"], []).append(rollup)
-    groups = [StatsGroup(key=key, **_totals(grouped[key]).model_dump()) for key in sorted(grouped)]
-    return TenantStats(from_day=first, to_day=last, totals=_totals(by_day), groups=groups)
+    total = _Sum()
+    grouped: dict[str, _Sum] = {}
+    for rollup in by_day:
+        total.add(rollup, 1)
+        if group_by == "day":
+            grouped.setdefault(rollup["day"], _Sum()).add(rollup, 1)
+    if group_by is not None and group_by != "day":
+        for read in _reads(group_by, from_day, to_day):
+            for rollup in await rollups.rollups(tenant_id, read.kind, read.since, read.until):
+                grouped.setdefault(rollup["key"], _Sum()).add(rollup, read.sign)
+    groups = [StatsGroup(key=key, **grouped[key].totals()) for key in sorted(grouped) if grouped[key].has_any]
+    return TenantStats(from_day=first, to_day=last, totals=StatsTotals(**total.totals()), groups=groups)
 
 
-def _reads(group_by: GroupBy, from_day: date, to_day: date) -> list[tuple[str, str, str]]:
-    """Kinds and ranges of the rollups that cover the days once: for users, whole months as such."""
-    first, last = from_day.isoformat(), to_day.isoformat()
-    months_from = from_day if from_day.day == 1 else next_month(from_day)
-    months_to = to_day.replace(day=1)
-    if group_by != "user" or months_from >= months_to:
-        return [(group_by, first, last)]
-    reads = [
-        ("user", first, months_from.isoformat()),
-        ("user_month", months_from.isoformat()[:7], months_to.isoformat()[:7]),
-        ("user", months_to.isoformat(), last),
-    ]
-    return [(kind, since, until) for kind, since, until in reads if since < until]
+def _reads(group_by: GroupBy, from_day: date, to_day: date) -> list[_Read]:
+    """What covers the days once. For users, who are many: whole months as such, and of a month of which more than half
+    is wanted the month less its other days. Those are read first, so that the month has all that is taken away."""
+    if group_by != "user":
+        return [_Read(group_by, from_day.isoformat(), to_day.isoformat(), 1)]
+    added: list[_Read] = []
+    taken: list[_Read] = []
+    begin = from_day
+    while begin < to_day:
+        month, after = begin.replace(day=1), next_month(begin)
+        end = min(to_day, after)
+        if (end - begin) * 2 <= after - month:
+            added.append(_Read("user", begin.isoformat(), end.isoformat(), 1))
+        else:
+            added.append(_Read("user_month", month.isoformat()[:7], after.isoformat()[:7], 1))
+            taken += [
+                _Read("user", since.isoformat(), until.isoformat(), -1)
+                for since, until in ((month, begin), (end, after))
+                if since < until
+            ]
+        begin = end
+    return taken + added
 
 
 def range_of_days(from_day: date | None, to_day: date | None, today: date) -> tuple[date, date]:
@@ -82,27 +105,43 @@ def next_month(day: date) -> date:
     return date(day.year + day.month // 12, day.month % 12 + 1, 1)
 
 
-def _totals(rollups: Iterable[Mapping[str, Any]]) -> StatsTotals:
-    rollups = list(rollups)
-    upgrades = add_up(rollup.get("upgrades", {}) for rollup in rollups)
-    ended = upgrades.get("total", 0)
-    operations = _sum(rollups, "operations")
-    p50, p95, p99 = quantiles(add_up(rollup.get("latency", {}) for rollup in rollups), (0.50, 0.95, 0.99))
-    return StatsTotals(
-        upgrades=UpgradeCounts(**{name: upgrades.get(name, 0) for name in UpgradeCounts.model_fields}),
-        tokens_in=_sum(rollups, "tokensIn"),
-        tokens_out=_sum(rollups, "tokensOut"),
-        embeddings=_sum(rollups, "embeddings"),
-        cost_usd=format_usd(_sum(rollups, "costNanoUsd")),
-        cache_hit_rate=_share(_sum(rollups, "cacheHits"), operations),
-        error_rate=_share(upgrades.get("original", 0) + upgrades.get("failed", 0), ended),
-        latency_ms=LatencyQuantiles(p50=p50, p95=p95, p99=p99),
-    )
+class _Sum:
+    """Rollups added up, or taken away again."""
 
+    def __init__(self) -> None:
+        self._amounts = dict.fromkeys(_SUMMED, 0)
+        self._upgrades: dict[str, int] = {}
+        self._latency: dict[str, int] = {}
 
-def _sum(rollups: Iterable[Mapping[str, Any]], field: str) -> int:
-    return sum(rollup.get(field, 0) for rollup in rollups)
+    @property
+    def has_any(self) -> bool:
+        """Whether anything happened in it."""
+        return self._amounts["operations"] > 0 or self._upgrades.get("total", 0) > 0
+
+    def add(self, rollup: Mapping[str, Any], sign: int) -> None:
+        for name in _SUMMED:
+            if name in rollup:
+                self._amounts[name] += sign * rollup[name]
+        for into, counts in ((self._upgrades, rollup.get("upgrades")), (self._latency, rollup.get("latency"))):
+            if counts:
+                for name, count in counts.items():
+                    into[name] = into.get(name, 0) + sign * count
+
+    def totals(self) -> dict[str, Any]:
+        """The fields of `StatsTotals`."""
+        upgrades = UpgradeCounts(**{name: self._upgrades.get(name, 0) for name in UpgradeCounts.model_fields})
+        p50, p95, p99 = quantiles(self._latency, (0.50, 0.95, 0.99))
+        return {
+            "upgrades": upgrades,
+            "tokens_in": self._amounts["tokensIn"],
+            "tokens_out": self._amounts["tokensOut"],
+            "embeddings": self._amounts["embeddings"],
+            "cost_usd": format_usd(self._amounts["costNanoUsd"]),
+            "cache_hit_rate": _share(self._amounts["cacheHits"], self._amounts["operations"]),
+            "error_rate": _share(upgrades.original + upgrades.failed, upgrades.total),
+            "latency_ms": LatencyQuantiles(p50=p50, p95=p95, p99=p99),
+        }
 
 
 def _share(part: int, whole: int) -> float:
-    return round(part / whole, 6) if whole else 0.0
+    return round(part / whole, 6) if whole > 0 else 0.0

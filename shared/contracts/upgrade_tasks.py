@@ -105,6 +105,7 @@ class StageOutput(Contract):
     summary: Summary | None = None
     chunks: list[RetrievedChunk] = []
     sealed_pii: SealedText | None = Field(default=None, description="what this stage adds to the placeholder map")
+    placeholder_counts: dict[str, int] = Field(default={}, description="highest number in use per kind, after it")
     usage: list[ComponentUsage] = []
     warnings: list[UpgradeWarning] = []
     given_up: GivenUp | None = None
@@ -142,8 +143,12 @@ class UpgradeTask(Contract):
     def advanced(self, output: StageOutput) -> "UpgradeTask":
         """The message for the next stage; after a give-up, straight to the last stage of the itinerary."""
         ahead = self.itinerary[1:] if output.given_up is None else self.itinerary[-1:]
+        counts = dict(self.placeholder_counts)
+        for kind, number in output.placeholder_counts.items():
+            counts[kind] = max(number, counts.get(kind, 0))
         return self.model_copy(
             update={
+                "placeholder_counts": counts,
                 "itinerary": ahead,
                 "outputs": [*self.outputs, output],
                 "given_up": self.given_up or output.given_up,

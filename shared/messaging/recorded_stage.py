@@ -12,6 +12,7 @@ from shared.contracts.upgrade_tasks import GivenUp, Stage, StageOutput, UpgradeT
 from shared.contracts.usage_events import UsageRecorded
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
+from shared.messaging.one_at_a_time import OneAtATime
 from shared.messaging.outbox import Fact, FactOutbox
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog
@@ -39,13 +40,13 @@ class RecordedStage:
         self._producer = producer
         self._progress = progress
         self._work = work
+        self._at_work = OneAtATime()
 
     async def handle(self, envelope: Envelope) -> None:
         """Returns when the next inbox has the upgrade. Raises Transient when store or broker are out."""
         task = self._task_of(envelope)
-        record = await self._outputs.find(task.upgrade_id)
-        if record is None:
-            record = await self._work_and_record(task)
+        async with self._at_work.on(task.upgrade_id):
+            record = await self._outputs.find(task.upgrade_id) or await self._work_and_record(task)
         await self._outputs.publish(record)
         await self._hand_over(task, StageOutput.model_validate(record["content"]))
 
@@ -93,7 +94,7 @@ async def erase_output(outputs: FactOutbox, tenant_id: str, upgrade_id: str) -> 
 
     The record stays, with what was used: a message that comes again still calls no model.
     """
-    gone = {"content.summary": None, "content.chunks": [], "content.sealedPii": None}
+    gone: dict[str, Any] = {"content.summary": None, "content.chunks": [], "content.sealedPii": None}
     return await outputs.records.update_one({"_id": upgrade_id, "tenantId": tenant_id}, {"$set": gone}) > 0
 
 

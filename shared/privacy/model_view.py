@@ -1,29 +1,31 @@
 """What the model is shown of an upgrade: placeholders, or the values where its client turned redaction off.
 
-With redaction on, nothing changes on the way to the model and back. With it off, the values go in for the call alone
-and come out of the answer again, so that nothing but the call ever holds them.
+With redaction off, the values go in for the call alone and come out of the answer again, so that nothing but the call
+ever holds them. Either way the answer is redacted: a model may write a personal value that nobody gave it.
 """
 
-from shared.contracts.upgrade_tasks import UpgradeTask
+from shared.contracts.upgrade_tasks import SealedText, UpgradeTask
 from shared.privacy.redaction import PlaceholderMap, redact
 from shared.privacy.restoration import restore
 from shared.privacy.sealing import Vault
 
 
 class ModelView:
-    """The two directions between the pipeline's redacted text and the model's."""
+    """The two directions between the pipeline's redacted text and the model's, for one call."""
 
-    def __init__(self, placeholders: PlaceholderMap | None) -> None:
-        self._placeholders = placeholders
-        self._values = placeholders.values() if placeholders else {}
-
-    @staticmethod
-    def for_task(task: UpgradeTask, vault: Vault) -> "ModelView":
-        """The view that the task's options ask for. Raises SealBroken when its map cannot be opened."""
-        if task.sealed_pii is None or task.options.enable_pii_redaction:
-            return ModelView(None)
-        sealed = vault.open(task.sealed_pii, tenant_id=task.tenant_id, subject_id=task.upgrade_id)
-        return ModelView(PlaceholderMap.from_json(sealed))
+    def __init__(self, task: UpgradeTask, vault: Vault) -> None:
+        """Raises SealBroken when the task's map cannot be opened."""
+        self._task = task
+        self._vault = vault
+        self._reveals = task.sealed_pii is not None and not task.options.enable_pii_redaction
+        if self._reveals and task.sealed_pii is not None:
+            opened = vault.open(task.sealed_pii, tenant_id=task.tenant_id, subject_id=task.upgrade_id)
+            self._placeholders = PlaceholderMap.from_json(opened)
+            for kind, number in task.placeholder_counts.items():
+                self._placeholders.keep_clear_of(kind, number)
+        else:
+            self._placeholders = PlaceholderMap(task.placeholder_counts)
+        self._values = self._placeholders.values()
 
     def reveal(self, text: str) -> str:
         """Pipeline text as the model is to see it."""
@@ -31,6 +33,18 @@ class ModelView:
 
     def conceal(self, text: str) -> str:
         """Model text as the pipeline may hold it."""
-        if self._placeholders is None:
-            return text
-        return redact(text, self._placeholders, every_known_value=True)
+        if self._reveals:
+            return redact(text, self._placeholders, every_known_value=True)
+        return redact(text, self._placeholders, redacted_before=True)
+
+    def sealed_additions(self) -> SealedText | None:
+        """The map with what `conceal` had to add to it, sealed for the gateway; None when it added nothing."""
+        if len(self._placeholders) == len(self._values):
+            return None
+        return self._vault.seal(
+            self._placeholders.to_json(), tenant_id=self._task.tenant_id, subject_id=self._task.upgrade_id
+        )
+
+    def placeholder_counts(self) -> dict[str, int]:
+        """The highest number in use per kind, additions included."""
+        return self._placeholders.counts()

@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import uvicorn
 from aiokafka import AIOKafkaConsumer
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from redis.asyncio import Redis
 
@@ -26,7 +26,6 @@ from shared.contracts.internal_http import (
     DocumentPage,
     DocumentsExist,
     DocumentView,
-    EventIds,
     ResultPage,
 )
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE
@@ -44,11 +43,13 @@ from shared.messaging.progress import ProgressLog
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topic_admin import create_topics
 from shared.storage.sqlite import SqliteDatabase
+from tests.component.usage_stand_in import UsageStandIn
 
 API_KEY = "pu_component_test_key"
 VAULT_KEY = base64.b64encode(b"k" * 32).decode()
 TOKEN = "internal-token-of-the-tests"
 DEADLINE_SECONDS = 20
+TenantId = Annotated[str, Query(alias="tenantId")]
 
 
 class Siblings:
@@ -60,8 +61,9 @@ class Siblings:
         self.documents_exist = True
         self.out = False
         self.refusal: tuple[int, str] | None = None
-        self.counting = True
+        self.usage = UsageStandIn(lambda: self.results.values())
         self.lookups = 0
+        self.erased: list[tuple[str, str]] = []
         self.port = free_port()
         self._server = uvicorn.Server(
             uvicorn.Config(self._app(), host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
@@ -97,16 +99,18 @@ class Siblings:
             ids = (await request.json())["upgradeIds"]
             return _json(ResultPage(items=[self.results[i] for i in ids if i in self.results]).to_json())
 
-        @app.post("/internal/events/missing")
-        async def missing(request: Request) -> Response:
-            ids = EventIds.model_validate_json(await request.body()).event_ids
-            return _json(EventIds(event_ids=[] if self.counting else ids).to_json())
-
         @app.get("/internal/tenants/{tenant_id}/documents/exists")
         async def exist(tenant_id: str) -> Response:
             return _json(DocumentsExist(exist=self.documents_exist).to_json())
 
+        @app.delete("/internal/upgrades/{upgrade_id}")
+        async def erase(upgrade_id: str, tenant: TenantId) -> Response:
+            self.erased.append((tenant, upgrade_id))
+            result = self.results.get(upgrade_id)
+            return Response(status_code=204 if result is not None and result.tenant_id == tenant else 404)
+
         self._add_documents(app)
+        self.usage.add_routes(app)
         return app
 
     def _add_documents(self, app: FastAPI) -> None:
@@ -127,20 +131,22 @@ class Siblings:
             return _json(self._view(query["documentId"]).to_json(), 202)
 
         @app.get("/internal/documents")
-        async def page(limit: int, before: str | None = None) -> Response:
-            ids = sorted((i for i in self.documents if before is None or i < before), reverse=True)[:limit]
+        async def page(limit: int, tenant: TenantId, before: str | None = None) -> Response:
+            mine = [i for i, stored in self.documents.items() if stored["tenantId"] == tenant]
+            ids = sorted((i for i in mine if before is None or i < before), reverse=True)[:limit]
             return _json(DocumentPage(items=[self._view(i) for i in ids]).to_json())
 
         @app.get("/internal/documents/{document_id}")
-        async def read(document_id: str) -> Response:
-            if document_id not in self.documents:
+        async def read(document_id: str, tenant: TenantId) -> Response:
+            if self.documents.get(document_id, {}).get("tenantId") != tenant:
                 return JSONResponse({"code": "not_found", "detail": "no"}, 404, media_type=PROBLEM_MEDIA_TYPE)
             return _json(self._view(document_id).to_json())
 
         @app.delete("/internal/documents/{document_id}")
-        async def delete(document_id: str) -> Response:
-            if self.documents.pop(document_id, None) is None:
+        async def delete(document_id: str, tenant: TenantId) -> Response:
+            if self.documents.get(document_id, {}).get("tenantId") != tenant:
                 return JSONResponse({"code": "not_found", "detail": "no"}, 404, media_type=PROBLEM_MEDIA_TYPE)
+            del self.documents[document_id]
             return Response(status_code=204)
 
     def _view(self, document_id: str) -> DocumentView:
@@ -286,7 +292,9 @@ class World:
             "VAULT_KEY": VAULT_KEY,
             "INTERNAL_TOKEN": TOKEN,
             "DEMO_API_KEY": API_KEY,
+            "RATE_LIMIT_PER_MINUTE": "100000",
             "UPGRADER_URL": self.siblings.url,
+            "SUMMARIZER_URL": self.siblings.url,
             "RAG_URL": self.siblings.url,
             "USAGE_URL": self.siblings.url,
             "UPGRADE_DEADLINE_SECONDS": str(DEADLINE_SECONDS),

@@ -304,7 +304,7 @@ async def test_the_trace_goes_on_into_the_message(world: World, client: httpx.As
 
 
 async def test_records_are_closed_when_usage_has_them(world: World, client: httpx.AsyncClient) -> None:
-    world.siblings.counting = False
+    world.siblings.usage.counting = False
     upgrade_id = (await client.post("/api/upgrade", json=PROMPT)).json()["id"]
 
     async def record() -> dict[str, Any]:
@@ -317,7 +317,7 @@ async def test_records_are_closed_when_usage_has_them(world: World, client: http
         return "uncountedSince" not in await record()
 
     await eventually(has_ended)
-    world.siblings.counting = True
+    world.siblings.usage.counting = True
     await eventually(is_closed)
     assert (await record())["outcome"] == "upgraded"
 

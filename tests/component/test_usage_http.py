@@ -1,7 +1,9 @@
 """The usage service's internal HTTP and its reconcile command, on a real store."""
 
 import json
+import random
 from collections.abc import AsyncIterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,27 @@ async def test_users_over_months_and_parts_of_them(usage: Usage) -> None:
         stats = await usage.stats(f"from={since}&to={until}&groupBy=user")
         assert stats["totals"]["tokensIn"] == tokens
         assert [group["tokensIn"] for group in stats["groups"]] == [tokens]
+
+
+@pytest.mark.parametrize("group_by", ["day", "component", "user"])
+async def test_any_range_is_the_sum_of_its_days(usage: Usage, group_by: str) -> None:
+    """However a range is put together: from days, from months, or from months less some days."""
+    chance = random.Random(5)
+    await usage.counting.count(mixed_events(1500))
+    days = [date(2026, 9, 29) + timedelta(days=number) for number in range(65)]
+    of_day = {day: await usage.stats(f"from={day}&to={day + timedelta(days=1)}&groupBy={group_by}") for day in days}
+    for _ in range(25):
+        first, last = sorted(chance.sample(days, 2))
+        stats = await usage.stats(f"from={first}&to={last}&groupBy={group_by}")
+        within = [of_day[day] for day in days if first <= day < last]
+        expected: dict[str, list[int]] = {}
+        for group in (group for one in within for group in one["groups"]):
+            sums = expected.setdefault(group["key"], [0, 0, 0])
+            for at, amount in enumerate((group["tokensIn"], group["embeddings"], group["upgrades"]["total"])):
+                sums[at] += amount
+        found = {g["key"]: [g["tokensIn"], g["embeddings"], g["upgrades"]["total"]] for g in stats["groups"]}
+        assert found == expected
+        assert stats["totals"]["tokensIn"] == sum(one["totals"]["tokensIn"] for one in within)
 
 
 async def test_stats_hold_the_work_of_evals_too(usage: Usage) -> None:

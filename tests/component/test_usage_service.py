@@ -24,6 +24,7 @@ from shared.messaging.settings import KafkaSettings
 from shared.messaging.topic_admin import create_topics
 from tests.conftest import eventually, free_port
 
+TOKEN = "inside"
 ROOT = Path(__file__).parents[2]
 PERIOD = now_utc().strftime("%Y-%m")
 
@@ -45,7 +46,7 @@ class UsageProcess:
         return missing
 
 
-def environment(kafka: str, data_dir: Path, port: int) -> dict[str, str]:
+def environment(kafka: str, data_dir: Path, port: int, token: str = TOKEN) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -55,7 +56,7 @@ def environment(kafka: str, data_dir: Path, port: int) -> dict[str, str]:
         "KAFKA_SESSION_TIMEOUT_MS": "2000",
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "DATA_DIR": str(data_dir),
-        "INTERNAL_TOKEN": "inside",
+        "INTERNAL_TOKEN": token,
         "USAGE_PORT": str(port),
         "USAGE_BATCH_EVENTS": "200",
         "LOG_LEVEL": "WARNING",
@@ -63,12 +64,12 @@ def environment(kafka: str, data_dir: Path, port: int) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def usage_process(kafka: str, data_dir: Path) -> AsyncIterator[UsageProcess]:
+async def usage_process(kafka: str, data_dir: Path, token: str = TOKEN) -> AsyncIterator[UsageProcess]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.usage", cwd=ROOT, env=environment(kafka, data_dir, port)
+        sys.executable, "-m", "services.usage", cwd=ROOT, env=environment(kafka, data_dir, port, token)
     )
-    headers = {INTERNAL_TOKEN_HEADER: "inside"}
+    headers = {INTERNAL_TOKEN_HEADER: token}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
         try:
             yield UsageProcess(process, http)

@@ -107,7 +107,7 @@ async def test_each_threshold_is_told_once(usage: Usage) -> None:
 
 
 async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
-    change = PlanChange(plan=Plan.FREE, overrides={"upgrades": 1, "embeddings": 2})  # type: ignore[dict-item]
+    change = PlanChange(plan=Plan.FREE, overrides={"upgrades": 1, "embeddings": 2})
     await usage.plans.set(usage.tenant, change)
     await usage.counting.count(
         [

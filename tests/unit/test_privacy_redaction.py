@@ -5,13 +5,18 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from shared.contracts.upgrade_tasks import TaskOptions
 from shared.privacy.known_values import KnownValues
 from shared.privacy.model_view import ModelView
 from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, placeholders_in
 from shared.privacy.redaction import find, redact, redact_all
 from shared.privacy.restoration import restore
+from shared.privacy.sealing import Vault
+from shared.privacy.settings import PrivacySettings
 from tests.unit.privacy_redaction_cases import FOUND, NOTHING
+from tests.unit.upgrade_fixtures import make_task
 
 PEM = (
     "-----BEGIN RSA " + "PRIVATE KEY-----\n"
@@ -105,6 +110,16 @@ class TestLiterals:
             assert redact(text, PlaceholderMap()) == text
 
 
+VAULT = Vault.from_settings(PrivacySettings(vault_key=SecretStr("A" * 43 + "="), _env_file=None))
+
+
+def shown_view(placeholders: PlaceholderMap) -> ModelView:
+    """The view of an upgrade whose client lets the model see its values."""
+    task = make_task(options=TaskOptions(enable_pii_redaction=False), placeholder_counts=placeholders.counts())
+    sealed = VAULT.seal(placeholders.to_json(), tenant_id=task.tenant_id, subject_id=task.upgrade_id)
+    return ModelView(task.model_copy(update={"sealed_pii": sealed}), VAULT)
+
+
 class TestInsideThePipeline:
     def test_placeholders_are_kept_and_new_values_taken_out(self) -> None:
         placeholders = PlaceholderMap()
@@ -117,7 +132,7 @@ class TestInsideThePipeline:
     def test_what_a_model_may_see_is_taken_out_of_its_answer(self) -> None:
         placeholders = PlaceholderMap()
         redacted = redact("Mail ann@example.com that the password is swordfish9.", placeholders)
-        view = ModelView(placeholders)
+        view = shown_view(placeholders)
         assert view.reveal(redacted) == "Mail ann@example.com that the password is swordfish9."
         assert view.conceal("To: ann@example.com\nIt is swordfish9.") == "To: <EMAIL_1>\nIt is <SECRET_1>."
 
@@ -125,10 +140,22 @@ class TestInsideThePipeline:
         placeholders = PlaceholderMap()
         first = redact("I am ann@example.com.", placeholders)
         second = redact("Explain <EMAIL_1> to me.", placeholders)
-        view = ModelView(placeholders)
+        view = shown_view(placeholders)
         for text, shown in ((first, "I am ann@example.com."), (second, "Explain <EMAIL_1> to me.")):
             assert view.reveal(text) == shown
             assert view.conceal(shown) == text
+
+    def test_a_value_that_the_model_invents_reaches_the_client_alone(self) -> None:
+        task = make_task(placeholder_counts={"EMAIL": 2})
+        view = ModelView(task, VAULT)
+        assert view.reveal("Write to <EMAIL_1>") == "Write to <EMAIL_1>"
+        assert view.sealed_additions() is None
+        assert view.conceal("To <EMAIL_1>, cc sales@example.org") == "To <EMAIL_1>, cc <EMAIL_3>"
+        sealed = view.sealed_additions()
+        assert sealed is not None
+        opened = VAULT.open(sealed, tenant_id=task.tenant_id, subject_id=task.upgrade_id)
+        assert PlaceholderMap.from_json(opened).values() == {"<EMAIL_3>": "sales@example.org"}
+        assert view.placeholder_counts() == {"EMAIL": 3}
 
 
 texts = st.text(max_size=200)

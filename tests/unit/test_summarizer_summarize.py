@@ -1,17 +1,18 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.summarizer.summarize import (
-    RESERVE_SECONDS,
     WINDOW_MESSAGES,
     ModelSummary,
     SummaryFailed,
     conversation_keys,
     summarize,
 )
-from shared.contracts.upgrade_tasks import ComponentUsage, ConversationMessage, Summary, UpgradeTask
+from shared.contracts.upgrade_tasks import ComponentUsage, ConversationMessage, SealedText, Summary, UpgradeTask
 from tests.unit.upgrade_fixtures import make_task
 
+SEALED = SealedText(key_id="k", nonce="n", ciphertext="c")
 USAGE = ComponentUsage(component="summarizer", operation="summarize", tokens_in=7)
 
 
@@ -92,8 +93,29 @@ async def test_a_model_that_is_out_costs_the_summary_and_not_the_upgrade() -> No
 async def test_the_stages_behind_are_left_some_time() -> None:
     model = CountingModel()
     task = make_task("next", *turns(2))
-    await summarize(task, DictCache(), model, "v1")
-    assert model.deadline == task.deadline - timedelta(seconds=RESERVE_SECONDS)
+    now = task.deadline - timedelta(seconds=50)
+    await summarize(task, DictCache(), model, "v1", clock=lambda: now)
+    assert model.deadline == now + timedelta(seconds=20)
+
+
+async def test_a_summary_with_values_of_its_own_is_not_kept_for_others() -> None:
+    class InventiveModel(CountingModel):
+        async def summarize(
+            self,
+            task: UpgradeTask,
+            previous: Summary | None,
+            messages: Sequence[ConversationMessage],
+            deadline: datetime,
+        ) -> ModelSummary:
+            made = await super().summarize(task, previous, messages, deadline)
+            return replace(made, sealed_additions=SEALED, placeholder_counts={"EMAIL": 4})
+
+    cache = DictCache()
+    task = make_task("next", *turns(2))
+    output = await summarize(task, cache, InventiveModel(), "v1")
+    assert cache.entries == {}
+    assert output.sealed_pii == SEALED
+    assert task.advanced(output).placeholder_counts == {"EMAIL": 4}
 
 
 def test_keys_tell_apart_what_only_looks_alike_when_joined() -> None:

@@ -1,0 +1,78 @@
+"""The part of the gateway's wiring that is about who may have how much."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from services.gateway.accepted_store import AcceptedStore, AcceptedWork
+from services.gateway.admission_connection import AdmissionConnection
+from services.gateway.admission_state import AdmissionState
+from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.demo_plan import DemoPlan
+from services.gateway.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.failed_authentications import FailedAuthentications
+from services.gateway.holds import ModelBounds
+from services.gateway.quota_admissions import QuotaAdmissions
+from services.gateway.quota_routes import HoldRoutes, QuotaRoutes
+from services.gateway.rebuild import Rebuild
+from services.gateway.settings import GatewaySettings
+from services.gateway.settlement import Settlement
+from services.gateway.unfinished_work import UnfinishedWork
+from services.gateway.usage_http import UsageClient
+from shared.observability.periodic import Periodic
+from shared.observability.service import Component
+from shared.privacy.sealing import Vault
+from shared.storage.documents import Database
+
+_SETTLE_EVERY_SECONDS = 1.0
+_FORGET_EVERY_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class AdmissionParts:
+    """What the rest of the gateway is given. `components` come after the database and before what accepts."""
+
+    state: AdmissionState
+    usage: UsageClient
+    admissions: QuotaAdmissions
+    failures: FailedAuthentications
+    bounds: ModelBounds
+    components: tuple[Component, ...]
+    background: tuple[Periodic, ...]
+    routers: tuple[APIRouter, ...]
+
+
+def admission_parts(
+    settings: GatewaySettings, *, database: Database, store: AcceptedStore, vault: Vault
+) -> AdmissionParts:
+    """All of it, wired."""
+    token = settings.internal_token.get_secret_value()
+    connection = AdmissionConnection(settings.redis_url.get_secret_value())
+    state, usage = AdmissionState(connection), UsageClient(settings.usage_url, token)
+    held_documents = database.collection(DOCUMENT_HOLDS)
+    work = UnfinishedWork(AcceptedWork(store), DocumentWork(held_documents))
+    settlement = Settlement(state, work, usage)
+    admissions = QuotaAdmissions(
+        state,
+        Rebuild(state, work, usage),
+        settlement,
+        accepted_per_minute=settings.rate_limit_per_minute,
+    )
+    documents = DocumentHolds(held_documents, admissions)
+    return AdmissionParts(
+        state=state,
+        usage=usage,
+        admissions=admissions,
+        failures=FailedAuthentications(state, vault, per_minute=settings.rate_limit_per_minute),
+        bounds=ModelBounds(
+            summary_tokens=settings.summarizer_max_tokens,
+            rewrite_tokens=settings.upgrader_max_tokens,
+            requests_per_call=settings.model_attempts + 1,
+        ),
+        components=(usage, connection, admissions, DemoPlan(usage, state, DEMO_TENANT_ID)),
+        background=(
+            Periodic("settlement", settlement.sweep, _SETTLE_EVERY_SECONDS),
+            Periodic("old document holds", documents.forget_old, _FORGET_EVERY_SECONDS),
+        ),
+        routers=(QuotaRoutes(admissions).router(), HoldRoutes(documents, token).router()),
+    )

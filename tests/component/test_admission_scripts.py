@@ -1,0 +1,360 @@
+"""The admission scripts on a real Valkey, against a plain model: never over a limit, sums always equal the holds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from redis.asyncio import Redis
+
+from deploy.local.server_process import ServerProcess
+from deploy.local.servers import start_valkey
+from services.gateway.admission_connection import AdmissionConnection
+from services.gateway.admission_state import AdmissionState
+from services.gateway.admission_terms import Admit, HoldChange, InstalledHold, Settled
+from services.gateway.holds import HoldSize
+from shared.contracts import redis_keys
+from shared.contracts.ids import new_id
+from shared.contracts.internal_http import TenantCounters
+from shared.contracts.plans import Limits, Plan, TenantQuota
+from tests.component.admission_model import NOTHING, Amounts, ModelHold, ModelState
+
+PERIOD = "2026-11"
+NOW = 1_800_000_000_000
+WINDOW = 60_000
+RATE = 4
+
+amounts = st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(0, 5))
+limits = st.tuples(st.integers(-1, 12), st.integers(-1, 200), st.integers(-1, 20))
+
+
+def quota(tenant: str, base: Amounts, limits: Amounts, version: int, plan_version: int) -> TenantQuota:
+    none_if = [None if limit < 0 else limit for limit in limits]
+    return TenantQuota(
+        tenant_id=tenant,
+        period=PERIOD,
+        plan=Plan.FREE,
+        plan_version=plan_version,
+        limits=Limits(upgrades=none_if[0], tokens=none_if[1], embeddings=none_if[2]),
+        counters=TenantCounters(
+            tenant_id=tenant, period=PERIOD, upgrades=base[0], tokens=base[1], embeddings=base[2], version=version
+        ),
+    )
+
+
+async def install(
+    state: AdmissionState, tenant: str, quota: TenantQuota, holds: list[InstalledHold] | None = None
+) -> str:
+    run_id, token = await state.begin_rebuild(tenant, PERIOD, new_id())
+    return await state.install(run_id, token, quota, holds or [])
+
+
+class Valkey:
+    """A connection to a Valkey and a loop of its own, for a state machine that is not asynchronous."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.server: ServerProcess = self.run(start_valkey())
+        self.connection = AdmissionConnection(self.server.url)
+        self.run(self.connection.start())
+        self.state = AdmissionState(self.connection)
+        self.redis = Redis.from_url(self.server.url)
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def restart(self) -> None:
+        """Another process without any data, on the same port."""
+        self.run(self.server.kill())
+        self.server = self.run(start_valkey(self.server.port))
+
+    def close(self) -> None:
+        self.run(self.connection.stop(1))
+        self.run(self.redis.aclose())
+        self.run(self.server.stop())
+        self.loop.close()
+
+
+class Machine(RuleBasedStateMachine):
+    valkey: Valkey
+    holds: Bundle[str] = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tenant = new_id()
+        self.model: ModelState | None = None
+        self.now = NOW
+        self.rate: list[tuple[int, str]] = []
+
+    @property
+    def state(self) -> AdmissionState:
+        return self.valkey.state
+
+    @rule(base=amounts, limits=limits, version=st.integers(0, 5), plan=st.integers(0, 3))
+    def rebuild(self, base: Amounts, limits: Amounts, version: int, plan: int) -> None:
+        kept = self.model.holds if self.model else {}
+        wanted = [InstalledHold(id_, HoldSize(*hold.size), hold.ended, hold.counted, NOW) for id_, hold in kept.items()]
+        installed = self.valkey.run(install(self.state, self.tenant, quota(self.tenant, base, limits, version, plan),
+                                            wanted))  # fmt: skip
+        if self.model is None:
+            assert installed == "installed"
+            self.model = ModelState(base, limits, version, plan)
+        else:
+            assert installed == "warm"
+
+    @rule(target=holds, need=amounts, step=st.integers(0, 40_000), limited=st.booleans(), key=st.sampled_from("abc."))
+    def admit(self, need: Amounts, step: int, limited: bool, key: str) -> Any:
+        self.now += step
+        hold_id = new_id()
+        ask = Admit(
+            tenant_id=self.tenant, period=PERIOD, hold_id=hold_id, size=HoldSize(*need), now_ms=self.now,
+            due_ms=self.now + 70_000, subject="user", most_accepted=RATE if limited else 0,
+        )  # fmt: skip
+        answer = self.valkey.run(self.state.admit(ask))
+        self.rate = [(at, id_) for at, id_ in self.rate if at > self.now - WINDOW]
+        if self.model is None:
+            assert answer.verdict == "cold"
+            return multiple()
+        if limited and len(self.rate) >= RATE:
+            assert answer.verdict == "rate_limited"
+            assert answer.rate.frees_ms == min(at for at, _ in self.rate) + WINDOW - self.now > 0
+            return multiple()
+        meter = self.model.refusing_meter(need)
+        if meter is not None:
+            assert answer.verdict == "quota_exceeded"
+            refused = answer.meter
+            assert refused is not None
+            found = (refused.limit, refused.used, refused.held)
+            assert found == (self.model.limits[meter], self.model.base[meter], self.model.held()[meter])
+            return multiple()
+        assert answer.verdict == "admitted"
+        self.model.holds[hold_id] = ModelHold(need)
+        if limited:
+            self.rate.append((self.now, hold_id))
+            assert answer.rate.accepted == len(self.rate)
+        assert self.valkey.run(self.state.admit(ask)).verdict == "admitted"  # sent again after a cut: the same hold
+        return hold_id
+
+    @rule(hold_id=holds)
+    def release(self, hold_id: str) -> None:
+        self.valkey.run(self.state.release(self.tenant, PERIOD, hold_id, subject="user"))
+        if self.model:
+            self.model.holds.pop(hold_id, None)
+        self.rate = [(at, id_) for at, id_ in self.rate if id_ != hold_id]
+
+    @rule(hold_id=holds, spent=amounts)
+    def settle(self, hold_id: str, spent: Amounts) -> None:
+        self.valkey.run(self.state.settle(self.tenant, PERIOD, [Settled(hold_id, *spent)], self.now))
+        if self.model:
+            self.model.settle(hold_id, spent)
+
+    @rule(hold_id=holds, other=holds, base=amounts, version=st.integers(0, 8), left=amounts,
+          what=st.sampled_from(["left", "drop", "counted", "keep"]))  # fmt: skip
+    def confirm(self, hold_id: str, other: str, base: Amounts, version: int, left: Amounts, what: Any) -> None:
+        limits = self.model.limits if self.model else NOTHING
+        newer = quota(self.tenant, base, limits, version, 0)
+        changes = [HoldChange(hold_id, what, *left, due_ms=self.now)]
+        if other != hold_id:
+            changes.append(HoldChange(other, "drop"))
+        answer = self.valkey.run(self.state.confirm(self.tenant, PERIOD, newer, changes))
+        if self.model is None:
+            assert answer == "cold"
+            return
+        if version < self.model.version:
+            assert answer == "old"
+            return
+        assert answer == "confirmed"
+        self.model.base, self.model.version = base, version
+        match what:
+            case "left":
+                self.model.left(hold_id, left)
+            case "drop":
+                self.model.holds.pop(hold_id, None)
+            case "counted":
+                self.model.counted_open(hold_id)
+        if other != hold_id:
+            self.model.holds.pop(other, None)
+
+    @rule(limits=limits, version=st.integers(0, 6))
+    def change_plan(self, limits: Amounts, version: int) -> None:
+        self.valkey.run(self.state.set_limits(quota(self.tenant, NOTHING, limits, 0, version)))
+        if self.model and version > self.model.plan_version:
+            self.model.limits, self.model.plan_version = limits, version
+
+    @rule()
+    def flush(self) -> None:
+        self.valkey.run(self.valkey.redis.flushall())
+        self.model, self.rate = None, []
+
+    @rule()
+    def claim_another_process(self) -> None:
+        """As after a restart that kept its data: the state says another run id."""
+        key = redis_keys.admission_counters(self.tenant, PERIOD)
+        self.valkey.run(self.valkey.redis.hset(key, "run", "another"))
+        self.model = None
+
+    @invariant()
+    def reads_as_the_model_says(self) -> None:
+        found = self.valkey.run(self.state.read(self.tenant, PERIOD, self.now))
+        if self.model is None:
+            assert found is None
+            return
+        held = self.model.held()
+        for meter, state in enumerate(found.meters):
+            limit = self.model.limits[meter]
+            assert (state.used, state.held) == (self.model.base[meter], held[meter])
+            assert state.limit == (None if limit < 0 else limit)
+            if state.limit is not None and state.used + state.held <= state.limit:
+                assert state.remaining is not None
+                assert state.used + state.held + state.remaining == state.limit
+        stored = self.valkey.run(self.valkey.redis.hgetall(redis_keys.admission_holds(self.tenant, PERIOD)))
+        assert {id_.decode(): tuple(map(int, text.split(b",")[:3])) for id_, text in stored.items()} == {
+            id_: hold.size for id_, hold in self.model.holds.items()
+        }
+        due = self.valkey.run(self.valkey.redis.zrange(redis_keys.admission_due(self.tenant, PERIOD), 0, -1))
+        assert {id_.decode() for id_ in due} == set(self.model.holds)
+
+
+def in_thread(work: Callable[[], None]) -> Coroutine[Any, Any, None]:
+    """A state machine runs loops of its own, which the one of the tests does not allow inside itself."""
+    return asyncio.to_thread(work)
+
+
+async def test_any_sequence_of_scripts_does_what_the_model_does() -> None:
+    def machine() -> None:
+        valkey = Valkey()
+        Machine.valkey = valkey
+        try:
+            run_state_machine_as_test(
+                Machine,
+                settings=settings(
+                    max_examples=60,
+                    stateful_step_count=40,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        finally:
+            valkey.close()
+
+    await in_thread(machine)
+
+
+@pytest.fixture
+async def valkey() -> AsyncIterator[ServerProcess]:
+    async with await start_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def connection(valkey: ServerProcess) -> AsyncIterator[AdmissionConnection]:
+    connection = AdmissionConnection(valkey.url)
+    await connection.start()
+    yield connection
+    await connection.stop(1)
+
+
+@pytest.fixture
+def state(connection: AdmissionConnection) -> AdmissionState:
+    return AdmissionState(connection)
+
+
+def ask(tenant: str, **changes: Any) -> Admit:
+    fields: dict[str, Any] = {
+        "tenant_id": tenant, "period": PERIOD, "hold_id": new_id(), "size": HoldSize(1, 10, 1), "now_ms": NOW,
+        "due_ms": NOW + 70_000,
+    }  # fmt: skip
+    return Admit(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [((100, -1, -1), 100), ((-1, 1005, -1), 100), ((-1, -1, 57), 57), ((40, 300, 35), 30)],
+)
+async def test_three_hundred_at_once_take_what_there_is(
+    valkey: ServerProcess, connection: AdmissionConnection, state: AdmissionState, limits: Amounts, most: int
+) -> None:
+    await install(state, "many", quota("many", NOTHING, limits, 0, 0))
+    other = AdmissionConnection(valkey.url)
+    await other.start()
+    replicas = (state, AdmissionState(other))
+    answers = await asyncio.gather(*(replicas[i % 2].admit(ask("many")) for i in range(300)))
+    await other.stop(1)
+    assert sorted(a.verdict for a in answers).count("admitted") == most
+    assert {a.verdict for a in answers} == {"admitted", "quota_exceeded"}
+
+
+async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> None:
+    await install(state, "rate", quota("rate", NOTHING, (-1, -1, -1), 0, 0))
+
+    async def verdict(at: int, subject: str = "user") -> str:
+        return (await state.admit(ask("rate", now_ms=NOW + at, subject=subject, most_accepted=2))).verdict
+
+    assert [await verdict(at) for at in (0, 30_000, 30_001, 59_999)] == [
+        "admitted", "admitted", "rate_limited", "rate_limited"
+    ]  # fmt: skip
+    assert await verdict(59_999, "somebody else") == "admitted"
+    assert [await verdict(at) for at in (60_000, 60_001, 89_999, 90_000)] == [
+        "admitted", "rate_limited", "rate_limited", "admitted"
+    ]  # fmt: skip
+
+
+async def test_a_key_is_claimed_by_what_was_admitted_only(state: AdmissionState) -> None:
+    await install(state, "keys", quota("keys", NOTHING, (1, -1, -1), 0, 0))
+    key: dict[str, Any] = {"key_hash": "k", "body_hash": "b"}
+    first = ask("keys", **key)
+    assert (await state.admit(first)).verdict == "admitted"
+    again = await state.admit(ask("keys", **key, most_accepted=1))
+    assert (again.verdict, again.claimed_by, again.claimed_body) == ("replay", first.hold_id, "b")
+    refused = await state.admit(ask("keys", key_hash="other", body_hash="b"))
+    assert refused.verdict == "quota_exceeded"
+    await state.release("keys", PERIOD, first.hold_id, key_hash="k")
+    assert (await state.admit(ask("keys", **key))).verdict == "admitted"
+
+
+async def test_a_slow_rebuild_installs_nothing_after_redis_was_emptied(
+    valkey: ServerProcess, state: AdmissionState
+) -> None:
+    run_id, token = await state.begin_rebuild("slow", PERIOD, new_id())
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.flushall()
+    unlimited = quota("slow", NOTHING, (-1, -1, -1), 0, 0)
+    assert await state.install(run_id, token, unlimited, []) == "lost"
+    _, theirs = await state.begin_rebuild("slow", PERIOD, new_id())
+    assert theirs != token
+    assert await state.install(run_id, theirs, unlimited, []) == "installed"
+    assert await state.install(run_id, theirs, unlimited, []) == "warm"
+
+
+async def test_another_process_of_redis_makes_every_tenant_cold(
+    valkey: ServerProcess, connection: AdmissionConnection, state: AdmissionState
+) -> None:
+    await install(state, "restart", quota("restart", NOTHING, (-1, -1, -1), 0, 0))
+    before = connection.run_id
+    await valkey.kill()
+    async with await start_valkey(valkey.port):
+        assert (await state.admit(ask("restart"))).verdict == "cold"
+        assert connection.run_id != before
+        run_id, age = await state.incarnation_age()
+        assert run_id == connection.run_id
+        assert age < 5
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(valkey: ServerProcess, state: AdmissionState) -> None:
+    await install(state, "scripts", quota("scripts", NOTHING, (-1, -1, -1), 0, 0))
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.script_flush()
+    assert (await state.admit(ask("scripts"))).verdict == "admitted"
+
+
+async def test_large_amounts_stay_whole(state: AdmissionState) -> None:
+    large = 4_000_000_000_000_000
+    await install(state, "large", quota("large", (0, large, 0), (-1, 2 * large, -1), 0, 0))
+    admitted = await state.admit(ask("large", size=HoldSize(1, large, 0)))
+    assert admitted.verdict == "admitted"
+    refused = await state.admit(ask("large", size=HoldSize(0, 1, 0)))
+    assert refused.meter is not None
+    assert (refused.meter.used, refused.meter.held) == (large, large)

@@ -1,0 +1,207 @@
+"""Every route of the OpenAPI document, with every role and with none: who gets in, and what a refusal gives away."""
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.local.server_process import ServerProcess
+from shared.contracts.ids import new_id
+from tests.component.gateway_world import API_KEY, World, world_in
+from tests.component.identity_world import home_of, person, replica, visible, with_key
+from tests.component.test_gateway_requests import problem
+
+LADDER = ("VIEWER", "MEMBER", "ADMIN", "OWNER")
+# What each route needs, read off the table of roles: a route that is not in here fails the walk.
+NEEDS = {
+    "post /api/upgrade": "MEMBER",
+    "get /api/upgrades": "VIEWER",
+    "get /api/upgrades/{id}": "VIEWER",
+    "delete /api/upgrades/{id}": "MEMBER",
+    "get /api/upgrades/{id}/events": "VIEWER",
+    "delete /api/users/{userId}": "ADMIN",
+    "post /api/documents": "MEMBER",
+    "get /api/documents": "VIEWER",
+    "post /api/documents/search": "VIEWER",
+    "get /api/documents/{id}": "VIEWER",
+    "delete /api/documents/{id}": "MEMBER",
+    "get /api/quota": "VIEWER",
+    "get /api/stats": "VIEWER",
+    "post /api/workspaces": "VIEWER",
+    "get /api/workspaces": "VIEWER",
+    "get /api/workspaces/{id}": "VIEWER",
+    "delete /api/workspaces/{id}": "OWNER",
+    "get /api/workspaces/{id}/members": "ADMIN",
+    "post /api/workspaces/{id}/members": "ADMIN",
+    "patch /api/workspaces/{id}/members/{subject}": "ADMIN",
+    "delete /api/workspaces/{id}/members/{subject}": "ADMIN",
+    "get /api/keys": "ADMIN",
+    "post /api/keys": "ADMIN",
+    "delete /api/keys/{id}": "ADMIN",
+    "get /api/audit": "ADMIN",
+}
+PERSONS_ONLY = "post /api/workspaces"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the document, as a request can be made of it."""
+
+    method: str
+    path: str
+    needs: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    async def send(self, client: httpx.AsyncClient, **values: str) -> httpx.Response:
+        """Sends it with an empty body where it has one: who may do it is told before what is wrong with it."""
+        path = self.path
+        for name in ("id", "subject", "userId"):
+            path = path.replace(f"{{{name}}}", values.get(name, "nobody"))
+        body: dict[str, Any] = {"json": {}} if self.method in ("post", "put", "patch") else {}
+        async with client.stream(self.method.upper(), path, **body) as answer:
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                await answer.aread()
+            return answer
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A workspace with a client of every role, by token and by key; and somebody of another one."""
+
+    gateway: ServerProcess
+    team: str
+    persons: dict[str, httpx.AsyncClient]
+    keys: dict[str, httpx.AsyncClient]
+    stranger: httpx.AsyncClient
+    calls: list[Call]
+
+    def clients(self) -> dict[str, httpx.AsyncClient]:
+        by_token = {f"{role} by token": client for role, client in self.persons.items()}
+        return by_token | {f"{role} by key": client for role, client in self.keys.items()}
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with world_in(tmp_path_factory.mktemp("walk")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def walked(world: World) -> AsyncIterator[Walked]:
+    async with replica(world) as gateway, person(gateway, "owner") as owner:
+        team = (await owner.post("/api/workspaces", json={"name": "Team"})).json()["id"]
+        for role in LADDER[:-1]:
+            member = {"subject": role.lower(), "role": role}
+            assert (await owner.post(f"/api/workspaces/{team}/members", json=member)).status_code == 201
+        persons = {role: person(gateway, role.lower(), team) for role in LADDER}
+        keys = {}
+        for role in LADDER:
+            made = await persons["OWNER"].post("/api/keys", json={"name": role, "role": role})
+            keys[role] = with_key(gateway, made.json()["key"])
+        calls = _calls((await owner.get("/openapi.json")).json())
+        stranger = person(gateway, "stranger")
+        yield Walked(gateway, team, persons, keys, stranger, calls)
+        for client in (stranger, *persons.values(), *keys.values()):
+            await client.aclose()
+
+
+def _calls(document: dict[str, Any]) -> list[Call]:
+    return [
+        Call(method, path, operation.get("x-required-role"))
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+
+
+def test_every_route_declares_what_the_table_says(walked: Walked) -> None:
+    declared = {call.name: call.needs for call in walked.calls if not call.path.startswith("/api/admin/")}
+    assert declared == NEEDS
+    assert all(call.needs is None for call in walked.calls if call.path.startswith("/api/admin/"))
+
+
+async def test_nobody_gets_in_without_a_credential(walked: Walked) -> None:
+    async with httpx.AsyncClient(base_url=walked.gateway.url) as client:
+        for call in walked.calls:
+            answer = await call.send(client, id=walked.team)
+            if call.path.startswith("/api/admin/"):
+                assert answer.status_code in (401, 404), call.name
+                continue
+            problem(answer, 401, "unauthenticated")
+            assert answer.headers["www-authenticate"].startswith("Bearer"), call.name
+
+
+async def test_every_role_gets_in_where_it_may_and_nowhere_else(walked: Walked) -> None:
+    wrong = []
+    for call, (name, client) in itertools.product(walked.calls, walked.clients().items()):
+        if call.name == "delete /api/workspaces/{id}" and name.startswith("OWNER"):
+            continue  # an owner does get in, and there would be nothing left to walk
+        answer = await call.send(client, id=walked.team if "/workspaces/" in call.path else new_id())
+        role = name.split(" ")[0]
+        if call.needs is None:
+            expected = answer.status_code in (401, 404)
+        elif call.name == PERSONS_ONLY and name.endswith("key"):
+            expected = answer.status_code == 403
+        elif LADDER.index(role) >= LADDER.index(call.needs):
+            expected = answer.status_code not in (401, 403) and answer.status_code < 500
+        else:
+            expected = answer.status_code == 403
+            body = problem(answer, 403, "forbidden")
+            assert call.needs in body["detail"], call.name
+            assert body["requiredRole"] == call.needs
+        if not expected:
+            wrong.append((call.name, name, answer.status_code))
+    assert wrong == []
+
+
+async def test_roles_of_one_workspace_count_for_nothing_in_another(walked: Walked) -> None:
+    async with person(walked.gateway, "owner") as owner_at_home:
+        home = await home_of(owner_at_home)
+    for call in walked.calls:
+        if "/workspaces/{id}" not in call.path:
+            continue
+        for name, client in walked.clients().items():
+            if name != "OWNER by token":
+                theirs = await call.send(client, id=home, subject="owner")
+                assert theirs.status_code == 404, (call.name, name)
+                assert visible(theirs) == visible(await call.send(client, id=new_id(), subject="owner"))
+
+
+async def test_nobody_learns_what_another_tenant_has(world: World, walked: Walked) -> None:
+    owner = walked.persons["OWNER"]
+    document = (await owner.post("/api/documents", json={"title": "T", "text": "words"})).json()["id"]
+    upgrade = (await owner.post("/api/upgrade", json={"userPrompt": "write about rain", "userId": "u1"})).json()["id"]
+    key = (await owner.post("/api/keys", json={"name": "n", "role": "VIEWER"})).json()["id"]
+    ids = {"upgrades": upgrade, "documents": document, "keys": key, "workspaces": walked.team}
+    async with with_key(walked.gateway, API_KEY) as demo:
+        for client in (walked.stranger, demo):
+            for call in walked.calls:
+                kind = call.path.split("/")[2]
+                if "{id}" not in call.path or kind not in ids:
+                    continue
+                theirs = await call.send(client, id=ids[kind], subject="member")
+                for other in (new_id(), "no-id-at-all", ids[kind].upper()):
+                    assert visible(theirs) == visible(await call.send(client, id=other, subject="member")), call.name
+                assert theirs.status_code == 404, call.name
+    assert (await owner.get(f"/api/upgrades/{upgrade}")).status_code == 200
+    assert (await owner.get(f"/api/documents/{document}")).status_code == 200
+    # Erasing a user of that name at home touches nobody else's.
+    assert (await walked.stranger.delete("/api/users/u1")).status_code == 204
+    assert (await owner.get(f"/api/upgrades/{upgrade}")).status_code == 200
+
+
+async def test_a_chosen_workspace_of_others_is_not_there_on_any_route(walked: Walked) -> None:
+    for call in walked.calls:
+        if call.needs is None or "/workspaces/{id}" in call.path:
+            continue
+        answers = []
+        for workspace_id in (walked.team, new_id(), "rubbish"):
+            async with person(walked.gateway, "stranger", workspace_id) as client:
+                answers.append(visible(await call.send(client)))
+        assert answers[0][0] == 404, call.name
+        assert answers[1:] == answers[:1] * 2, call.name

@@ -1,0 +1,81 @@
+"""Stands where the usage service is: plans, and counters over the results that the test's upgrader has made."""
+
+from collections.abc import Callable, Iterable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from services.gateway.held_work import spent_by
+from shared.contracts.contract import now_utc, period_of
+from shared.contracts.internal_http import EventIds, TenantCounters
+from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange, TenantQuota, TenantStanding
+from shared.contracts.upgrade_results import UpgradeResult
+
+
+class UsageStandIn:
+    """While `counting`, everything that has ended is counted when it is asked for. `plans` may be changed at will."""
+
+    def __init__(self, results: Callable[[], Iterable[UpgradeResult]]) -> None:
+        self._results = results
+        self.counting = True
+        self.out = False
+        self.plans: dict[str, PlanChange] = {}
+        self.plan_versions: dict[str, int] = {}
+        self.counted: set[str] = set()
+        self.counters: dict[tuple[str, str], TenantCounters] = {}
+
+    def set_plan(self, tenant_id: str, plan: Plan, **overrides: int | None) -> None:
+        limits = {Meter(meter): limit for meter, limit in overrides.items()}
+        self.plans[tenant_id] = PlanChange(plan=plan, overrides=limits)
+        self.plan_versions[tenant_id] = self.plan_versions.get(tenant_id, 0) + 1
+
+    def count(self) -> None:
+        """Counts what has ended and is not counted."""
+        for result in list(self._results()):
+            key = (result.tenant_id, result.period)
+            for spent in spent_by(result):
+                if spent.event_id in self.counted:
+                    continue
+                self.counted.add(spent.event_id)
+                had = self.counters.get(key) or TenantCounters(tenant_id=key[0], period=key[1])
+                self.counters[key] = had.model_copy(
+                    update={
+                        "upgrades": had.upgrades + spent.upgrades,
+                        "tokens": had.tokens + spent.tokens,
+                        "embeddings": had.embeddings + spent.embeddings,
+                        "version": had.version + 1,
+                    }
+                )
+
+    def quota(self, tenant_id: str, period: str) -> TenantQuota:
+        change = self.plans.get(tenant_id, PlanChange(plan=Plan.FREE))
+        return TenantQuota(
+            tenant_id=tenant_id,
+            period=period,
+            plan=change.plan,
+            plan_version=self.plan_versions.get(tenant_id, 0),
+            limits=PLAN_LIMITS[change.plan].with_overrides(change.overrides),
+            counters=self.counters.get((tenant_id, period), TenantCounters(tenant_id=tenant_id, period=period)),
+        )
+
+    def add_routes(self, app: FastAPI) -> None:
+        @app.post("/internal/tenants/{tenant_id}/standing")
+        async def standing(tenant_id: str, period: str, request: Request) -> Response:
+            if self.out:
+                return Response(status_code=503)
+            if self.counting:
+                self.count()
+            ids = EventIds.model_validate_json(await request.body()).event_ids
+            missing = [event_id for event_id in ids if event_id not in self.counted]
+            body = TenantStanding(quota=self.quota(tenant_id, period), missing=missing)
+            return Response(body.to_json(), media_type="application/json")
+
+        @app.put("/internal/tenants/{tenant_id}/plan")
+        async def set_plan(tenant_id: str, request: Request, ifUnset: bool = False) -> Response:
+            if self.out:
+                return Response(status_code=503)
+            change = PlanChange.model_validate_json(await request.body())
+            if not (ifUnset and tenant_id in self.plans):
+                self.set_plan(tenant_id, change.plan, **{m.value: limit for m, limit in change.overrides.items()})
+            quota = self.quota(tenant_id, period_of(now_utc()))
+            return Response(quota.to_json(), media_type="application/json")
