@@ -157,7 +157,7 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
     watch = ClusterWatch(settings)
     results = UpgradeResults(settings.upgrader_url, token)
     vault = Vault.from_settings(settings)
-    admission = admission_parts(settings, database=database, store=store, vault=vault)
+    admission = admission_parts(settings, database=database, redis=redis, store=store, vault=vault)
     marks = RecordMarks(store, count_end, admission.admissions.settle)
     creations = IdempotentCreations(database.collection(CREATIONS))
     documents = RagDocuments(settings.rag_url, token)

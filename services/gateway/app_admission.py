@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fastapi import APIRouter
+from redis.asyncio import Redis
 
 from services.gateway.accepted_store import AcceptedStore, AcceptedWork
 from services.gateway.admission_connection import AdmissionConnection
@@ -10,6 +11,7 @@ from services.gateway.admission_state import AdmissionState
 from services.gateway.api_keys import DEMO_TENANT_ID
 from services.gateway.demo_plan import DemoPlan
 from services.gateway.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.due_holds import DueHolds
 from services.gateway.failed_authentications import FailedAuthentications
 from services.gateway.holds import ModelBounds
 from services.gateway.quota_admissions import QuotaAdmissions
@@ -25,6 +27,7 @@ from shared.privacy.sealing import Vault
 from shared.storage.documents import Database
 
 _SETTLE_EVERY_SECONDS = 1.0
+_DUE_EVERY_SECONDS = 30.0
 _FORGET_EVERY_SECONDS = 3600.0
 
 
@@ -43,7 +46,7 @@ class AdmissionParts:
 
 
 def admission_parts(
-    settings: GatewaySettings, *, database: Database, store: AcceptedStore, vault: Vault
+    settings: GatewaySettings, *, database: Database, redis: Redis, store: AcceptedStore, vault: Vault
 ) -> AdmissionParts:
     """All of it, wired."""
     token = settings.internal_token.get_secret_value()
@@ -72,6 +75,7 @@ def admission_parts(
         components=(usage, connection, admissions, DemoPlan(usage, state, DEMO_TENANT_ID)),
         background=(
             Periodic("settlement", settlement.sweep, _SETTLE_EVERY_SECONDS),
+            Periodic("due holds", DueHolds(redis, settlement).sweep, _DUE_EVERY_SECONDS),
             Periodic("old document holds", documents.forget_old, _FORGET_EVERY_SECONDS),
         ),
         routers=(QuotaRoutes(admissions).router(), HoldRoutes(documents, token).router()),

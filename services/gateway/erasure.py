@@ -68,29 +68,30 @@ class Erasure:
         return gone
 
     async def sweep(self) -> int:
-        """Goes on with what is not finished; gives how many were finished. Raises StorageUnavailable."""
-        after, finished = "", 0
+        """Goes on with what is not finished; gives how many are gone. Raises StorageUnavailable."""
+        after, found = "", 0
         while records := await self._store.erasing(after, _BATCH):
             after = records[-1].upgrade_id
             gone = await self._everywhere(records)
-            settled = self._clock() - _LATE_WORK
-            done = [r.upgrade_id for r, is_gone in zip(records, gone, strict=True) if is_gone and r.deadline < settled]
-            if done:
-                await self._store.erased(done)
-            finished += len(done)
+            found += sum(gone)
             if not any(gone):
                 break
-        return finished
+        return found
 
     async def _everywhere(self, records: Sequence[AcceptedRecord]) -> list[bool]:
-        """For each record whether nothing of it is left anywhere, nor can come."""
+        """For each record whether nothing of it is left anywhere. The sweep sees those again that are still recent."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def erase(record: AcceptedRecord) -> bool:
             async with turns:
                 return await self._holders_erase(record)
 
-        return list(await asyncio.gather(*map(erase, records)))
+        gone = list(await asyncio.gather(*map(erase, records)))
+        settled = self._clock() - _LATE_WORK
+        done = [r.upgrade_id for r, is_gone in zip(records, gone, strict=True) if is_gone and r.deadline < settled]
+        if done:
+            await self._store.erased(done)
+        return gone
 
     async def _holders_erase(self, record: AcceptedRecord) -> bool:
         try:

@@ -1,8 +1,9 @@
 """The OpenAPI document: what FastAPI finds in the routes, and what the plain routes cannot tell it."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -25,8 +26,10 @@ _REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     NewKey,
 )
 _ANSWER_MODELS: tuple[type[BaseModel], ...] = (UpgradeView, ProblemDetails)
+_WORKSPACE = "another workspace of the person than their personal one"
 _SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"bearer": []}]
-_OPERATOR_SECURITY: list[dict[str, list[str]]] = [{"operatorKey": []}]
+_OPERATOR_WORKSPACE = "another workspace of the person than their personal one"
+_SECURITY: list[dict[str, list[str]]] = [{"operatorKey": []}]
 _SECURITY_SCHEMES = {
     "operatorKey": {"type": "apiKey", "in": "header", "name": "X-Admin-Key"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -41,8 +44,8 @@ _IDEMPOTENT_PATHS = (
 )
 
 
-def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """The document of all public routes."""
+def openapi_document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
+    """The document of all public routes; `routers` are those whose routes declare a role."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -56,13 +59,15 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         schemas.setdefault(name, schema)
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     document["paths"]["/api/upgrade"] = {"post": _upgrade_operation()}
-    roles = {(path, method): role for path, method, role in declared_roles(app.routes)}
+    roles = {(path, method): role for router in routers for path, method, role in declared_roles(router)}
     roles["/api/upgrade", "post"] = UPGRADE_NEEDS.role
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method, operation)
             if (path, method) in roles:
                 operation["x-required-role"] = roles[path, method].value
+                if not path.startswith("/api/workspaces/{id}"):
+                    operation.setdefault("parameters", []).append(_header("X-Workspace-Id", _WORKSPACE))
     return document
 
 

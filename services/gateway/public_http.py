@@ -95,7 +95,7 @@ def public_app(
 
     def openapi() -> dict[str, Any]:
         if not document:
-            document.update(openapi_document(app))
+            document.update(openapi_document(app, routers))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

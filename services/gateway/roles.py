@@ -1,13 +1,12 @@
 """What a route needs of its caller, declared once: authentication, the check and the documents all follow from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, cast
 
-from fastapi import Depends
+from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.routing import BaseRoute
 
 from services.gateway.caller import Caller, Identify, Role
 from services.gateway.problem_details import ProblemError
@@ -52,9 +51,9 @@ Admin = Annotated[Caller, Depends(requires(Role.ADMIN))]
 Owner = Annotated[Caller, Depends(requires(Role.OWNER))]
 
 
-def declared_roles(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str, Role]]:
+def declared_roles(router: APIRouter) -> Iterator[tuple[str, str, Role]]:
     """Path, method in lower case and role of every route that declares one."""
-    for route in routes:
+    for route in router.routes:
         if not isinstance(route, APIRoute):
             continue
         requirement = _requirement_of(route.dependant)

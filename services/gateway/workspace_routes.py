@@ -110,8 +110,8 @@ class WorkspaceRoutes:
 
     async def create(self, request: Request, caller: Viewer) -> Response:
         """A new workspace that the caller owns. A person owns at most 3, the personal one among them."""
-        body = parse(NewWorkspace, await _json_of(request))
         person = self._person_of(caller)
+        body = parse(NewWorkspace, await _json_of(request))
 
         async def create(workspace_id: str) -> WorkspaceView:
             author = author_of(request, caller)

@@ -4,18 +4,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from fastapi import FastAPI
+from redis.asyncio import Redis
 
+from services.usage.admission_redis import RedisAdmissionStates
 from services.usage.announcements import OutboxAnnouncements
 from services.usage.batch_window import LEASE_SECONDS
 from services.usage.count_batch import CountBatch
+from services.usage.everything import Reconciled, reconcile_everything
 from services.usage.handlers import ledger_handler, removing_old, resuming
 from services.usage.ledger_store import LedgerStore
+from services.usage.pending import GROUP, Pending, pending_events
 from services.usage.plan_routes import plan_routes
 from services.usage.plan_store import PLANS, PlanStore
 from services.usage.retention import Retention
 from services.usage.routes import usage_routes
+from services.usage.scheduled_reconcile import ScheduledReconcile
 from services.usage.settings import UsageSettings
 from services.usage.thresholds import Thresholds
+from shared.contracts.contract import now_utc
 from shared.contracts.ids import new_id
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.messaging.batch_runner import BatchRunner
@@ -24,12 +30,14 @@ from shared.observability.periodic import Periodic
 from shared.observability.service import Component, run, run_service
 from shared.observability.service_http import internal_app
 from shared.observability.setup import Telemetry, setup
+from shared.storage.documents import Database
 from shared.storage.opening import open_database
+from shared.storage.redis_client import open_redis
 
 SERVICE = "usage"
-GROUP = "usage.ledger"
 _RESUME_EVERY_SECONDS = 1.0
 _RETENTION_EVERY_SECONDS = 3600.0
+_ASK_FOR_RECONCILING_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,37 @@ def build_app(settings: UsageSettings) -> UsageApp:
             announcements,
             Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
             Periodic("event retention", removing_old(retention), _RETENTION_EVERY_SECONDS),
+            *_reconciling(settings, database, ledger, retention),
             runner,
         ),
     )
+
+
+def _reconciling(
+    settings: UsageSettings, database: Database, ledger: LedgerStore, retention: Retention
+) -> list[Component]:
+    if not settings.usage_reconcile_every_seconds:
+        return []
+    redis = open_redis(settings, max_connections=2)
+
+    async def pending() -> Pending:
+        return await pending_events(settings, GROUP, ledger, retention.oldest_taken(now_utc()))
+
+    async def everything() -> Reconciled:
+        return await reconcile_everything(ledger, RedisAdmissionStates(redis), pending)
+
+    every = timedelta(seconds=settings.usage_reconcile_every_seconds)
+    job = ScheduledReconcile(database, every, everything)
+    return [ClosingRedis(redis), Periodic("reconcile", job.run_if_due, _ASK_FOR_RECONCILING_EVERY_SECONDS)]
+
+
+@dataclass(frozen=True)
+class ClosingRedis:
+    """Component: a client that connects at its first use, and is closed at the end."""
+
+    redis: Redis
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self.redis.aclose()

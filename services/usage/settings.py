@@ -9,15 +9,25 @@ from shared.storage.settings import StorageSettings
 
 
 class LedgerSettings(StorageSettings, ObservabilitySettings):
-    """What it takes to read the ledger; all that `reconcile` wants."""
+    """What it takes to read the ledger."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
 
-    # The ledger needs no Redis.
+    # Only reconciling reads Redis, and says so when there is none.
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
 
 
-class UsageSettings(KafkaSettings, LedgerSettings):
+class ReconcileSettings(KafkaSettings, LedgerSettings):
+    """What it takes to reconcile: the ledger, and where holds and topics are."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
+
+    usage_event_retention_days: int = Field(
+        default=400, ge=35, le=3650, description="how long single events are kept; what they add up to stays"
+    )
+
+
+class UsageSettings(ReconcileSettings):
     """Shared settings, and the usage service's own under `USAGE_`."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
@@ -25,7 +35,7 @@ class UsageSettings(KafkaSettings, LedgerSettings):
     usage_host: str = Field(default="127.0.0.1", description="address the internal HTTP listens on")
     usage_port: int = Field(default=8085, ge=1, le=65535, description="port of the internal HTTP")
     usage_batch_events: int = Field(default=2000, ge=1, le=20_000, description="most events counted in one batch")
-    usage_event_retention_days: int = Field(
-        default=400, ge=35, le=3650, description="how long single events are kept; what they add up to stays"
+    usage_reconcile_every_seconds: float = Field(
+        default=21_600.0, ge=0, description="time between two reconciliations by the service itself; 0: never"
     )
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")

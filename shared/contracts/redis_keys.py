@@ -1,5 +1,7 @@
 """The registry of Redis keys and channels. Each names its owner and what it holds; the tenant is part of every key."""
 
+import re
+
 PREFIX = "pu"
 
 
@@ -23,6 +25,16 @@ def admission_counters(tenant_id: str, period: str) -> str:
     return f"{PREFIX}:{{{tenant_id}}}:admission:{period}"
 
 
+ADMISSION_COUNTERS = f"{PREFIX}:{{*}}:admission:*"
+"""The pattern that the names of all of them match."""
+
+
+def admission_tenant_and_period(name: str) -> tuple[str, str] | None:
+    """Tenant and period from the name of such a hash; None for any other name."""
+    match = re.fullmatch(PREFIX + r":\{(.+)\}:admission:(\d{4}-\d{2})", name)
+    return (match[1], match[2]) if match else None
+
+
 def admission_holds(tenant_id: str, period: str) -> str:
     """Hash: hold id -> `upgrades,tokens,embeddings,ended,counted`. A hold is never deleted by time alone."""
     return f"{PREFIX}:{{{tenant_id}}}:holds:{period}"
@@ -31,6 +43,18 @@ def admission_holds(tenant_id: str, period: str) -> str:
 def admission_due(tenant_id: str, period: str) -> str:
     """Sorted set: hold id by the time (ms) at which its record is looked at."""
     return f"{PREFIX}:{{{tenant_id}}}:due-holds:{period}"
+
+
+ADMISSION_DUE = f"{PREFIX}:{{*}}:due-holds:*"
+"""The pattern that the names of all of them match."""
+DUE_SWEEP = f"{PREFIX}:due-holds-sweep"
+"""String: somebody looks for holds that are due; lives as long as one look may take."""
+
+
+def due_tenant_and_period(name: str) -> tuple[str, str] | None:
+    """Tenant and period from the name of such a set; None for any other name."""
+    match = re.fullmatch(PREFIX + r":\{(.+)\}:due-holds:(\d{4}-\d{2})", name)
+    return (match[1], match[2]) if match else None
 
 
 def admission_rebuild(tenant_id: str, period: str) -> str:

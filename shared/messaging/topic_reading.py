@@ -1,7 +1,7 @@
 """Reads a topic without a group: all that is there, or on and on."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
@@ -32,6 +32,31 @@ async def read_all(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
+async def read_uncommitted(settings: KafkaSettings, topic: Topic, group: str, most: int) -> list[ConsumerRecord]:
+    """The records from the group's committed offsets to the present end, about `most` at most. Joins no group.
+
+    Raises KafkaError, OSError or TimeoutError.
+    """
+    consumer = await _started(settings)
+    found: list[ConsumerRecord] = []
+    try:
+        async with asyncio.timeout(_READ_WITHIN_SECONDS):
+            partitions = await _assign(consumer, topic)
+            ends = await consumer.end_offsets(partitions)
+            begins = await consumer.beginning_offsets(partitions)
+            committed = await _committed(settings, group, partitions)
+            for partition in partitions:
+                begin = max(committed[partition], begins[partition])
+                # What was committed in a log that is gone may lie beyond the end of this one.
+                consumer.seek(partition, begins[partition] if begin > ends[partition] else begin)
+            while len(found) < most and any([await consumer.position(at) < end for at, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    found.extend(records)
+    finally:
+        await consumer.stop()
+    return found[:most]
+
+
 async def follow(
     settings: KafkaSettings, topic: Topic, *, from_beginning: bool
 ) -> AsyncGenerator[ConsumerRecord, None]:
@@ -45,6 +70,21 @@ async def follow(
             for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                 for record in records:
                     yield record
+    finally:
+        await consumer.stop()
+
+
+async def _committed(
+    settings: KafkaSettings, group: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """What the group has committed. Asked as a consumer that joins nothing: all brokers know how to answer one."""
+    consumer = make_consumer(settings, group_id=group)
+    try:
+        # Before the start, and once: a second assignment trips aiokafka's coordinator.
+        consumer.assign(partitions)
+        async with asyncio.timeout(_CONNECT_WITHIN_SECONDS):
+            await consumer.start()
+            return {partition: await consumer.committed(partition) or 0 for partition in partitions}
     finally:
         await consumer.stop()
 

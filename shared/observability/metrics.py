@@ -47,5 +47,12 @@ USAGE_EVENTS = Counter(
 USAGE_BATCH_LATENCY = Histogram(
     "usage_batch_latency_seconds", "Storing, counting and marking one batch of events.", buckets=_FAST_SECONDS
 )
+RECONCILE_RUNS = Counter(
+    "usage_reconcile_runs_total", "Scheduled reconciliations; outcome is clean, different or failed.", ["outcome"]
+)
+RECONCILE_DIFFERENCES = Gauge("usage_reconcile_differences", "Differences that the last reconciliation found.")
+RECONCILE_UNCOUNTED = Gauge("usage_reconcile_uncounted_events", "Events that it found stored and not counted.")
+RECONCILE_PENDING = Gauge("usage_reconcile_pending_events", "Events that it found in the topics and not in the ledger.")
+RECONCILED_AT = Gauge("usage_reconciled_timestamp_seconds", "When it was reconciled last, seconds since 1970.")
 USAGE_EVENTS_REMOVED = Counter("usage_events_removed_total", "Events removed from the ledger because of their age.")
 USAGE_BATCHES_RESUMED = Counter("usage_batches_resumed_total", "Batches finished after the process that began them.")

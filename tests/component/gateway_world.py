@@ -349,15 +349,21 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world_in(data_dir: Path) -> AsyncIterator[World]:
-    """A running world of its own in `data_dir`."""
+async def world_in(data_dir: Path, worker: "type[Worker] | None" = None) -> AsyncIterator[World]:
+    """A running world of its own in `data_dir`; `worker` is the class of the one that ends upgrades."""
     siblings = Siblings()
     async with siblings.serving(), await start_valkey() as valkey:
         world = World(await start_tansu(), valkey, siblings, data_dir)
+        if worker is not None:
+            await world.worker.close()
+            world.worker = worker(world)
         try:
             await create_topics(world.kafka)
             await world.worker.start()
             await world.gateway.start()
+            async with world.client() as client:
+                # A Redis that nobody knows yet keeps the first request waiting for 3 s.
+                assert (await client.get("/api/quota")).status_code == 200
             yield world
         finally:
             await world.gateway.stop()

@@ -143,22 +143,34 @@ async def test_an_end_that_nobody_told_of_is_found(world: World) -> None:
 
 async def test_redis_out_and_back(world: World) -> None:
     port = world.valkey.port
+    world.worker.answering = False
+    [running] = await accepted(world)
+    before = len(await world.records())
     await world.valkey.kill()
     async with world.client() as client:
-        answer = await client.post("/api/upgrade", json=PROMPT)
-        assert answer.status_code == 200, answer.text
-        location = answer.headers["location"]
-        events = (await client.get(location + "/events")).text
+        started = time.monotonic()
+        refused = await client.post("/api/upgrade", json=PROMPT)
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert int(refused.headers["retry-after"]) > 0
+        assert time.monotonic() - started < 5
+        assert (await client.get("/api/quota")).status_code == 503
+        assert len(await world.records()) == before
+        # What was accepted goes on: its end is found, and its events are told from its record.
+        envelope = world.worker.last_envelope(running)
+        assert envelope
+        await world.worker.answer(envelope)
+        events = (await client.get(f"/api/upgrades/{running}/events")).text
         assert "event: accepted" in events
         assert "event: completed" in events
         assert (await client.get("/health/ready")).status_code == 503
+        world.worker.answering = True
         await world.valkey.start()
         assert world.valkey.port == port
 
         async def quick() -> bool:
             started = time.monotonic()
-            assert (await client.post("/api/upgrade", json=PROMPT)).status_code == 200
-            return time.monotonic() - started < 0.5
+            answer = await client.post("/api/upgrade", json=PROMPT)
+            return answer.status_code == 200 and time.monotonic() - started < 0.5
 
         await eventually(quick, 20)
         assert (await client.get("/health/ready")).status_code == 200

@@ -1,6 +1,5 @@
 """The usage service's internal HTTP and its reconcile command, on a real store."""
 
-import json
 import random
 from collections.abc import AsyncIterator
 from datetime import date, timedelta
@@ -9,14 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from services.usage.count_batch import CountBatch
+from services.usage.everything import Reconciled
 from services.usage.ledger_documents import COUNTERS, ROLLUPS
 from services.usage.ledger_store import LedgerStore
-from services.usage.reconcile import reconcile_stored, report
-from services.usage.recount import reconcile
+from services.usage.reconcile import reconcile_stored
+from services.usage.recount import Reconciliation, reconcile
 from services.usage.routes import usage_routes
-from services.usage.settings import LedgerSettings
+from services.usage.settings import ReconcileSettings
 from services.usage.stats import next_month
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
@@ -219,9 +220,17 @@ async def test_one_end_of_a_range_says_the_other(usage: Usage) -> None:
 
 async def test_reconcile_finds_nothing_when_all_is_well(usage: Usage, tmp_path: Path) -> None:
     await usage.counting.count(mixed_events(300))
-    found = await reconcile_stored(LedgerSettings(data_dir=tmp_path, mongodb_url=None))
+    settings = ReconcileSettings(
+        _env_file=None,
+        data_dir=tmp_path,
+        mongodb_url=None,
+        kafka_bootstrap_servers="127.0.0.1:1",
+        redis_url=SecretStr("redis://127.0.0.1:1/0"),
+    )
+    found = await reconcile_stored(settings)
     assert found.clean
-    assert report(found, as_json=False) == "300 events of 2 tenants: no difference"
+    assert set(found.unreached) == {"topics", "holds"}
+    assert found.to_text().splitlines()[-1] == "300 events of 2 tenants: no difference"
 
 
 async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
@@ -234,8 +243,12 @@ async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
         ("tenant-a", "counter", "tokens", 3),
         ("tenant-a", "rollup", "operations", -1),
     ]
-    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in report(found, as_json=False)
-    assert json.loads(report(found, as_json=True))["differences"][0]["amount"] == 3
+    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in told(found).to_text()
+    assert told(found).to_json()["differences"][0]["amount"] == 3
+
+
+def told(found: Reconciliation) -> Reconciled:
+    return Reconciled(found, None, None, {})
 
 
 async def stored_and_left(usage: Usage) -> None:
@@ -249,7 +262,7 @@ async def test_reconcile_reports_what_nobody_counts(usage: Usage) -> None:
     await stored_and_left(usage)
     found = await reconcile(usage.ledger, attempts=1)
     assert (found.clean, found.uncounted, found.differences) == (False, 1, [])
-    assert "1 events of the ledger are not counted" in report(found, as_json=False)
+    assert "1 events of the ledger are not counted" in told(found).to_text()
 
 
 async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:

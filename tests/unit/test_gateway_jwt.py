@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.gateway.jwks import RemoteKeys, parse_keys
 from services.gateway.jwt_tokens import KeysUnavailable, SharedSecret, TokenRefused, TokenVerifier
+from services.gateway.settings import GatewaySettings
+from shared.observability.settings import load_settings
 from tests.unit.jwt_keys import (
     AUDIENCE,
     ISSUER,
@@ -25,6 +27,7 @@ from tests.unit.jwt_keys import (
     rsa_key,
     secret_token,
 )
+from tests.unit.test_gateway_settings import GOOD
 
 WITH_SECRET = TokenVerifier(SharedSecret(SECRET.encode()), issuer=ISSUER, audience=AUDIENCE)
 ALL_KEYS = (rsa_key(), ec_key(), ed_key())
@@ -247,3 +250,39 @@ async def test_a_provider_that_is_out() -> None:
     with pytest.raises(KeysUnavailable):
         await checks.verify(rsa_key().token())
     await keys.stop(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"JWT_SECRET": SECRET}, "JWT_ISSUER"),
+        ({"JWT_SECRET": SECRET, "JWT_ISSUER": ISSUER}, "JWT_AUDIENCE"),
+        ({"JWT_JWKS_URL": "https://id.example.org/keys", "JWT_AUDIENCE": AUDIENCE}, "JWT_ISSUER"),
+        ({"JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}, "JWT_SECRET"),
+        ({"JWT_SECRET": "short", "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}, "JWT_SECRET"),
+        ({"JWT_JWKS_URL": "file:///etc/keys", "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}, "JWT_JWKS_URL"),
+        (
+            {"JWT_SECRET": SECRET, "JWT_JWKS_URL": "https://k", "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE},
+            "JWT_JWKS_URL",
+        ),
+        ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES"),
+        ({"TRUSTED_PROXIES": "proxy.example.org"}, "TRUSTED_PROXIES"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: dict[str, str], named: str
+) -> None:
+    for name, value in {**GOOD, **settings}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        load_settings(GatewaySettings)
+    assert end.value.code == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert named in line
+    assert settings.get(named) is None or settings[named] not in line
+
+
+def test_settings_that_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**GOOD, "JWT_SECRET": SECRET, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings(GatewaySettings).jwt_issuer == ISSUER

@@ -1,0 +1,245 @@
+"""Two gateways and a usage service, all real processes, and a worker that tells the ledger what it ended."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy.local.server_commands import ServerCommand
+from deploy.local.server_process import ServerProcess
+from deploy.local.servers import free_port
+from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.held_work import end_event_of
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.contracts.plans import Meter, Plan, PlanChange
+from shared.contracts.topics import COMPLETED, USAGE_RECORDED
+from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult
+from shared.contracts.upgrade_tasks import UpgradeTask
+from shared.contracts.usage_events import UsageRecorded
+from shared.messaging.cloudevents import Envelope
+from shared.messaging.producer import EventProducer
+from tests.component.gateway_world import TOKEN, Worker, World, world_in
+from tests.conftest import eventually
+
+PROMPT = {"userPrompt": "write about rain", "options": {"enableRAG": False}}
+WITH_RAG = {"userPrompt": "write about rain"}
+ASYNC = {"Prefer": "respond-async"}
+
+
+class TellingWorker(Worker):
+    """Ends upgrades as the others do, and publishes what an upgrader and its stages owe the ledger."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._producer = EventProducer(world.kafka, source="upgrader")
+        self._started = False
+        self.untold: list[UpgradeResult] = []
+        self.telling = True
+
+    async def start(self) -> None:
+        await self._producer.start()
+        self._started = True
+        await super().start()
+
+    async def answer(self, envelope: Envelope) -> UpgradeResult:
+        result = await super().answer(envelope)
+        self.untold.append(result)
+        if self.telling:
+            await self.tell()
+        return result
+
+    async def tell(self) -> None:
+        """Publishes the facts of everything that was ended and not told of."""
+        untold, self.untold = self.untold, []
+        await asyncio.gather(*(self._tell(result) for result in untold))
+
+    async def answer_all(self) -> None:
+        """Ends everything that was received and is not ended."""
+        done = self._world.siblings.results
+        for _, envelope in list(self.received):
+            task = envelope.data
+            assert isinstance(task, UpgradeTask)
+            if task.upgrade_id not in done:
+                await self.answer(envelope)
+
+    async def _tell(self, result: UpgradeResult) -> None:
+        fact, key = UpgradeCompleted.of(result), result.tenant_id
+        await self._producer.publish(COMPLETED, key, fact, event_id=end_event_of(result.upgrade_id))
+        task = UpgradeTask(
+            upgrade_id=result.upgrade_id, tenant_id=result.tenant_id, period=result.period,
+            created_at=result.created_at, deadline=result.created_at, user_prompt="", itinerary=[],
+        )  # fmt: skip
+        for number, usage in enumerate(result.usage):
+            event = UsageRecorded.for_task(task, usage, number, result.completed_at)
+            await self._producer.publish(USAGE_RECORDED, key, event, event_id=event.event_id)
+
+    async def close(self) -> None:
+        await self._producer.stop(1)
+        await super().close()
+
+
+def usage_process(world: World) -> ServerProcess:
+    """A usage service on the world's broker, not started yet."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    async def ready() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=2.0) as client:
+            try:
+                answer = await client.get("/health/ready")
+            except httpx.HTTPError as error:
+                raise OSError(str(error)) from error
+            if answer.status_code != 200:
+                raise OSError(answer.text)
+
+    variables = {
+        "USAGE_PORT": str(port),
+        "DATA_DIR": str(world.data_dir),
+        "KAFKA_BOOTSTRAP_SERVERS": world.tansu.url,
+        "KAFKA_ENABLE_IDEMPOTENCE": "false",
+        "REDIS_URL": world.valkey.url,
+        "INTERNAL_TOKEN": TOKEN,
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    argv = (sys.executable, "-m", "services.usage")
+    command = ServerCommand("usage", argv, port, url, ready, env=variables)
+    return ServerProcess(command, log_file=world.data_dir / "usage.log")
+
+
+class AdmissionWorld:
+    """The world, its usage service, and the questions that these tests ask."""
+
+    def __init__(self, world: World, worker: TellingWorker, usage: ServerProcess) -> None:
+        self.world = world
+        self.worker = worker
+        self.usage = usage
+        self.one: httpx.AsyncClient
+        self.two: httpx.AsyncClient
+
+    @property
+    def clients(self) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
+        return self.one, self.two
+
+    async def limit(self, plan: Plan = Plan.ENTERPRISE, **overrides: int | None) -> None:
+        """Gives the demo tenant what it has used and so much more of each meter; None stays unlimited."""
+        used = await self.meters()
+        limits = {
+            Meter(meter): None if more is None else used[meter]["used"] + used[meter]["held"] + more
+            for meter, more in overrides.items()
+        }
+        async with httpx.AsyncClient(base_url=self.usage.url, headers={INTERNAL_TOKEN_HEADER: TOKEN}) as http:
+            change = PlanChange(plan=plan, overrides=limits)
+            answer = await http.put(
+                f"/internal/tenants/{DEMO_TENANT_ID}/plan",
+                content=change.to_json(),
+                headers={"Content-Type": "application/json"},
+            )
+            assert answer.status_code == 200, answer.text
+        wanted = {meter.value: limit for meter, limit in limits.items()}
+
+        async def counts() -> bool:
+            found = await self.meters()
+            return all(found[meter]["limit"] == limit for meter, limit in wanted.items())
+
+        await eventually(counts)
+
+    async def meters(self) -> dict[str, dict[str, int]]:
+        """The meters of `/api/quota`, which have to add up."""
+        answer = await self.one.get("/api/quota")
+        assert answer.status_code == 200, answer.text
+        meters: dict[str, dict[str, int]] = answer.json()["meters"]
+        for meter in meters.values():
+            adds_up(meter)
+        return meters
+
+    async def settled(self, timeout: float = 30) -> dict[str, dict[str, int]]:
+        """The meters once nothing is held any more."""
+
+        async def nothing_held() -> dict[str, dict[str, int]] | None:
+            meters = await self.meters()
+            return meters if all(meter["held"] == 0 for meter in meters.values()) else None
+
+        found = await eventually(nothing_held, timeout)
+        assert found is not None
+        return found
+
+    async def burst(self, count: int, body: Any = PROMPT, **headers: str) -> list[httpx.Response]:
+        """So many upgrades at once, half of them at each gateway."""
+        sent = (self.clients[i % 2].post("/api/upgrade", json=body, headers=ASYNC | headers) for i in range(count))
+        return await asyncio.gather(*sent)
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[list[dict[str, dict[str, int]]]]:
+        """Reads the quota again and again meanwhile; each reading has to add up and to be within its limits."""
+        seen: list[dict[str, dict[str, int]]] = []
+
+        async def watch() -> None:
+            while True:
+                answer = await self.two.get("/api/quota")
+                if answer.status_code == 200:
+                    meters = answer.json()["meters"]
+                    for meter in meters.values():
+                        adds_up(meter)
+                        assert meter["limit"] is None or meter["used"] + meter["held"] <= meter["limit"], meter
+                    seen.append(meters)
+                await asyncio.sleep(0.02)
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield seen
+        finally:
+            failed = watching.done()
+            watching.cancel()
+            outcome = (await asyncio.gather(watching, return_exceptions=True))[0]
+        assert not failed, repr(outcome)
+
+    async def warm(self) -> None:
+        """Returns once upgrades can be admitted again."""
+
+        async def answers() -> bool:
+            return all([(await client.get("/api/quota")).status_code == 200 for client in self.clients])
+
+        await eventually(answers, 30)
+
+
+def adds_up(meter: dict[str, int]) -> None:
+    if meter["limit"] is None:
+        assert meter["remaining"] is None
+    elif meter["used"] + meter["held"] <= meter["limit"]:
+        assert meter["used"] + meter["held"] + meter["remaining"] == meter["limit"], meter
+    else:
+        assert meter["remaining"] == 0
+
+
+def verdicts(answers: list[httpx.Response]) -> dict[str, int]:
+    """How many answers of each kind: the status, or the code of the problem."""
+    found: dict[str, int] = {}
+    for answer in answers:
+        kind = str(answer.json()["code"]) if answer.status_code >= 400 else str(answer.status_code)
+        found[kind] = found.get(kind, 0) + 1
+    return found
+
+
+@contextlib.asynccontextmanager
+async def admission_world_in(data_dir: Path, **environment: str) -> AsyncIterator[AdmissionWorld]:
+    """A running world of its own in `data_dir`."""
+    async with world_in(data_dir, worker=TellingWorker) as world:
+        worker = world.worker
+        assert isinstance(worker, TellingWorker)
+        usage = usage_process(world)
+        async with await usage.start():
+            # The first gateway of the world knows only the stand-in.
+            await world.gateway.stop()
+            gateways = [world.new_gateway(USAGE_URL=usage.url, **environment) for _ in range(2)]
+            async with await gateways[0].start(), await gateways[1].start():
+                world.gateway, world.second = gateways
+                limits = httpx.Limits(max_connections=400)
+                running = AdmissionWorld(world, worker, usage)
+                async with world.client(limits=limits) as one, world.client(world.second, limits=limits) as two:
+                    running.one, running.two = one, two
+                    await running.warm()
+                    yield running
