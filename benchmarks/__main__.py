@@ -17,6 +17,7 @@ from benchmarks import (
     report,
     stage_loop,
     two_workers,
+    usage_aggregation,
 )
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
 from benchmarks.machine import busy_share, machine
@@ -36,7 +37,7 @@ class Benchmark(Protocol):
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers, gateway_accept)
+BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers, gateway_accept, usage_aggregation)
 PEERS: tuple[Benchmark, ...] = (faststream_loop,)
 _DISTURBING_SHARE = 0.2
 

@@ -28,8 +28,7 @@ _REQUEST_MODELS: tuple[type[BaseModel], ...] = (
 _ANSWER_MODELS: tuple[type[BaseModel], ...] = (UpgradeView, ProblemDetails)
 _WORKSPACE = "another workspace of the person than their personal one"
 _SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"bearer": []}]
-_OPERATOR_WORKSPACE = "another workspace of the person than their personal one"
-_SECURITY: list[dict[str, list[str]]] = [{"operatorKey": []}]
+_OPERATOR_SECURITY: list[dict[str, list[str]]] = [{"operatorKey": []}]
 _SECURITY_SCHEMES = {
     "operatorKey": {"type": "apiKey", "in": "header", "name": "X-Admin-Key"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -60,8 +60,8 @@ def check_update(update: Update) -> None:
 
 def check_each(changes: Sequence[tuple[Filter, Update]]) -> None:
     """`ValueError` unless every update is sound and every filter has an `_id` that no other has."""
-    ids = {filter.get("_id") for filter, _ in changes}
-    if len(ids) < len(changes) or not all(isinstance(id, str) for id in ids):
+    ids = [filter.get("_id") for filter, _ in changes]
+    if not all(isinstance(id, str) for id in ids) or len(set(ids)) < len(ids):
         raise ValueError("each change wants the _id of another document")
     for _, update in changes:
         check_update(update)

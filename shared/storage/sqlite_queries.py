@@ -140,8 +140,12 @@ class Table:
     def _element_is(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
         if not values:
             return ""
-        plain = [int(value) if isinstance(value, bool) else value for value in values]
-        among = f"SELECT 1 FROM json_each(body, {_path(path)}) WHERE {_is_one_of('value', plain, parameters)}"  # noqa: S608
+        terms: Conditions = []
+        plain = [value for value in values if not isinstance(value, bool)]
+        if plain:
+            terms.append(f"({_is_one_of('value', plain, parameters)} AND type NOT IN ('true', 'false'))")
+        terms += [f"type = '{'true' if value else 'false'}'" for value in values if isinstance(value, bool)]
+        among = f"SELECT 1 FROM json_each(body, {_path(path)}) WHERE {' OR '.join(terms)}"  # noqa: S608
         return f"({_type(path)} = 'array' AND EXISTS ({among}))"
 
     def _is_served_by_partial_index(self, filter: Filter) -> bool:

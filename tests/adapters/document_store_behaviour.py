@@ -287,6 +287,88 @@ class DocumentStoreBehaviour:
         assert await things.count({"counted": True, "batch": "b1"}) == 20
         assert await things.count({"counted": False}) == 20
 
+    async def test_update_each_does_every_change_by_its_own_filter(self, things: Collection) -> None:
+        for id, number in (("a", 1), ("b", 2), ("c", 3)):
+            await things.insert(a_document(id, number=number, done=[7]))
+        await things.update_each(
+            [
+                ({"_id": "a", "number": {"$lt": 2}}, {"$inc": {"number": 10}, "$push": {"done": 8}}),
+                ({"_id": "b", "done": {"$ne": 7}}, {"$inc": {"number": 10}}),
+                ({"_id": "c"}, {"$set": {"nested.deep": 1}, "$inc": {"nested.count": 2}}),
+                ({"_id": "gone"}, {"$set": {"number": 1}}),
+            ]
+        )
+        assert [(t["_id"], t["number"]) for t in await things.find({}, sort=[("_id", 1)])] == [
+            ("a", 11),
+            ("b", 2),
+            ("c", 3),
+        ]
+        assert (await things.get("a") or {})["done"] == [7, 8]
+        assert (await things.get("c") or {})["nested"] == {"deep": 1, "count": 2}
+
+    async def test_update_each_upserts_and_refuses_what_was_done(self, things: Collection) -> None:
+        def changes(ids: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+            return [
+                (
+                    {"_id": id, "batches": {"$ne": 1}},
+                    {"$inc": {"number": 1}, "$push": {"batches": {"$each": [1], "$slice": -3}}},
+                )
+                for id in ids
+            ]
+
+        await things.update_each(changes("bd"), upsert=True)
+        with pytest.raises(DuplicateKey):
+            await things.update_each(changes("abcde"), upsert=True)
+        found = await things.find({}, sort=[("_id", 1)])
+        assert [(t["_id"], t["number"], t["batches"]) for t in found] == [(id, 1, [1]) for id in "abcde"]
+        await things.update_each(changes("abcde"))
+        assert [t["number"] for t in await things.find({})] == [1] * 5
+
+    async def test_update_each_of_many_at_once_counts_every_one(self, things: Collection) -> None:
+        async def raise_all(batch: int) -> None:
+            changes = [
+                ({"_id": f"t{n}", "batches": {"$ne": batch}}, {"$inc": {"number": 1}, "$push": {"batches": batch}})
+                for n in range(700)
+            ]
+            try:
+                await things.update_each(changes, upsert=True)
+            except DuplicateKey:
+                await things.update_each(changes)
+
+        await asyncio.gather(*(raise_all(batch) for batch in range(4)))
+        assert [t["number"] for t in await things.find({}, limit=1000)] == [4] * 700
+
+    async def test_update_each_wants_every_document_once(self, things: Collection) -> None:
+        change = {"$set": {"number": 1}}
+        for filters in ([{"number": 1}], [{"_id": "a"}, {"_id": "a"}], [{"_id": {"$in": ["a"]}}]):
+            with pytest.raises(ValueError):
+                await things.update_each([(filter, change) for filter in filters])
+        with pytest.raises(ValueError):
+            await things.update_each([({"_id": "a"}, {"$double": {"number": 1}})])
+        await things.update_each([])
+
+    async def test_update_each_filters_as_find_does(self, things: Collection) -> None:
+        """A store may answer its filters here and there by different means: they agree."""
+        values: list[Any] = [None, 0, 1, 1.0, 2, True, False, "1", "a", "", [1, "a"], [True], [], {"x": 1}]
+        for number, value in enumerate(values):
+            await things.insert(a_document(f"d{number:02d}", value=value))
+        await things.insert(a_document("d99"))
+        ids = [t["_id"] for t in await things.find({}, limit=100)]
+        operands: list[Any] = [None, 0, 1, 2, True, False, "1", "a"]
+        conditions: list[Any] = [
+            *operands,
+            {"$exists": True},
+            {"$exists": False},
+            {"$in": [1, "a"]},
+            {"$nin": [1, None]},
+        ]
+        conditions += [{"$ne": operand} for operand in operands]
+        conditions += [{name: bound} for name in ("$lt", "$lte", "$gt", "$gte") for bound in (1, "a")]
+        for number, condition in enumerate(conditions):
+            found = {t["_id"] for t in await things.find({"value": condition}, limit=100)}
+            await things.update_each([({"_id": id, "value": condition}, {"$set": {"seen": number}}) for id in ids])
+            assert {t["_id"] for t in await things.find({"seen": number}, limit=100)} == found, condition
+
     async def test_an_update_can_run_into_a_unique_index(self, things: Collection) -> None:
         await things.insert(a_document("a", key="k"))
         await things.insert(a_document("b"))

@@ -1,5 +1,7 @@
 """Which store the settings open."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from shared.storage.opening import open_database
 from shared.storage.settings import StorageSettings
 from shared.storage.sqlite import SqliteDatabase
 from tests.conftest import free_port
+
+ROOT = Path(__file__).parents[2]
 
 
 def settings_with(mongodb_url: str | None, data_dir: Path) -> StorageSettings:
@@ -29,6 +33,11 @@ async def test_without_a_url_it_is_a_file_of_the_service(tmp_path: Path) -> None
     await database.start()
     await database.stop(5.0)
     assert (tmp_path / "data" / "usage.sqlite3").is_file()
+
+
+def test_the_driver_is_imported_only_by_those_who_use_it() -> None:
+    code = "import sys, shared.storage.opening; sys.exit('motor' in sys.modules or 'pymongo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, check=False).returncode == 0
 
 
 async def test_a_mongodb_that_is_not_there_is_unavailable(tmp_path: Path) -> None:

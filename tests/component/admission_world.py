@@ -15,7 +15,7 @@ from deploy.local.servers import free_port
 from services.gateway.api_keys import DEMO_TENANT_ID
 from services.gateway.held_work import end_event_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.contracts.plans import Meter, Plan, PlanChange
+from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult
 from shared.contracts.upgrade_tasks import UpgradeTask
@@ -139,11 +139,10 @@ class AdmissionWorld:
                 headers={"Content-Type": "application/json"},
             )
             assert answer.status_code == 200, answer.text
-        wanted = {meter.value: limit for meter, limit in limits.items()}
+        wanted = PLAN_LIMITS[plan].with_overrides(limits).to_document()
 
         async def counts() -> bool:
-            found = await self.meters()
-            return all(found[meter]["limit"] == limit for meter, limit in wanted.items())
+            return {meter: found["limit"] for meter, found in (await self.meters()).items()} == wanted
 
         await eventually(counts)
 
@@ -191,11 +190,10 @@ class AdmissionWorld:
         watching = asyncio.create_task(watch())
         try:
             yield seen
+            assert not watching.done(), repr(watching.exception())
         finally:
-            failed = watching.done()
             watching.cancel()
-            outcome = (await asyncio.gather(watching, return_exceptions=True))[0]
-        assert not failed, repr(outcome)
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def warm(self) -> None:
         """Returns once upgrades can be admitted again."""

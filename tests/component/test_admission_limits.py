@@ -223,7 +223,7 @@ async def test_a_gateway_is_killed_between_admission_and_record(world: Admission
 async def test_the_same_key_fifty_times_at_the_last_place(world: AdmissionWorld) -> None:
     await world.limit(upgrades=1)
     answers = await world.burst(50, **{"Idempotency-Key": "fifty at once"})
-    assert verdicts(answers) == {"202": 50}
+    assert set(verdicts(answers)) <= {"200", "202"}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert len([a for a in answers if "idempotent-replayed" not in a.headers]) == 1
     after = await world.settled()
