@@ -144,6 +144,7 @@ def _service_environment(
         "SHUTDOWN_GRACE_SECONDS": f"{settings.shutdown_grace_seconds:g}",
         "GATEWAY_HOST": settings.gateway_host,
         "GATEWAY_PORT": str(ports["gateway"]),
+        "GATEWAY_URL": addresses["gateway"],
     }
     if addresses["mongodb"]:
         environment["MONGODB_URL"] = addresses["mongodb"]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 
 from services.rag.documents import Documents
+from services.rag.embedding_holds import RunHolds
 from services.rag.embeddings import Embeddings
 from services.rag.erasure_routes import erasure_routes
 from services.rag.facts import DocumentFacts
+from services.rag.gateway_http import GatewayHolds
 from services.rag.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.index import Indexing
 from services.rag.preparer import Preparer
@@ -114,8 +116,10 @@ def build_app(settings: RagSettings) -> RagApp:
     embeddings = Embeddings(model, store.embeddings, vault, settings.openai_embedding_model)
     search = HybridSearch(store, index, embeddings, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling)
     documents = Documents(store, index, preparer, SubmitDocument(producer))
+    holds = GatewayHolds(settings.gateway_url, token)
+    runs = RunHolds(store, embeddings, holds)
     indexing = Indexing(
-        store=store, index=index, preparer=preparer, embeddings=embeddings, vault=vault, announcements=facts
+        store=store, index=index, preparer=preparer, embeddings=embeddings, vault=vault, announcements=facts, runs=runs
     )
     sweep = Sweep(
         store=store,
@@ -123,6 +127,7 @@ def build_app(settings: RagSettings) -> RagApp:
         documents=documents,
         embeddings=embeddings,
         outputs=outputs,
+        runs=runs,
         resubmit_seconds=settings.rag_resubmit_seconds,
         give_up_seconds=settings.rag_give_up_hours * 3600,
         output_seconds=settings.rag_output_hours * 3600,
@@ -142,7 +147,7 @@ def build_app(settings: RagSettings) -> RagApp:
         telemetry=telemetry,
         http=internal_app(telemetry, internal_token=token, routers=[routes.router(), erasure_routes(store, outputs)]),
         components=(
-            *(database, progress, producer, ledger, model, index, _WarmUp(store, index)),
+            *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),
             *(outputs, background, retrieve, submitted),
         ),
         sweep=sweep,

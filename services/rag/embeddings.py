@@ -81,6 +81,14 @@ class Embeddings:
         known |= fresh
         return Vectors([known[id] for id in ids], self.live_space, usage)
 
+    async def unknown(self, tenant_id: str, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that the model would have to be asked for. Raises StorageUnavailable."""
+        ids = [self._vault.keyed_hash("embedding", tenant_id, self._model_name, text) for text in texts]
+        cached = await self._cached(ids)
+        space = self.live_space or next((found for found, _ in cached.values()), None)
+        known = {id for id, (found, _) in cached.items() if found == space}
+        return [text for id, text in zip(ids, texts, strict=True) if id not in known]
+
     async def _cached(self, ids: Sequence[str]) -> dict[str, tuple[Space, list[float]]]:
         return {
             entry["_id"]: (Space(entry["model"], entry["dimension"]), _unpacked(entry["vector"]))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from services.rag.embedding_holds import HoldsUnavailable, NoRoom, RunHolds
 from services.rag.embeddings import Embeddings
 from services.rag.file_types import DocumentType, FileRejected, FileType
 from services.rag.preparation_model import PreparedChunk, PreparedDocument, searchable
@@ -22,6 +23,7 @@ from services.rag.vector_model import IndexRow, Space
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.document_events import DocumentIndexed
 from shared.contracts.ids import derived_id, new_id
+from shared.contracts.quota_http import SpentEvent
 from shared.contracts.usage_events import UsageRecorded
 from shared.llm.client import ModelUsage
 from shared.llm.errors import ModelError, ModelUnavailable
@@ -69,6 +71,7 @@ class Indexing:
         embeddings: Embeddings,
         vault: Vault,
         announcements: Announcements,
+        runs: RunHolds,
     ) -> None:
         self._store = store
         self._index = index
@@ -76,12 +79,13 @@ class Indexing:
         self._embeddings = embeddings
         self._vault = vault
         self._announcements = announcements
+        self._runs = runs
 
     async def index(self, tenant_id: str, document_id: str) -> None:
         """Ends with the document indexed, failed, or still pending because the model is out (the sweep asks again).
 
-        Does nothing for a document that is deleted, done, or being indexed by somebody else. Raises StorageUnavailable
-        and IndexUnavailable, which are worth another try.
+        Does nothing for a document that is deleted, done, or being indexed by somebody else. Raises StorageUnavailable,
+        IndexUnavailable and HoldsUnavailable, which are worth another try.
         """
         record = await self._store.document(tenant_id, document_id)
         if record is None:
@@ -116,14 +120,8 @@ class Indexing:
         run = _Run(record, new_id())
         try:
             prepared = await self._prepare(record)
-            await self._store.runs.insert(
-                {
-                    "_id": run.generation,
-                    "tenantId": record["tenantId"],
-                    "documentId": record["_id"],
-                    "startedAt": format_utc(now_utc()),
-                }
-            )
+            await self._runs.begin(record, run.generation)
+            await self._runs.take(record, run.generation, [_embedded_text(chunk) for chunk in prepared.chunks])
             await self._write(run, prepared)
             await self._commit(run, prepared)
         except Overtaken:
@@ -131,6 +129,11 @@ class Indexing:
             return
         except FileRejected as rejected:
             await self._fail(run, rejected.detail)
+        except NoRoom as refused:
+            await self._fail(run, str(refused))
+        except HoldsUnavailable:
+            await self._undo(run)
+            raise
         except ModelUnavailable as error:
             await self._spent(run, error.usage)
             await self._undo(run)
@@ -156,7 +159,7 @@ class Indexing:
             batch = prepared.chunks[start : start + BATCH_TEXTS]
             vectors = await self._embeddings.of(
                 run.record["tenantId"],
-                [searchable(f"{chunk.context}\n{chunk.text}") for chunk in batch],
+                [_embedded_text(chunk) for chunk in batch],
                 operation="index",
                 deadline=now_utc() + timedelta(seconds=BATCH_SECONDS),
                 document_id=run.record["_id"],
@@ -215,7 +218,7 @@ class Indexing:
             raise Overtaken
         for space in await self._store.spaces(run.record["tenantId"]):
             await self._index.delete_document(run.record["tenantId"], space, run.record["_id"], keep=run.generation)
-        await self._store.runs.delete_many({"documentId": run.record["_id"]})
+        await self._runs.end_all(run.record["_id"])
 
     async def _after_model_error(self, run: _Run) -> None:
         await self._undo(run)
@@ -233,7 +236,7 @@ class Indexing:
         """Removes what a run that is not committed has written; all that the document had, when it is deleted."""
         if run.space is not None:
             await self._index.delete_generation(run.record["tenantId"], run.space, run.generation)
-        await self._store.runs.delete_many({"_id": run.generation})
+        await self._runs.end(run.generation)
         if await self._store.document(run.record["tenantId"], run.record["_id"]) is None:
             await self._store.delete_content(run.record["tenantId"], run.record["_id"])
 
@@ -243,9 +246,10 @@ class Indexing:
         if usage is None or not (usage.embeddings or usage.tokens_in or usage.tokens_out):
             return
         run.embedded += usage.embeddings
+        event_id = derived_id(run.generation, "index", str(run.batches))
         await self._announcements.used(
             UsageRecorded(
-                event_id=derived_id(run.generation, "index", str(run.batches)),
+                event_id=event_id,
                 tenant_id=run.record["tenantId"],
                 component="rag",
                 operation="index",
@@ -259,6 +263,10 @@ class Indexing:
                 occurred_at=now_utc(),
             )
         )
+        # Only now: an event that the hold waits for has to come.
+        tokens = usage.tokens_in + usage.tokens_out
+        spent = SpentEvent(event_id=event_id, embeddings=usage.embeddings, tokens=tokens)
+        await self._runs.spent(run.generation, spent)
 
     async def _announce(self, record: dict[str, Any]) -> None:
         if record["status"] not in (INDEXED, FAILED):
@@ -273,6 +281,10 @@ class Indexing:
             occurred_at=now_utc(),
         )
         await self._announcements.indexed(fact, derived_id(record["_id"], record["status"], record["generation"]))
+
+
+def _embedded_text(chunk: PreparedChunk) -> str:
+    return searchable(f"{chunk.context}\n{chunk.text}")
 
 
 def seal_values(vault: Vault, values: dict[str, str], tenant_id: str, document_id: str) -> str:

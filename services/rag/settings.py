@@ -16,6 +16,7 @@ class RagSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySettings
     rag_port: int = Field(default=8082, ge=1, le=65535, description="port of the internal HTTP")
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")
+    gateway_url: str = Field(default="http://127.0.0.1:8080", description="base URL of the gateway, for its holds")
     lancedb_uri: str | None = Field(default=None, description="where LanceDB keeps its tables; unset: in DATA_DIR")
     rag_index_concurrency: int = Field(default=2, ge=1, le=32, description="documents indexed at a time per process")
     rag_prepare_seconds: float = Field(default=120.0, gt=0, le=600, description="longest time to read one document")

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from services.rag.documents import Documents
+from services.rag.embedding_holds import RunHolds
 from services.rag.embeddings import Embeddings
 from services.rag.recorded_outputs import RecordedOutputs
 from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago
@@ -39,6 +40,7 @@ class Sweep:
         documents: Documents,
         embeddings: Embeddings,
         outputs: RecordedOutputs,
+        runs: RunHolds,
         resubmit_seconds: float,
         give_up_seconds: float,
         output_seconds: float,
@@ -48,6 +50,7 @@ class Sweep:
         self._documents = documents
         self._embeddings = embeddings
         self._outputs = outputs
+        self._runs = runs
         self._resubmit_seconds = resubmit_seconds
         self._give_up_seconds = give_up_seconds
         self._output_seconds = output_seconds
@@ -60,6 +63,7 @@ class Sweep:
             self.drop_unfinished_uploads,
             self.purge_deleted,
             self.drop_stale_runs,
+            self.end_holds,
             self.compact,
             self.expire,
         )
@@ -158,7 +162,11 @@ class Sweep:
                     )
                 else:
                     await self._index.delete_generation(run["tenantId"], space, run["_id"])
-            await self._store.runs.delete_many({"_id": run["_id"]})
+            await self._runs.end(run["_id"])
+
+    async def end_holds(self) -> None:
+        """Holds of runs that ended while the gateway was out."""
+        await self._runs.end_over()
 
     async def compact(self) -> None:
         """Tables that this process has added to."""

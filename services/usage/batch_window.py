@@ -14,7 +14,7 @@ A process has a batch for LEASE_SECONDS. The lease only decides when others may 
 it is counted twice: two who finish the same batch raise each counter once.
 """
 
-WINDOW = 32
+WINDOW = 8
 RECENT = 2 * WINDOW
 LEASE_SECONDS = 5.0
 

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from shared.contracts.contract import Contract, Timestamp
-from shared.contracts.upgrade_tasks import ComponentUsage, Origin, UpgradeTask
 from shared.contracts.ids import derived_id
+from shared.contracts.upgrade_tasks import ComponentUsage, Origin, UpgradeTask
 
 
 class UsageRecorded(Contract):

@@ -82,6 +82,8 @@ class WriterThread(SqliteThread):
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            # What is erased is overwritten, not only unlinked.
+            connection.execute("PRAGMA secure_delete=ON")
             _begin(connection)
             for statement in self._definition:
                 connection.execute(statement)

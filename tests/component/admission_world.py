@@ -146,19 +146,19 @@ class AdmissionWorld:
 
         await eventually(counts)
 
-    async def meters(self) -> dict[str, dict[str, int]]:
+    async def meters(self) -> dict[str, dict[str, Any]]:
         """The meters of `/api/quota`, which have to add up."""
         answer = await self.one.get("/api/quota")
         assert answer.status_code == 200, answer.text
-        meters: dict[str, dict[str, int]] = answer.json()["meters"]
+        meters: dict[str, dict[str, Any]] = answer.json()["meters"]
         for meter in meters.values():
             adds_up(meter)
         return meters
 
-    async def settled(self, timeout: float = 30) -> dict[str, dict[str, int]]:
+    async def settled(self, timeout: float = 30) -> dict[str, dict[str, Any]]:
         """The meters once nothing is held any more."""
 
-        async def nothing_held() -> dict[str, dict[str, int]] | None:
+        async def nothing_held() -> dict[str, dict[str, Any]] | None:
             meters = await self.meters()
             return meters if all(meter["held"] == 0 for meter in meters.values()) else None
 
@@ -172,9 +172,9 @@ class AdmissionWorld:
         return await asyncio.gather(*sent)
 
     @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[list[dict[str, dict[str, int]]]]:
+    async def watched(self) -> AsyncIterator[list[dict[str, dict[str, Any]]]]:
         """Reads the quota again and again meanwhile; each reading has to add up and to be within its limits."""
-        seen: list[dict[str, dict[str, int]]] = []
+        seen: list[dict[str, dict[str, Any]]] = []
 
         async def watch() -> None:
             while True:
@@ -204,7 +204,7 @@ class AdmissionWorld:
         await eventually(answers, 30)
 
 
-def adds_up(meter: dict[str, int]) -> None:
+def adds_up(meter: dict[str, Any]) -> None:
     if meter["limit"] is None:
         assert meter["remaining"] is None
     elif meter["used"] + meter["held"] <= meter["limit"]:

@@ -14,6 +14,7 @@ import wordllama
 from pydantic import SecretStr
 
 from services.rag.documents import Documents, Upload
+from services.rag.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
 from services.rag.embeddings import Embeddings
 from services.rag.index import Indexing
 from services.rag.preparer import Preparer
@@ -81,7 +82,7 @@ class HeardFacts:
 class RagParts:
     """Everything between the inboxes and the stores. Submitted documents wait in `submitted`."""
 
-    def __init__(self, folder: Path, model: LocalEmbeddings | None = None) -> None:
+    def __init__(self, folder: Path, model: LocalEmbeddings | None = None, holds: EmbeddingHolds | None = None) -> None:
         self.folder = folder
         self.database = SqliteDatabase(folder / "rag.sqlite3")
         self.vault = Vault.from_settings(PrivacySettings(vault_key=SecretStr(VAULT_KEY)))
@@ -93,6 +94,7 @@ class RagParts:
         self.submitted: list[DocumentSubmitted] = []
         self.facts = HeardFacts()
         self.documents = Documents(self.store, self.index, self.preparer, self._submit)
+        self.runs = RunHolds(self.store, self.embeddings, holds or OpenHolds())
         self.indexing = Indexing(
             store=self.store,
             index=self.index,
@@ -100,6 +102,7 @@ class RagParts:
             embeddings=self.embeddings,
             vault=self.vault,
             announcements=self.facts,
+            runs=self.runs,
         )
         self.search = HybridSearch(self.store, self.index, self.embeddings)
         self.retrieval = Retrieval(self.search, self.vault, query_seconds=10)
@@ -116,6 +119,7 @@ class RagParts:
             documents=self.documents,
             embeddings=self.embeddings,
             outputs=self.outputs,
+            runs=self.runs,
             resubmit_seconds=60,
             give_up_seconds=3600,
             output_seconds=3600,
@@ -144,8 +148,10 @@ class RagParts:
 
 
 @asynccontextmanager
-async def rag_parts(folder: Path, model: LocalEmbeddings | None = None) -> AsyncIterator[RagParts]:
-    parts = RagParts(folder, model)
+async def rag_parts(
+    folder: Path, model: LocalEmbeddings | None = None, holds: EmbeddingHolds | None = None
+) -> AsyncIterator[RagParts]:
+    parts = RagParts(folder, model, holds)
     await parts.database.start()
     try:
         yield parts

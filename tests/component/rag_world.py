@@ -18,6 +18,7 @@ from shared.contracts.topics import RETRIEVE, REWRITE, Topic
 from shared.contracts.upgrade_tasks import RetrieveTask, Stage, StageOutput, UpgradeTask
 from shared.messaging.cloudevents import decode
 from shared.messaging.producer import EventProducer
+from tests.component.gateway_stand_in import GatewayStandIn
 from tests.component.messaging_setup import records_of
 from tests.conftest import eventually
 
@@ -83,7 +84,13 @@ class World:
 
 @asynccontextmanager
 async def running(settings: RagSettings) -> AsyncIterator[World]:
-    app = build_app(settings)
+    async with GatewayStandIn().serving() as gateway, _running(settings, gateway) as world:
+        yield world
+
+
+@asynccontextmanager
+async def _running(settings: RagSettings, gateway: GatewayStandIn) -> AsyncIterator[World]:
+    app = build_app(settings.model_copy(update={"gateway_url": gateway.url}))
     producer = EventProducer(settings, source="tests")
     started = []
     await producer.start()

@@ -75,7 +75,8 @@ async def test_tokens_are_never_held_above_their_limit(world: AdmissionWorld) ->
     await world.worker.answer_all()
 
     async def room_again() -> bool:
-        return (await world.meters())["tokens"]["held"] == 0
+        held: int = (await world.meters())["tokens"]["held"]
+        return held == 0
 
     await eventually(room_again)
     # What was held and not used is there for others.

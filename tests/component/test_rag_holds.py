@@ -1,0 +1,123 @@
+"""A document's embeddings are held before the first one, and what was used of it is told when it is over."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.rag.embedding_holds import HoldsUnavailable
+from services.rag.gateway_http import GatewayHolds
+from shared.llm.errors import ModelUnavailable
+from tests.component.gateway_stand_in import GatewayStandIn
+from tests.component.rag_parts import LocalEmbeddings, RagParts, rag_parts
+
+TENANT = "t1"
+HANDBOOK = "\n\n".join(f"# Chapter {n}\n\nEmployees are entitled to {n} days of paid leave. " * 8 for n in range(9))
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[GatewayStandIn]:
+    async with GatewayStandIn().serving() as running:
+        yield running
+
+
+@pytest.fixture
+def model() -> LocalEmbeddings:
+    return LocalEmbeddings()
+
+
+@pytest.fixture
+async def parts(tmp_path: Path, gateway: GatewayStandIn, model: LocalEmbeddings) -> AsyncIterator[RagParts]:
+    holds = GatewayHolds(gateway.url, "token")
+    async with rag_parts(tmp_path, model, holds) as running:
+        yield running
+    await holds.stop(1)
+
+
+async def test_what_a_document_may_use_is_held_and_what_it_used_is_told(
+    parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
+) -> None:
+    record = await parts.record(await parts.add(TENANT, HANDBOOK))
+    assert record["status"] == "indexed"
+    [(hold_id, hold)] = gateway.taken.items()
+    assert (hold.tenant_id, hold.period, hold.embeddings) == (TENANT, record["period"], record["chunks"])
+    assert hold.tokens >= sum(used.tokens_in for used in parts.facts.usage.values())
+    told = gateway.ended[hold_id]
+    assert sum(event.embeddings for event in told) == record["embeddings"] == len(model.texts)
+    assert [event.event_id for event in told] == [fact.event_id for fact in parts.facts.usage.values()]
+    assert await parts.store.runs.count({}) == 0
+
+
+async def test_without_room_the_document_fails_and_nothing_is_embedded(
+    parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
+) -> None:
+    gateway.room = 2
+    record = await parts.record(await parts.add(TENANT, HANDBOOK))
+    assert record["status"] == "failed"
+    assert record["error"] == "The embeddings left of this month's quota do not suffice for this document."
+    assert model.texts == []
+    assert await parts.store.runs.count({}) == 0
+    assert list(parts.facts.indexed_facts.values())[-1].error == record["error"]
+
+
+async def test_a_gateway_that_is_out_is_worth_another_try(
+    parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
+) -> None:
+    gateway.out = True
+    with pytest.raises(HoldsUnavailable):
+        await parts.add(TENANT, HANDBOOK)
+    [record] = await parts.store.documents.find({})
+    assert record["status"] == "pending"
+    assert model.texts == []
+    gateway.out = False
+    await parts.indexing.index(TENANT, record["_id"])
+    assert (await parts.record(record["_id"]))["status"] == "indexed"
+
+
+async def test_a_hold_that_could_not_be_ended_is_ended_later(parts: RagParts, gateway: GatewayStandIn) -> None:
+    document_id = await parts.add(TENANT, HANDBOOK)
+    [(first, told)] = gateway.ended.items()
+    gateway.ended.clear()
+    # As it is when the gateway was out at that moment.
+    await parts.store.runs.insert(
+        {
+            "_id": first,
+            "tenantId": TENANT,
+            "documentId": document_id,
+            "startedAt": "2026-11-01T00:00:00.000Z",
+            "over": True,
+            "spent": [event.to_document() for event in told],
+        }
+    )
+    gateway.out = True
+    await parts.sweep.end_holds()
+    assert await parts.store.runs.count({}) == 1
+    gateway.out = False
+    await parts.sweep.end_holds()
+    assert gateway.ended[first] == told
+    assert await parts.store.runs.count({}) == 0
+
+
+async def test_a_run_that_was_killed_ends_with_the_next_and_its_embeddings_cost_nothing_again(
+    parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
+) -> None:
+    document_id = await parts.add(TENANT, HANDBOOK)
+    chunks = len(model.texts)
+    assert chunks > 2
+    await parts.store.documents.update_one({"_id": document_id}, {"$set": {"status": "pending", "generation": ""}})
+    run = {"_id": "killed", "tenantId": TENANT, "documentId": document_id, "startedAt": "2026-11-01T00:00:00.000Z"}
+    await parts.store.runs.insert(run | {"spent": [{"eventId": "e", "embeddings": 1, "tokens": 5}]})
+    gateway.room = 0
+    await parts.indexing.index(TENANT, document_id)
+    assert (await parts.record(document_id))["status"] == "indexed"
+    assert len(model.texts) == chunks
+    assert [event.event_id for event in gateway.ended["killed"]] == ["e"]
+
+
+async def test_a_run_without_a_model_gives_its_hold_back(
+    parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
+) -> None:
+    model.error = ModelUnavailable
+    record = await parts.record(await parts.add(TENANT, HANDBOOK))
+    assert record["status"] == "pending"
+    assert list(gateway.ended.values()) == [[]]
