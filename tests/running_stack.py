@@ -29,6 +29,7 @@ class RunningStack:
             "DATA_DIR": str(data_dir),
             "GATEWAY_PORT": "0",
             "LOG_LEVEL": "INFO",
+            "RATE_LIMIT_PER_MINUTE": "100000",
             **(environment or {}),
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,11 +17,12 @@ _MOST_DUE = 1_000
 
 
 class DueHolds:
-    """Of all replicas, one at a time looks."""
+    """Of all replicas, one at a time looks. `clock` gives seconds since 1970."""
 
-    def __init__(self, redis: Redis, settlement: Settlement) -> None:
+    def __init__(self, redis: Redis, settlement: Settlement, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._settlement = settlement
+        self._clock = clock
 
     async def sweep(self) -> int:
         """One round; gives how many tenants had some. Raises RedisError, and as Settlement.refresh."""
@@ -37,7 +39,7 @@ class DueHolds:
         if tenant is None:
             return False
         due: list[Any] = await self._redis.zrangebyscore(
-            name, "-inf", round(time.time() * 1000), start=0, num=_MOST_DUE
+            name, "-inf", round(self._clock() * 1000), start=0, num=_MOST_DUE
         )
         if due:
             await self._settlement.refresh(*tenant, [hold_id.decode() for hold_id in due])

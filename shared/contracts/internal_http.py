@@ -5,7 +5,7 @@ from shared.contracts.document_events import DocumentStatus
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import RetrievedChunk
 
-INTERNAL_TOKEN_HEADER = "X-Internal-Token"
+INTERNAL_TOKEN_HEADER = "X-Internal-Token"  # noqa: S105 -- the name of a header
 
 
 # upgrader: GET /internal/upgrades/{upgradeId}?tenantId=  -> UpgradeResult or 404

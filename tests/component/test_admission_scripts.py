@@ -7,7 +7,15 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from redis.asyncio import Redis
 
 from deploy.local.server_process import ServerProcess
@@ -27,8 +35,9 @@ NOW = 1_800_000_000_000
 WINDOW = 60_000
 RATE = 4
 
-amounts = st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(0, 5))
-limits = st.tuples(st.integers(-1, 12), st.integers(-1, 200), st.integers(-1, 20))
+amounts = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 3))
+limits = st.tuples(st.integers(-1, 6), st.integers(-1, 10), st.integers(-1, 8))
+once_in_a_while = st.integers(0, 9).map(lambda number: number == 9)
 
 
 def quota(tenant: str, base: Amounts, limits: Amounts, version: int, plan_version: int) -> TenantQuota:
@@ -93,6 +102,10 @@ class Machine(RuleBasedStateMachine):
     def state(self) -> AdmissionState:
         return self.valkey.state
 
+    @initialize(base=amounts, limits=limits)
+    def begin(self, base: Amounts, limits: Amounts) -> None:
+        self.rebuild(base, limits, 0, 0)
+
     @rule(base=amounts, limits=limits, version=st.integers(0, 5), plan=st.integers(0, 3))
     def rebuild(self, base: Amounts, limits: Amounts, version: int, plan: int) -> None:
         kept = self.model.holds if self.model else {}
@@ -105,8 +118,8 @@ class Machine(RuleBasedStateMachine):
         else:
             assert installed == "warm"
 
-    @rule(target=holds, need=amounts, step=st.integers(0, 40_000), limited=st.booleans(), key=st.sampled_from("abc."))
-    def admit(self, need: Amounts, step: int, limited: bool, key: str) -> Any:
+    @rule(target=holds, need=amounts, step=st.integers(0, 40_000), limited=once_in_a_while)
+    def admit(self, need: Amounts, step: int, limited: bool) -> Any:
         self.now += step
         hold_id = new_id()
         ask = Admit(
@@ -151,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         if self.model:
             self.model.settle(hold_id, spent)
 
-    @rule(hold_id=holds, other=holds, base=amounts, version=st.integers(0, 8), left=amounts,
+    @rule(hold_id=holds, other=holds, base=amounts, version=st.integers(0, 3), left=amounts,
           what=st.sampled_from(["left", "drop", "counted", "keep"]))  # fmt: skip
     def confirm(self, hold_id: str, other: str, base: Amounts, version: int, left: Amounts, what: Any) -> None:
         limits = self.model.limits if self.model else NOTHING
@@ -184,14 +197,18 @@ class Machine(RuleBasedStateMachine):
         if self.model and version > self.model.plan_version:
             self.model.limits, self.model.plan_version = limits, version
 
-    @rule()
-    def flush(self) -> None:
+    @rule(really=once_in_a_while)
+    def flush(self, really: bool) -> None:
+        if not really:
+            return
         self.valkey.run(self.valkey.redis.flushall())
         self.model, self.rate = None, []
 
-    @rule()
-    def claim_another_process(self) -> None:
+    @rule(really=once_in_a_while)
+    def claim_another_process(self, really: bool) -> None:
         """As after a restart that kept its data: the state says another run id."""
+        if not really:
+            return
         key = redis_keys.admission_counters(self.tenant, PERIOD)
         self.valkey.run(self.valkey.redis.hset(key, "run", "another"))
         self.model = None
@@ -231,8 +248,8 @@ async def test_any_sequence_of_scripts_does_what_the_model_does() -> None:
             run_state_machine_as_test(
                 Machine,
                 settings=settings(
-                    max_examples=60,
-                    stateful_step_count=40,
+                    max_examples=100,
+                    stateful_step_count=50,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
                 ),

@@ -1,0 +1,187 @@
+"""The gateway's admission on a real Valkey and a real store, with a clock and a usage service that a test moves."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from deploy.local.server_process import ServerProcess
+from deploy.local.servers import start_valkey
+from services.gateway.accepted_record import AcceptedRecord, StoredHold
+from services.gateway.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
+from services.gateway.admission import Hold
+from services.gateway.admission_connection import AdmissionConnection
+from services.gateway.admission_state import AdmissionState
+from services.gateway.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.due_holds import DueHolds
+from services.gateway.held_work import EndedWork
+from services.gateway.holds import HoldSize
+from services.gateway.quota_admissions import QuotaAdmissions
+from services.gateway.rebuild import Rebuild
+from services.gateway.settlement import Settlement
+from services.gateway.unfinished_work import UnfinishedWork
+from services.gateway.usage_http import UsageUnavailable
+from shared.contracts.contract import period_of
+from shared.contracts.ids import new_id
+from shared.contracts.plans import Plan, TenantStanding
+from shared.contracts.upgrade_results import UpgradeError, UpgradeResult, UpgradeStatus
+from shared.contracts.upgrade_tasks import ComponentUsage, RewriteTask, Stage
+from shared.storage.sqlite import SqliteDatabase
+from tests.component.usage_stand_in import UsageStandIn
+
+TENANT = new_id()
+SIZE = HoldSize(1, 1000, 4)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+class LocalUsage:
+    """`Usage` over the stand-in, without HTTP."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, UpgradeResult] = {}
+        self.stand_in = UsageStandIn(lambda: self.results.values())
+
+    async def standing(self, tenant_id: str, period: str, event_ids: Sequence[str]) -> TenantStanding:
+        if self.stand_in.out:
+            raise UsageUnavailable("out")
+        if self.stand_in.counting:
+            self.stand_in.count()
+        missing = [event_id for event_id in event_ids if event_id not in self.stand_in.counted]
+        return TenantStanding(quota=self.stand_in.quota(tenant_id, period), missing=missing)
+
+
+class AdmissionParts:
+    """One replica's admission, and what surrounds it."""
+
+    def __init__(self, valkey: ServerProcess, database: SqliteDatabase) -> None:
+        self.valkey = valkey
+        self.clock = Clock()
+        self.usage = LocalUsage()
+        self.redis = Redis.from_url(valkey.url)
+        self.connection = AdmissionConnection(valkey.url)
+        self.state = AdmissionState(self.connection)
+        self.store = AcceptedStore(database.collection(ACCEPTED))
+        self.held_documents = database.collection(DOCUMENT_HOLDS)
+        self.work = UnfinishedWork(AcceptedWork(self.store), DocumentWork(self.held_documents))
+        self.settlement = Settlement(self.state, self.work, self.usage, self.clock)
+        self.admissions = QuotaAdmissions(
+            self.state,
+            Rebuild(self.state, self.work, self.usage, known_for_seconds=0, clock=self.clock),
+            self.settlement,
+            accepted_per_minute=0,
+            clock=self.clock,
+        )
+        self.documents = DocumentHolds(self.held_documents, self.admissions, self.clock)
+        self.due = DueHolds(self.redis, self.settlement, lambda: self.clock.now.timestamp())
+
+    @property
+    def period(self) -> str:
+        return period_of(self.clock.now)
+
+    def limit(self, **overrides: int | None) -> None:
+        self.usage.stand_in.set_plan(TENANT, Plan.ENTERPRISE, **overrides)
+
+    async def set_limits(self, **overrides: int | None) -> None:
+        """As `limit`, also in a state that is warm."""
+        self.limit(**overrides)
+        await self.state.set_limits(self.usage.stand_in.quota(TENANT, self.period))
+
+    def hold(self, size: HoldSize = SIZE, **changes: Any) -> Hold:
+        fields: dict[str, Any] = {
+            "tenant_id": TENANT, "upgrade_id": new_id(), "period": self.period, "size": size,
+            "expires_at": self.clock.now + timedelta(seconds=70), "subject": "user",
+        }  # fmt: skip
+        return Hold(**(fields | changes))
+
+    async def accept(self, size: HoldSize = SIZE) -> Hold:
+        """Admits and records one upgrade."""
+        hold = self.hold(size)
+        await self.admissions.admit(hold)
+        await self.store.insert(self.record(hold))
+        return hold
+
+    def record(self, hold: Hold) -> AcceptedRecord:
+        now = self.clock.now
+        task = RewriteTask(
+            upgrade_id=hold.upgrade_id, tenant_id=TENANT, period=hold.period, created_at=now,
+            deadline=now + timedelta(seconds=60), user_prompt="p", itinerary=[Stage.UPGRADER],
+        )  # fmt: skip
+        return AcceptedRecord(
+            upgrade_id=hold.upgrade_id,
+            tenant_id=TENANT,
+            credential_id="c",
+            user_ref=None,
+            idempotency_key=None,
+            body_hash=None,
+            period=hold.period,
+            created_at=now,
+            deadline=task.deadline,
+            task=task.model_dump_json(by_alias=True),
+            sealed_pii=None,
+            traceparent=None,
+            hold=StoredHold(
+                upgrades=hold.size.upgrades, tokens=hold.size.tokens, embeddings=hold.size.embeddings,
+                expires_at=hold.expires_at,
+            ),
+            open_since=now,
+        )  # fmt: skip
+
+    async def end(self, hold: Hold, *, settle: bool = True, error: str | None = None, tokens: int = 30) -> None:
+        """The upgrade ends; usage may count it from now on."""
+        status = UpgradeStatus.UPGRADED if error is None else UpgradeStatus.ORIGINAL
+        result = UpgradeResult(
+            upgrade_id=hold.upgrade_id,
+            tenant_id=TENANT,
+            status=status,
+            user_prompt="p",
+            upgraded_prompt="q",
+            usage=[ComponentUsage(component="upgrader", operation="rewrite", tokens_in=tokens)] if tokens else [],
+            error=UpgradeError(code=error, detail="") if error else None,
+            period=hold.period,
+            created_at=self.clock.now,
+            completed_at=self.clock.now,
+            latency_ms=1,
+        )
+        self.usage.results[hold.upgrade_id] = result
+        ended = EndedWork.of(result)
+        await self.store.mark_ended([ended])
+        if settle:
+            await self.admissions.settle([ended])
+
+    async def meter(self, name: str, period: str | None = None) -> tuple[int, int]:
+        """Used and held of one meter."""
+        state = await self.state.read(TENANT, period or self.period, 0)
+        assert state is not None
+        meter = next(meter for meter in state.meters if meter.meter.value == name)
+        return meter.used, meter.held
+
+
+@contextlib.asynccontextmanager
+async def admission_parts(folder: Path) -> AsyncIterator[AdmissionParts]:
+    database = SqliteDatabase(folder / "gateway.sqlite3")
+    async with await start_valkey() as valkey:
+        parts = AdmissionParts(valkey, database)
+        await database.start()
+        await parts.connection.start()
+        try:
+            yield parts
+        finally:
+            await parts.admissions.stop(2)
+            await parts.connection.stop(1)
+            await parts.redis.aclose()
+            await database.stop(1)
+            await asyncio.sleep(0)

@@ -1,0 +1,316 @@
+"""What becomes of holds: ended, counted, due, over the end of a month, and when parts are out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.gateway.holds import HoldSize
+from services.gateway.problem_details import ProblemError
+from services.gateway.recording import record_in_time
+from services.gateway.usage_http import UsageUnavailable
+from shared.contracts import redis_keys
+from shared.contracts.problems import QUOTA_EXCEEDED, UNAVAILABLE
+from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
+from shared.storage.documents import StorageUnavailable
+from tests.component.admission_parts import TENANT, AdmissionParts, admission_parts
+from tests.conftest import eventually
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[AdmissionParts]:
+    async with admission_parts(tmp_path) as running:
+        yield running
+
+
+async def refused(parts: AdmissionParts, size: HoldSize | None = None) -> ProblemError:
+    with pytest.raises(ProblemError) as refusal:
+        await parts.admissions.admit(parts.hold(size) if size else parts.hold())
+    return refusal.value
+
+
+async def lose(parts: AdmissionParts) -> None:
+    await parts.redis.flushall()
+
+
+async def test_an_ended_hold_stays_until_it_is_counted_and_leaves_in_the_same_step(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=2)
+    hold = await parts.accept()
+    parts.usage.stand_in.counting = False
+    await parts.end(hold)
+    assert await parts.meter("upgrades") == (0, 1)
+    assert await parts.meter("tokens") == (0, 30)
+    parts.clock.move(days=3)
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades") == (0, 1)
+    parts.usage.stand_in.counting = True
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades") == (1, 0)
+    assert await parts.meter("tokens") == (30, 0)
+    assert await parts.store.unfinished(TENANT, hold.period, 10) == []
+    assert await parts.settlement.sweep() == 0
+
+
+async def test_events_are_taken_off_one_by_one(parts: AdmissionParts) -> None:
+    hold = await parts.accept()
+    parts.usage.stand_in.counting = False
+    await parts.end(hold)
+    stand_in = parts.usage.stand_in
+    stand_in.count()
+    [end_event, rewrite] = [spent.event_id for spent in (await parts.work.of(TENANT, hold.period, 10))[0].spent]
+    key = (TENANT, hold.period)
+    stand_in.counted.discard(rewrite)
+    stand_in.counters[key] = stand_in.counters[key].model_copy(update={"tokens": 0, "version": 1})
+    await parts.settlement.sweep()
+    assert end_event in stand_in.counted
+    assert await parts.meter("upgrades") == (1, 0)
+    assert await parts.meter("tokens") == (0, 30)
+    stand_in.count()
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (30, 0)
+
+
+async def test_an_end_that_is_counted_before_it_is_known_here_is_not_held_twice(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=2)
+    known, unknown = await parts.accept(), await parts.accept()
+    await parts.end(known)
+    await parts.end(unknown, settle=False)
+    # The record of the second does not say so yet: only usage knows.
+    await parts.store._records.update_one(
+        {"_id": unknown.upgrade_id},
+        {"$set": {"openSince": "2026-11-20T12:00:00.000Z", "outcome": "accepted"}, "$unset": {"uncountedSince": ""}},
+    )
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades") == (2, 0)
+    await parts.end(unknown)
+    assert await parts.meter("upgrades") == (2, 0)
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (60, 0)
+
+
+async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_nothing_more(
+    parts: AdmissionParts,
+) -> None:
+    hold = await parts.accept()
+    await parts.end(hold, error="expired", tokens=0)
+    assert await parts.meter("upgrades") == (0, 0)
+    assert await parts.meter("tokens") == (0, 1000)
+    parts.clock.move(seconds=60)
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (0, 1000)
+    await lose(parts)
+    await parts.admissions.quota(TENANT, parts.period)
+    assert await parts.meter("tokens") == (0, 1000)
+    parts.clock.move(seconds=30)
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (0, 0)
+    assert await parts.meter("embeddings") == (0, 0)
+
+
+async def test_a_month_ends(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=2)
+    first, last = await parts.accept(), await parts.accept()
+    november = parts.period
+    await parts.end(first)
+    problem = await refused(parts)
+    assert problem.extra["resetsAt"] == "2026-12-01T00:00:00.000Z"
+    parts.clock.move(days=11)
+    assert parts.period == "2026-12"
+    december = await parts.accept()
+    quota = await parts.admissions.quota(TENANT, "2026-12")
+    assert [(meter.used, meter.held) for meter in quota.meters] == [(0, 1), (0, 1000), (0, 4)]
+    # In flight over the end of the month: counted once, in the month in which it was accepted.
+    await parts.end(last)
+    await parts.end(december)
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades", november) == (2, 0)
+    assert await parts.meter("upgrades", "2026-12") == (1, 0)
+    assert (await parts.admissions.quota(TENANT, november)).meters[0].used == 2
+
+
+async def test_a_lost_state_is_rebuilt_exactly(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=5)
+    counted, uncounted, running = [await parts.accept() for _ in range(3)]
+    await parts.end(counted)
+    await parts.settlement.sweep()
+    parts.usage.stand_in.counting = False
+    await parts.end(uncounted)
+    await lose(parts)
+    quota = await parts.admissions.quota(TENANT, parts.period)
+    assert [(meter.used, meter.held) for meter in quota.meters] == [(1, 2), (30, 1030), (0, 4)]
+    await parts.end(running)
+    parts.usage.stand_in.counting = True
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades") == (3, 0)
+    for _ in range(2):
+        await parts.accept()
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+
+
+async def test_without_usage_a_warm_tenant_goes_on_and_a_cold_one_is_told_to_wait(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=2)
+    await parts.accept()
+    parts.usage.stand_in.out = True
+    await parts.accept()
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+    await lose(parts)
+    problem = await refused(parts)
+    assert problem.problem is UNAVAILABLE
+    assert problem.headers["Retry-After"]
+    parts.usage.stand_in.out = False
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+
+
+async def test_a_hold_that_nobody_recorded_is_given_back_when_it_is_due(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=1)
+    await parts.admissions.admit(parts.hold())
+    parts.clock.move(seconds=69)
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+    parts.clock.move(seconds=1)
+    # Whoever asks next finds it, and has its place.
+    await parts.accept()
+    assert await parts.meter("upgrades") == (0, 1)
+
+
+async def test_due_holds_of_tenants_that_nobody_asks_for_are_found(parts: AdmissionParts) -> None:
+    await parts.admissions.admit(parts.hold())
+    running = await parts.accept()
+    parts.clock.move(seconds=71)
+    parts.usage.stand_in.out = True
+    with pytest.raises(UsageUnavailable):
+        await parts.due.sweep()
+    # What was never recorded needs no counters; what runs stays, as long as its end is not known.
+    assert await parts.meter("upgrades") == (0, 1)
+    parts.usage.stand_in.out = False
+    assert await parts.due.sweep() == 0  # another replica has looked a moment ago
+    await parts.redis.delete(redis_keys.DUE_SWEEP)
+    assert await parts.due.sweep() == 1
+    assert await parts.meter("upgrades") == (0, 1)
+    await parts.end(running)
+    await parts.settlement.sweep()
+    assert await parts.meter("upgrades") == (1, 0)
+
+
+async def test_an_end_that_settled_nothing_is_settled_by_the_sweep(parts: AdmissionParts) -> None:
+    hold = await parts.accept()
+    await parts.end(hold, settle=False)
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (30, 0)
+
+
+async def test_a_document_holds_its_embeddings(parts: AdmissionParts) -> None:
+    parts.limit(embeddings=100)
+    asked = EmbeddingsHold(hold_id="run-1", tenant_id=TENANT, period=parts.period, embeddings=80, tokens=500)
+    await parts.documents.take(asked)
+    await parts.documents.take(asked)
+    assert await parts.meter("embeddings") == (0, 80)
+    with pytest.raises(ProblemError) as refusal:
+        await parts.documents.take(asked.model_copy(update={"hold_id": "run-2"}))
+    assert refusal.value.extra["meter"] == "embeddings"
+    assert await parts.held_documents.count({}) == 1
+    await lose(parts)
+    # A document that waits for its hold is not taken for one that has it.
+    with pytest.raises(ProblemError):
+        await parts.documents.take(asked.model_copy(update={"hold_id": "run-3"}))
+    assert await parts.meter("embeddings") == (0, 80)
+    parts.clock.move(hours=1)
+    await parts.due.sweep()
+    assert await parts.meter("embeddings") == (0, 80)
+    await parts.documents.end("run-1", EmbeddingsHoldEnd(spent=[SpentEvent(event_id="e", embeddings=60, tokens=200)]))
+    assert await parts.meter("embeddings") == (0, 60)
+    await parts.settlement.sweep()
+    assert await parts.meter("embeddings") == (0, 60)
+    parts.usage.stand_in.counted.add("e")
+    key = (TENANT, parts.period)
+    counters = parts.usage.stand_in.quota(*key).counters
+    parts.usage.stand_in.counters[key] = counters.model_copy(update={"embeddings": 60, "tokens": 200, "version": 1})
+    await parts.settlement.sweep()
+    assert await parts.meter("embeddings") == (60, 0)
+    assert await parts.held_documents.count({"uncountedSince": {"$exists": True}}) == 0
+    await parts.documents.end("run-1", EmbeddingsHoldEnd())
+    await parts.documents.end("nobody's", EmbeddingsHoldEnd())
+    assert await parts.meter("embeddings") == (60, 0)
+
+
+async def test_documents_at_once_take_what_there_is(parts: AdmissionParts) -> None:
+    parts.limit(embeddings=100)
+    asked = [
+        EmbeddingsHold(hold_id=f"run-{n}", tenant_id=TENANT, period=parts.period, embeddings=7, tokens=1)
+        for n in range(40)
+    ]
+    answers = await asyncio.gather(*(parts.documents.take(one) for one in asked), return_exceptions=True)
+    assert answers.count(None) == 14
+    assert await parts.meter("embeddings") == (0, 98)
+
+
+async def test_a_plan_that_changes_counts_at_once(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=1)
+    await parts.accept()
+    await refused(parts)
+    await parts.set_limits(upgrades=2)
+    await parts.accept()
+    await parts.set_limits(upgrades=1)
+    quota = await parts.admissions.quota(TENANT, parts.period)
+    assert quota.meters[0].remaining == 0
+    await refused(parts)
+
+
+class Release:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __call__(self) -> None:
+        self.events.append("released")
+
+    async def take_back(self) -> None:
+        self.events.append("taken back")
+
+
+async def test_a_record_that_comes_too_late_is_taken_back(parts: AdmissionParts) -> None:
+    release, written = Release(), asyncio.Event()
+
+    async def slow() -> None:
+        await written.wait()
+
+    loop = asyncio.get_running_loop()
+    with pytest.raises(StorageUnavailable):
+        await record_in_time(slow, take_back=release.take_back, release=release, until=loop.time() + 0.05)
+    assert release.events == []
+    written.set()
+
+    async def done() -> bool:
+        return release.events == ["taken back", "released"]
+
+    await eventually(done)
+
+
+async def test_a_record_that_nobody_knows_of_is_taken_back_before_its_hold(parts: AdmissionParts) -> None:
+    release = Release()
+
+    async def cut() -> None:
+        raise StorageUnavailable("cut")
+
+    loop = asyncio.get_running_loop()
+    with pytest.raises(StorageUnavailable):
+        await record_in_time(cut, take_back=release.take_back, release=release, until=loop.time() + 5)
+
+    async def done() -> bool:
+        return release.events == ["taken back", "released"]
+
+    await eventually(done)
+
+
+async def test_a_process_that_slept_takes_its_record_back(parts: AdmissionParts) -> None:
+    release = Release()
+
+    async def at_once() -> None: ...
+
+    loop = asyncio.get_running_loop()
+    with pytest.raises(StorageUnavailable):
+        await record_in_time(at_once, take_back=release.take_back, release=release, until=loop.time() - 0.001)
+
+    async def done() -> bool:
+        return release.events == ["taken back", "released"]
+
+    await eventually(done)
