@@ -22,9 +22,10 @@ from services.usage.ledger_event import LedgerEvent
 from services.usage.sealed_store import SealedStore
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.internal_http import TenantCounters
-from shared.storage.documents import Collection, Database, DuplicateKey
+from shared.storage.documents import Collection, Database, DuplicateKey, StorageUnavailable
 
 _PAGE = 2000
+_RACES_TOLERATED = 50
 
 
 class LedgerStore:
@@ -43,8 +44,7 @@ class LedgerStore:
 
     async def add(self, increments: Increments, number: int) -> None:
         counters = [
-            Raise(counter_id(key), counter_fields(key), {**amounts, "version": 1})
-            for key, amounts in increments.counters.items()
+            Raise(counter_id(key), counter_fields(key), amounts) for key, amounts in increments.counters.items()
         ]
         rollups = [Raise(rollup_id(key), rollup_fields(key), amounts) for key, amounts in increments.rollups.items()]
         # Side by side, so that a store that commits in groups commits them together.
@@ -130,25 +130,31 @@ class Raise:
     fields: Mapping[str, Any]
     amounts: Mapping[str, int]
 
-    def once(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Filter and update: the one update that checks that the document lacks the batch also adds it."""
-        lacking = {"_id": self.id, "recentBatches": {"$ne": number}, "batchFloor": {"$lt": number}}
-        change = {
-            "$inc": self.amounts,
-            "$push": {"recentBatches": {"$each": [number], "$slice": -RECENT}},
-            "$max": {"batchFloor": floor_after(number)},
-            "$setOnInsert": self.fields,
-        }
-        return lacking, change
+    def lacking(self, stored: Mapping[str, Any] | None, number: int) -> bool:
+        """Whether the batch is still to be added; see `batch_window` for what a document remembers."""
+        return stored is None or (stored["batchFloor"] < number and number not in stored["recentBatches"])
+
+    def change(self, stored: Mapping[str, Any] | None, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Filter and update: adds the batch to the document as it was read, and to no other."""
+        recent, floor = (stored["recentBatches"], stored["batchFloor"]) if stored else ([], 0)
+        remembered = {"recentBatches": [*recent, number][-RECENT:], "batchFloor": max(floor, floor_after(number))}
+        unchanged = {"_id": self.id, "version": stored["version"] if stored else 0}
+        raised = {**self.amounts, "version": 1}
+        return unchanged, {"$inc": raised, "$set": remembered, "$setOnInsert": self.fields}
 
 
 async def _raise_all(collection: Collection, raises: Sequence[Raise], number: int) -> None:
-    """Adds the amounts once per batch."""
-    try:
-        await collection.update_each([one.once(number) for one in raises], upsert=True)
-    except DuplicateKey:
-        # Some have this batch already, or another process made them at this moment. The latter match now.
-        await collection.update_each([one.once(number) for one in raises])
+    """Adds the amounts once per batch: to documents that lack it, as long as nobody has changed them since."""
+    left = list(raises)
+    for _ in range(_RACES_TOLERATED):
+        stored = {document["_id"]: document for document in await collection.get_many([one.id for one in left])}
+        left = [one for one in left if one.lacking(stored.get(one.id), number)]
+        try:
+            await collection.update_each([one.change(stored.get(one.id), number) for one in left], upsert=True)
+        except DuplicateKey:
+            continue  # others were faster with some of them: look again
+        return
+    raise StorageUnavailable("other processes are always faster to raise the same counters")
 
 
 def _counters_of(document: Mapping[str, Any]) -> TenantCounters:

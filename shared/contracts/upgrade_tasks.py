@@ -141,8 +141,8 @@ class UpgradeTask(Contract):
         return self.itinerary[0] if self.itinerary else None
 
     def advanced(self, output: StageOutput) -> "UpgradeTask":
-        """The message for the next stage; after a give-up, straight to the last stage of the itinerary."""
-        ahead = self.itinerary[1:] if output.given_up is None else self.itinerary[-1:]
+        """The message for the next stage; after a give-up, straight to the last stage that is still ahead."""
+        ahead = self.itinerary[1:] if output.given_up is None else self.itinerary[1:][-1:]
         counts = dict(self.placeholder_counts)
         for kind, number in output.placeholder_counts.items():
             counts[kind] = max(number, counts.get(kind, 0))

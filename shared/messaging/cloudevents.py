@@ -106,8 +106,8 @@ class Decoder:
             raise Undecodable(f"missing header: {missing}") from None
         except ValidationError as error:
             raise Undecodable(_schema_violations(error)) from None
-        except ValueError:
-            # A header that is not UTF-8, or a ce_time that is no time.
+        except (ValueError, AttributeError):
+            # A header that is not UTF-8 or null, or a ce_time that is no time.
             raise Undecodable("a CloudEvents header is malformed") from None
 
 

@@ -102,7 +102,7 @@ def _headers_without_body(
 ) -> list[tuple[str, bytes]]:
     """As `_headers`, with what identifies the body instead of the body; original headers only while they are small."""
     body = record.value or b""
-    kept = [(name, content) for name, content in record.headers if len(content) <= _KEY_LIMIT][:32]
+    kept = [(name, content) for name, content in record.headers if len(content or b"") <= _KEY_LIMIT][:32]
     why = _headers(record, error_class, detail, attempts)[len(record.headers) :]
     size = (BODY_SIZE, str(len(body)).encode())
     return [*kept, *why, size, (BODY_SHA256, hashlib.sha256(body).hexdigest().encode())]

@@ -70,14 +70,17 @@ class Delivery:
         """Returns when the record's offset may be committed. Raises Abandoned when that will never be."""
         try:
             envelope = self._decode(work.record.value, work.record.headers)
-        except Undecodable as error:
+            if envelope.traceparent is None:
+                await self._see_through(work, envelope)
+                return
+            with span_from_traceparent(self._span_name, envelope.traceparent, self._span_attributes):
+                await self._see_through(work, envelope)
+        except Abandoned:
+            raise
+        except Exception as error:
+            # Undecodable, or it fits the schema and still makes no sense (a deadline in the year 1): the partition
+            # has to move on.
             await self._bury(work, error, 1)
-            return
-        if envelope.traceparent is None:
-            await self._see_through(work, envelope)
-            return
-        with span_from_traceparent(self._span_name, envelope.traceparent, self._span_attributes):
-            await self._see_through(work, envelope)
 
     def cut_overdue(self) -> None:
         """Cancels handlers whose message's time is over. Called a few times a second: cheaper than a timer each."""

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 def record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
     """The bytes a record takes at a broker, rounded up a little."""
-    headers_size = sum(len(name) + len(content) + _HEADER_OVERHEAD for name, content in headers)
+    headers_size = sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in headers)
     return len(key or b"") + len(value or b"") + headers_size + _RECORD_OVERHEAD
 
 

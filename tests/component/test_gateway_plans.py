@@ -110,7 +110,7 @@ async def test_where_no_key_is_set_there_is_no_such_route(gateways: Gateways) ->
             assert (answer.status_code, answer.json()["detail"]) == (404, nowhere.json()["detail"])
 
 
-@pytest.mark.parametrize("tenant", [new_id(), "nobody", "%2e%2e"])
+@pytest.mark.parametrize("tenant", ["01a2096c-cff2-777a-8bed-abf0de6381e3", "nobody", "%2e%2e"])
 async def test_a_tenant_that_nobody_is_is_not_found(gateways: Gateways, tenant: str) -> None:
     answer = await gateways.set_plan({"plan": "FREE"}, path=f"/api/admin/tenants/{tenant}/plan")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

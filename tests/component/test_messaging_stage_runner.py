@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,30 @@ async def test_poison_is_dead_lettered_with_its_bytes_and_the_partition_moves_on
     assert added["dlq_error_class"] == b"Undecodable"
     assert added["dlq_error_detail"] == b"schema violated at number: missing"
     assert b"secret" not in b"".join(added.values())
+
+
+async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
+    settings: KafkaSettings, producer: EventProducer
+) -> None:
+    topic = await created(settings, own_topic(TimedParcel, partitions=1))
+    _, headers = encode(topic, Parcel(number=1), source="tests")
+    null_id: list[Any] = [(name, None if name == "ce_id" else content) for name, content in headers]
+    await producer.publish_record(topic, b"a", b"{}", null_id)
+    await producer.publish_record(topic, b"b", b'{"number": 1, "deadline": "0001-01-01T00:00:00"}', headers)
+    await send(producer, topic, range(2, 3), deadline=datetime.now(UTC) + timedelta(minutes=1))
+    seen = set[int]()
+
+    async def note(envelope: Envelope) -> None:
+        seen.add(number_of(envelope))
+
+    runner = stage(settings, topic, producer, note)
+    await runner.start()
+    await everything_committed(settings, topic, 3)
+    await runner.stop(1)
+    assert seen == {2}
+    letters = await records_of(settings, dead_letter_topic(topic))
+    classes = {letter.key: dict(letter.headers)["dlq_error_class"] for letter in letters}
+    assert classes == {b"a": b"Undecodable", b"b": b"ValueError"}
 
 
 async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(

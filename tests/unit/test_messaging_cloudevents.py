@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def test_fields_of_the_future_are_ignored() -> None:
     assert decode(DOCUMENTS_SUBMITTED, newer, headers).data.to_json() == value
 
 
-Change = Callable[[bytes, dict[str, bytes]], tuple[bytes | None, dict[str, bytes]]]
+Change = Callable[[bytes, dict[str, bytes]], tuple[bytes | None, dict[str, Any]]]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ Change = Callable[[bytes, dict[str, bytes]], tuple[bytes | None, dict[str, bytes
         (lambda v, h: (v, {"ce_type": h["ce_type"], "ce_id": b"1"}), "missing header: ce_specversion, ce_source"),
         (lambda v, h: (v, h | {"ce_id": b"\xff"}), "a CloudEvents header is malformed"),
         (lambda v, h: (v, h | {"ce_time": b"noon"}), "a CloudEvents header is malformed"),
+        (lambda v, h: (v, {**h, "ce_id": None}), "a CloudEvents header is malformed"),  # Kafka allows null headers
         (lambda v, h: (b"\xff\xfe", h), "the value is not JSON"),
         (lambda v, h: (None, h), "the value is not JSON"),
         (lambda v, h: (b"[]", h), "schema violated at value: model_type"),
