@@ -16,8 +16,10 @@ from benchmarks import (
     model_calls,
     report,
     stage_loop,
+    stats_read,
     two_workers,
     usage_aggregation,
+    usage_lag,
 )
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
 from benchmarks.machine import busy_share, machine
@@ -37,7 +39,17 @@ class Benchmark(Protocol):
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (stage_loop, four_hops, model_calls, end_to_end, two_workers, gateway_accept, usage_aggregation)
+BENCHMARKS: tuple[Benchmark, ...] = (
+    stage_loop,
+    four_hops,
+    model_calls,
+    end_to_end,
+    two_workers,
+    gateway_accept,
+    usage_aggregation,
+    usage_lag,
+    stats_read,
+)
 PEERS: tuple[Benchmark, ...] = (faststream_loop,)
 _DISTURBING_SHARE = 0.2
 

@@ -60,7 +60,7 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
         async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
             await create_topics(broker.settings())
             plain = _plain(broker, valkey.url, Path(folder) / "plain.sqlite3")
-            gateway = _gateway(broker, valkey.url, siblings, Path(folder))
+            gateway = gateway_process(broker, valkey.url, siblings, Path(folder))
             async with gateway, plain, side("benchmarks.gateway_accept:Client") as client:
                 for connections in _CONNECTIONS:
                     rows = [row for row in chosen if row in (_rate(connections), _durable(connections))]
@@ -90,8 +90,8 @@ async def _measure(
     return results
 
 
-def _gateway(broker: Broker, redis: str, siblings: Siblings, folder: Path) -> ServerProcess:
-    """One gateway, with siblings that answer and nobody who reads its inboxes."""
+def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path, **changes: str) -> ServerProcess:
+    """One gateway, with siblings that answer and nobody who reads its inboxes. `changes` go into its environment."""
     port = free_port()
     environment = {
         "PYTHONPATH": str(_PROJECT),
@@ -112,7 +112,9 @@ def _gateway(broker: Broker, redis: str, siblings: Siblings, folder: Path) -> Se
     }
     argv = (executable, "-m", "services.gateway")
     url = f"http://127.0.0.1:{port}"
-    return ServerProcess(ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment))
+    return ServerProcess(
+        ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment | changes)
+    )
 
 
 def _plain(broker: Broker, redis: str, path: Path) -> ServerProcess:

@@ -19,9 +19,11 @@ def topics_table() -> str:
         lines.append(_topic_row(topic))
     lines.append("")
     first = dead_letter_topic(next(topic for topic in TOPICS if consumed_by_us(topic)))
+    without = " and ".join(f"`{topic.name}`" for topic in TOPICS if not consumed_by_us(topic))
     lines.append(
         f"Each topic that a service reads has a dead-letter topic, `<topic>.dlq`: {first.partitions} partition, kept "
         f"{first.retention_ms // DAY_MS} days, records of up to 64 KiB more than its source."
+        + (f" {without} have none: only other teams read them." if without else "")
     )
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from deploy.local.settings import LocalSettings
 from deploy.local.single_instance import running_pid
 
 _NOT_RUNNING = "the stack is not running: `make run` starts it"
+_NOTHING_RUNS_EXIT = 3
 _STOP_LIMIT_SECONDS = 240.0
 _POLL_SECONDS = 0.05
 _FOLLOW_SECONDS = 0.3
@@ -51,7 +52,7 @@ def status(settings: LocalSettings, *, as_json: bool) -> int:
     told = read_json(settings.data_dir / SUPERVISOR_FILE) if pid is not None else None
     if pid is None or told is None:
         print(json.dumps({"running": False}) if as_json else _NOT_RUNNING)
-        return 3
+        return _NOTHING_RUNS_EXIT
     report = asyncio.run(_report(pid, told))
     endpoints = read_json(settings.data_dir / ENDPOINTS_FILE)
     if as_json:
@@ -153,8 +154,15 @@ def _follow(files: Sequence[Path], terminal: Terminal) -> None:
 
 
 def env(settings: LocalSettings, command: Sequence[str]) -> int:
-    """Prints what a tool needs to reach the running stack, as shell lines, or runs `command` with it."""
+    """Prints what a tool needs to reach the running stack, as shell lines, or runs `command` with it.
+
+    3 when nothing runs.
+    """
     environment = _tool_environment(settings)
+    # A stack elsewhere may be named in the environment, and help needs none.
+    if not environment and settings.kafka_bootstrap_servers is None and "--help" not in command:
+        print(_NOT_RUNNING, file=sys.stderr)
+        return _NOTHING_RUNS_EXIT
     if command:
         sys.stdout.flush()
         os.execvpe(command[0], list(command), {**os.environ, **environment})  # noqa: S606 - the operator's own command

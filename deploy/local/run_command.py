@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.local.cluster_libs import ensure_cluster_libs
@@ -15,6 +16,7 @@ from deploy.local.operator_output import READY, OperatorOutput
 from deploy.local.part_logs import Terminal
 from deploy.local.ports import port_is_free
 from deploy.local.server_commands import ServerUnavailable
+from deploy.local.server_process import die_with_parent
 from deploy.local.settings import LocalSettings
 from deploy.local.single_instance import AlreadyRunning, InstanceLock
 from deploy.local.stack_plan import PROJECT, plan_stack, reachable
@@ -23,12 +25,18 @@ from deploy.local.supervisor import Supervisor, create_topics
 _CLUSTER_DIR = PROJECT / ".cluster"
 _SAMPLE = (sys.executable, "-m", "deploy.local.sample_prompt")
 _WRONG_SETTING_EXIT = 2
+_CHECK_SETTINGS = (sys.executable, "-m", "deploy.local.check_settings")
+_CHECK_SETTINGS_SECONDS = 60.0
+
+
+class WrongSetting(Exception):
+    """A service would refuse its settings. The message is the line that it would end with."""
 
 
 def run(settings: LocalSettings, *, cluster: bool, sample: bool, report_to: int | None = None) -> int:
     """Runs the stack until a signal ends it. `report_to` is the pipe of a starter that waits for it. The exit code."""
     data_dir = settings.data_dir
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _keep_to_the_owner(data_dir)
     try:
         lock = InstanceLock(data_dir)
     except AlreadyRunning as running:
@@ -42,6 +50,8 @@ def run(settings: LocalSettings, *, cluster: bool, sample: bool, report_to: int 
         # A start that fails ends processes that are just being made, of which asyncio would warn.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         return asyncio.run(_supervise(settings, cluster=cluster, sample=sample, report_to=report_to))
+    except WrongSetting as wrong:
+        return _refuse(str(wrong), report_to, code=_WRONG_SETTING_EXIT)
     except ServerUnavailable as missing:
         return _refuse(str(missing), report_to, code=1)
     finally:
@@ -50,6 +60,7 @@ def run(settings: LocalSettings, *, cluster: bool, sample: bool, report_to: int 
 
 def run_detached(settings: LocalSettings, *, cluster: bool, sample: bool) -> int:
     """Starts the stack in a process of its own and returns when it is ready, or says why it is not."""
+    _keep_to_the_owner(settings.data_dir)
     read_end, write_end = os.pipe()
     command = [sys.executable, "-m", "deploy.local", "run", "--report-to", str(write_end)]
     process = subprocess.Popen(
@@ -96,11 +107,42 @@ def already_running(data_dir: Path, pid: int) -> str:
     return f"it is already running on {data_dir} (pid {pid}): `make status` shows it, `make stop` ends it"
 
 
+def _keep_to_the_owner(data_dir: Path) -> None:
+    """The data folder, and all that this process and its children write from now on, are nobody else's to read."""
+    os.umask(0o077)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # somebody else's folder, lent to us
+        data_dir.chmod(0o700)
+
+
+async def _check_service_settings(environment: Mapping[str, str]) -> None:
+    """Raises WrongSetting when a service would not start with this environment."""
+    process = await asyncio.create_subprocess_exec(
+        *_CHECK_SETTINGS,
+        cwd=PROJECT,
+        env=dict(environment),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=die_with_parent(),
+    )
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), _CHECK_SETTINGS_SECONDS)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
+    if process.returncode == _WRONG_SETTING_EXIT:
+        raise WrongSetting(said.decode(errors="replace").strip())
+    if process.returncode != 0:
+        raise ServerUnavailable(f"the settings could not be read:\n{said.decode(errors='replace').strip()}")
+
+
 async def _supervise(settings: LocalSettings, *, cluster: bool, sample: bool, report_to: int | None) -> int:
     libs = None
     if cluster and (settings.kafka_bootstrap_servers is None or settings.mongodb_url is None):
         libs = await ensure_cluster_libs(_CLUSTER_DIR)
     plan = plan_stack(settings, stack_secrets(settings), cluster_libs=libs, create_topics=create_topics)
+    await _check_service_settings(plan.environment)
     output = OperatorOutput(settings.data_dir, Terminal() if report_to is None else None, report_to)
     with contextlib.closing(output):
         return await Supervisor(settings, plan, output).run(_SAMPLE if sample and report_to is None else None)

@@ -6,7 +6,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 _PACKAGES = ("deploy.local", "shared", "services")
+_LOCAL = "deploy.local"
 _TITLES = {
     "deploy.local": "The local stack",
     "shared.messaging": "Kafka",
@@ -57,16 +58,20 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the name of its environment variable, its default as text, what is allowed, what it is for."""
+    """One setting: the name of its environment variable, its default as text, what is allowed, what it is for.
+
+    `local` is what the supervisor of the local stack makes of it, where it reads the same name.
+    """
 
     name: str
     default: str
     allowed: str
     meaning: str
+    local: "Setting | None" = None
 
 
 def settings_by_group() -> dict[str, list[Setting]]:
-    """All settings under the title of their group, each name once in a group."""
+    """All settings under the title of their group, each name once."""
     owners: dict[str, set[str]] = {}
     found: list[tuple[str, Setting]] = []
     for settings_class in settings_classes():
@@ -77,12 +82,16 @@ def settings_by_group() -> dict[str, list[Setting]]:
                 owners.setdefault(setting.name, set()).add(package)
                 found.append((package, setting))
     groups: dict[str, list[Setting]] = {title: [] for title in (*_TITLES.values(), "Several services")}
+    of_supervisor = {setting.name: setting for package, setting in found if package == _LOCAL}
+    seen: set[str] = set()
     for package, setting in found:
+        if setting.name in seen or (package == _LOCAL and len(owners[setting.name]) > 1):
+            continue
+        seen.add(setting.name)
         services = {owner for owner in owners[setting.name] if owner.startswith("services.")}
         shared_by_services = package.startswith("services.") and len(services) > 1
         group = groups.setdefault("Several services" if shared_by_services else _title(package), [])
-        if all(setting.name != other.name for other in group):
-            group.append(setting)
+        group.append(setting if package == _LOCAL else replace(setting, local=of_supervisor.get(setting.name)))
     return {title: settings for title, settings in groups.items() if settings}
 
 
@@ -110,11 +119,14 @@ def settings_page() -> str:
         "the environment wins. A setting that is wrong stops the start with one line that says which and why. An empty",
         "value counts as unset. This page is generated from the settings classes (`make contracts`).",
         "",
+        "Defaults are those of a service that is started by itself. `make run` tells the services where everything is",
+        "and makes the secrets: what it does with a setting that it reads itself is said after *local stack*.",
+        "",
     ]
     for title, settings in settings_by_group().items():
         lines += [f"## {title}", "", "| name | default | allowed | what it is for |", "|---|---|---|---|"]
         lines += [
-            f"| `{setting.name}` | {_code(setting.default)} | {_cell(setting.allowed)} | {_cell(setting.meaning)} |"
+            f"| `{setting.name}` | {_code(setting.default)} | {_cell(setting.allowed)} | {_cell(_explained(setting))} |"
             for setting in settings
         ]
         lines.append("")
@@ -131,9 +143,20 @@ def env_example() -> str:
         if new:
             lines += [f"# --- {title}", ""]
         for setting in new:
-            value = "" if setting.default in ("unset", "required", "computed") else setting.default
+            default = (setting.local or setting).default  # the file is read by the local stack
+            value = "" if default in ("unset", "required", "computed") else default
             lines += [f"# {setting.meaning}" if setting.meaning else "#", f"# {setting.name}={value}", ""]
     return "\n".join(lines)
+
+
+def _explained(setting: Setting) -> str:
+    local = setting.local
+    if local is None or (local.meaning, local.default) == (setting.meaning, setting.default):
+        return setting.meaning
+    if local.default == setting.default != "unset" and local.allowed == setting.allowed:
+        return setting.meaning
+    default = "" if local.default in (setting.default, "unset") else f"{_code(local.default)}, "
+    return f"{setting.meaning}; *local stack:* {default}{local.meaning}"
 
 
 def _settings_modules(package: str) -> Iterator[str]:
@@ -196,7 +219,7 @@ def _bound(item: Ge | Gt | Le | Lt) -> str:
         Lt: ("below", getattr(item, "lt", None)),
     }
     word, value = words[type(item)]
-    return f"{word} {value:g}"
+    return f"{word} {int(value) if value == int(value) else value}"
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -17,9 +17,9 @@ from services.gateway.recording import RECORD_WITHIN_SECONDS, record_in_time
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
 from shared.contracts.problems import UNAVAILABLE
-from shared.contracts.upgrade_http import HistoryMessage, UpgradeRequest
+from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.redaction import PlaceholderMap, redact_all
 from shared.privacy.sealing import Vault
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
@@ -141,12 +141,6 @@ class AcceptUpgrade:
 
     async def _claimed(self, record: AcceptedRecord, claim: Claim) -> AcceptedRecord | None:
         """The record of who claimed the key; None when that request came to nothing, or its day is over."""
-        if claim.body_hash != record.body_hash:
-            # Nobody has to wait for the record to know.
-            earlier = await self._records.find(record.tenant_id, claim.upgrade_id)
-            if earlier is None or not self._is_over(earlier):
-                raise IdempotencyKeyReused
-            return None
         until = time.monotonic() + CLAIM_RECORDED_WITHIN_SECONDS
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -293,9 +287,8 @@ def _characters(request: UpgradeRequest) -> int:
 
 def _redact(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
     # History first: as a conversation grows its earlier messages keep their placeholders, and so their cached summary.
-    history = [_redact_message(message, placeholders) for message in request.conversation_history]
-    return redact(request.user_prompt, placeholders), history
-
-
-def _redact_message(message: HistoryMessage, placeholders: PlaceholderMap) -> ConversationMessage:
-    return ConversationMessage(role=message.role, content=redact(message.content, placeholders))
+    # All at once: what a later text shows to be a secret is one in the earlier texts too.
+    said = request.conversation_history
+    *contents, prompt = redact_all([*(message.content for message in said), request.user_prompt], placeholders)
+    history = [ConversationMessage(role=m.role, content=content) for m, content in zip(said, contents, strict=True)]
+    return prompt, history

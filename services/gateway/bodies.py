@@ -76,7 +76,7 @@ def parse(model: type[ModelT], body: bytes) -> ModelT:
 
 def _parse_with_lone_surrogates(model: type[ModelT], body: bytes) -> ModelT:
     # JSON allows an escape that is half a character, as a client that cuts text by UTF-16 units sends it.
-    malformed = ProblemError(MALFORMED_JSON, "The body is not valid JSON.")
+    malformed = ProblemError(MALFORMED_JSON, _why_malformed(body))
     if b"\\ud" not in body.lower():
         raise malformed
     try:
@@ -86,6 +86,21 @@ def _parse_with_lone_surrogates(model: type[ModelT], body: bytes) -> ModelT:
         raise _invalid(error) or malformed from None
     except (ValueError, RecursionError):
         raise malformed from None
+
+
+def _why_malformed(body: bytes) -> str:
+    """What is wrong with a body that is not JSON, and where. Nothing of the body is repeated."""
+    if not body.strip():
+        return "The body is empty."
+    try:
+        json.loads(body.decode())
+    except UnicodeDecodeError:
+        return "The body is not UTF-8."
+    except json.JSONDecodeError as error:
+        return f"The body is not valid JSON: line {error.lineno}, column {error.colno}."
+    except (ValueError, RecursionError):
+        pass
+    return "The body is not valid JSON."
 
 
 def _invalid(error: ValidationError) -> ProblemError | None:

@@ -3,7 +3,9 @@
 import ipaddress
 from collections.abc import Sequence
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -22,6 +24,18 @@ def client_address(request: HTTPConnection) -> str:
     return believed_address(
         request.client.host if request.client else "", request.headers.getlist("x-forwarded-for"), trusted
     )
+
+
+def came_by_https(scope: Scope, trusted: Sequence[Network]) -> bool:
+    """Whether the client used HTTPS: to this process, or to a proxy of `trusted` that says so."""
+    if scope["scheme"] == "https":
+        return True
+    if not trusted or not scope.get("client"):
+        return False
+    peer = _parsed(scope["client"][0])
+    if peer is None or not any(peer in network for network in trusted):
+        return False
+    return Headers(scope=scope).get("x-forwarded-proto", "").strip().lower() == "https"
 
 
 def believed_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:

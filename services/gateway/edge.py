@@ -1,9 +1,12 @@
 """The outermost layer of the gateway's HTTP: request ids, security headers, and an answer for whatever went wrong."""
 
+from collections.abc import Sequence
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.gateway.client_address import Network, came_by_https
 from services.gateway.problem_details import ProblemError, problem_response, request_id_of
 from shared.contracts.ids import new_id
 from shared.contracts.problems import INTERNAL_ERROR
@@ -15,10 +18,10 @@ _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Strict-Transport-Security": "max-age=31536000",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+_ONLY_HTTPS = "max-age=31536000"
 _API_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 # The docs pages carry their own scripts and styles, and load nothing from elsewhere.
 _DOCS_CONTENT_POLICY = (
@@ -33,13 +36,15 @@ log = get_logger(__name__)
 class Edge:
     """ASGI: gives each request an id and each answer its headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, trusted_proxies: Sequence[Network] = ()) -> None:
         self._app = app
+        self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        by_https = came_by_https(scope, self._trusted_proxies)
         request_id = sensible_request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         policy = _DOCS_CONTENT_POLICY if scope["path"].startswith(_DOCS_PATHS) else _API_CONTENT_POLICY
@@ -51,6 +56,8 @@ class Edge:
                 headers["Content-Security-Policy"] = policy
                 for name, value in _SECURITY_HEADERS.items():
                     headers[name] = value
+                if by_https:  # over plain HTTP it means nothing
+                    headers["Strict-Transport-Security"] = _ONLY_HTTPS
             await send(message)
 
         await self._app(scope, receive, with_headers)

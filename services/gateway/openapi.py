@@ -1,5 +1,6 @@
 """The OpenAPI document: what FastAPI finds in the routes, and what the plain routes cannot tell it."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,18 @@ _IDEMPOTENT_PATHS = (
     "/api/workspaces/{id}/members",
     "/api/keys",
 )
+_EVENT_STREAM = "/api/upgrades/{id}/events"
+_PATH_PARAMETER = re.compile(r"\{(\w+)\}")
+# Parameters that a dependency reads from the path itself, of which FastAPI knows nothing.
+_PATH_MEANINGS = {"/api/workspaces/{id}": "the workspace's id"}
+_LAST_EVENT_ID = "`id` of the last event that came: the stream goes on after it"
+_UPGRADE_ANSWER_HEADERS = {
+    "Location": "where the upgrade can be read",
+    "Preference-Applied": "what was made of `Prefer`",
+    "Idempotent-Replayed": "`true` when an earlier request with this Idempotency-Key made the upgrade",
+    "RateLimit": "what is left of the rate: `r` upgrades, and the next place frees in `t` seconds",
+    "RateLimit-Policy": "the rate: `q` upgrades in `w` seconds",
+}
 
 
 def openapi_document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
@@ -71,6 +84,9 @@ def openapi_document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, An
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    _declare_path_parameters(path, operation)
+    if path == _EVENT_STREAM:
+        operation.setdefault("parameters", []).append(_header("Last-Event-ID", _LAST_EVENT_ID))
     operation["security"] = _OPERATOR_SECURITY if path.startswith("/api/admin/") else _SECURITY
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
@@ -83,8 +99,23 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         )
 
 
+def _declare_path_parameters(path: str, operation: dict[str, Any]) -> None:
+    parameters = operation.setdefault("parameters", [])
+    declared = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
+    for found in _PATH_PARAMETER.finditer(path):
+        if found[1] not in declared:
+            meaning = _PATH_MEANINGS.get(path[: found.end()], f"the {found[1]}")
+            parameters.append({**_header(found[1], meaning), "in": "path", "required": True})
+    if not parameters:
+        del operation["parameters"]
+
+
 def _upgrade_operation() -> dict[str, Any]:
-    answer = {"content": {"application/json": _schema(UpgradeView)}}
+    headers = {
+        name: {"description": meaning, "schema": {"type": "string"}}
+        for name, meaning in _UPGRADE_ANSWER_HEADERS.items()
+    }
+    answer = {"headers": headers, "content": {"application/json": _schema(UpgradeView)}}
     return {
         "tags": ["upgrades"],
         "summary": "Upgrade a prompt",

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -109,7 +109,7 @@ def public_app(
             expose_headers=_EXPOSED_HEADERS,
             max_age=600,
         )
-    return Edge(outer)
+    return Edge(outer, trusted_proxies)
 
 
 def _add_hot_route(app: FastAPI, path: str, endpoint: Endpoint) -> None:
@@ -124,6 +124,10 @@ def _add_hot_route(app: FastAPI, path: str, endpoint: Endpoint) -> None:
 def _event_docs(asyncapi: Mapping[str, Any], examples: Mapping[str, Any]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     body, page = orjson.dumps(asyncapi), event_page(asyncapi, examples)
+
+    @router.get("/")
+    async def start() -> Response:
+        return RedirectResponse("/docs")
 
     @router.get("/asyncapi.json")
     async def document() -> Response:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 from services.upgrader.handlers import EndingStage
+from services.upgrader.language_loading import LanguageModelLoading
 from services.upgrader.results import RESULTS, Results
 from services.upgrader.rewrite_model import LlmRewriteModel
 from services.upgrader.routes import result_routes
@@ -87,5 +88,5 @@ def build_app(settings: UpgraderSettings) -> UpgraderApp:
         settings=settings,
         telemetry=telemetry,
         http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
-        components=(database, progress, producer, ledger, client, outbox, expiry, runner),
+        components=(LanguageModelLoading(), database, progress, producer, ledger, client, outbox, expiry, runner),
     )

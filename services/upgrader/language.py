@@ -1,8 +1,9 @@
 """Which language a prompt is in, as a BCP 47 tag. Made for prompts of a few words.
 
 The script decides first (Japanese, Korean, Russian, Arabic and so on). In the Latin script, tables of frequent words
-and letters decide what they can; a statistical model is loaded only for what they leave open (about 80 MB and half a
-second, once). A follow-up too short to tell is in the language of the conversation; without one it is English.
+and letters decide what they can; a statistical model is asked only about what they leave open in a text of some length
+(about 80 MB and half a second to load, once: `load_language_model`). A few words that no table knows say nothing: they
+are in the language of the conversation, and English without one.
 Code, addresses, placeholders and quoted text do not count: `Translate "guten Morgen"` is an English prompt.
 """
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_LANGUAGE = "en"
 _LONGEST_LOOKED_AT = 2_000
+# The statistical model guesses wildly below that many words.
+_WORDS_FOR_MODEL = 6
 _NOT_LANGUAGE = re.compile(
     r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|www\.\S+|\S+@\S+\.\S+|<[A-Z_]+_\d+>|</?[a-z][^<>\n]{0,80}>"
-    r"|\b\w+(?:[_./\\]\w+)+\b|\b[a-z]+[A-Z]\w*\b|\d+",
+    r"|\bw/o?(?!\w)|\b\w+(?:[_./\\]\w+)+\b|\b[a-z]+[A-Z]\w*\b|\d+",
     re.DOTALL,
 )
 _QUOTED = re.compile(
@@ -158,28 +161,45 @@ def _latin_language(words: list[str]) -> tuple[str | None, str | None]:
     joined = " ".join(words)
     marked = {language: sum(mark in joined for mark in marks) for language, marks in _letters().items()}
     for language, count in marked.items():
-        scores[language] += 0.5 * min(count, 4)
+        # In plain letters only, such a string ("sch", "ij") stands in English names, too.
+        scores[language] += (0.5 if not joined.isascii() else 0.1) * min(count, 4)
     ranked = sorted(scores.items(), key=lambda item: item[1], reverse=True)[:2]
-    if ranked:
-        best, score = ranked[0]
-        second = ranked[1][1] if len(ranked) > 1 else 0.0
-        if score >= 0.9 and score >= 1.5 * second + 0.1:
-            return best, best
-    return _by_model(joined, scores)
+    best, score = ranked[0]
+    if score >= 0.9 and score >= 1.5 * ranked[1][1] + 0.1:
+        return best, best
+    english = scores[DEFAULT_LANGUAGE]
+    nothing_else = joined.isascii() and (score < 0.3 or english >= score)
+    if nothing_else and (len(words) < _WORDS_FOR_MODEL or english >= 0.3):
+        # Nothing, or English as much as anything: only a text of some length could tell otherwise.
+        return None, DEFAULT_LANGUAGE
+    return _by_model(joined, scores, len(words))
 
 
-def _by_model(text: str, scores: Mapping[str, float]) -> tuple[str | None, str | None]:
+def _by_model(text: str, scores: Mapping[str, float], size: int) -> tuple[str | None, str | None]:
     """What the statistical model makes of words that the tables leave open. Sure only with some text to go by."""
     if len(text) < 4:
-        return None, max(scores, key=scores.__getitem__) if scores else None
-    ranking = _model().rank(text)
+        return None, max(scores, key=scores.__getitem__) if max(scores.values()) >= 0.3 else DEFAULT_LANGUAGE
     # The model's scores are logarithms of probabilities; a table point is worth a few nats.
     combined = sorted(
-        ((score + 6.0 * scores.get(language, 0.0), language) for language, score in ranking), reverse=True
+        (
+            (score + 6.0 * scores.get(language, 0.0), language)
+            for language, score in _model().rank(text)
+            # A language that nothing else speaks for needs some text.
+            if size >= _WORDS_FOR_MODEL or scores.get(language, 0.0) >= 0.25
+        ),
+        reverse=True,
     )
-    (best_score, best), (second_score, _) = combined[:2]
+    if not combined:
+        return None, DEFAULT_LANGUAGE
+    best_score, best = combined[0]
+    second_score = combined[1][0] if len(combined) > 1 else best_score - 6.0
     sure = best_score - second_score >= (12.0 if len(text) < 15 else 6.0)
     return (best if sure else None), best
+
+
+def load_language_model() -> None:
+    """Loads the statistical model, which takes about a second: at the start, and away from the event loop."""
+    _model()
 
 
 @cache

@@ -76,8 +76,10 @@ class Reconciled:
             ]
             if not self.pending.all_read:
                 lines.append("the topics have more than was read: pending is at least this much")
-        lines += [f"{part} not compared: {reason}" for part, reason in self.unreached.items()]
+        if self.unreached:
+            lines.append("not compared: " + "; ".join(f"{part}, {why}" for part, why in self.unreached.items()))
         verdict = "no difference" if self.clean else f"{len(self.differences)} differences"
+        verdict += " in what was compared" if self.unreached else ""
         counted = f"{self.ledger.events} events of {self.ledger.tenants} tenants"
         held = f", {self.admission.holds} holds" if self.admission else ""
         waiting = f", {self.pending.events} events pending" if self.pending and self.pending.events else ""

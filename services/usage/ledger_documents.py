@@ -8,12 +8,10 @@ from services.usage.increments import CounterKey, RollupKey
 from shared.storage.documents import CollectionSpec, Index
 
 EVENTS = CollectionSpec("usage_events", (Index(("batchId",)),))
-# Counters and rollups are changed by id and version. A store that looks at an index only for exactly its fields would
-# otherwise read all documents for each change.
-_BY_VERSION = Index(("_id", "version"), unique=True)
-COUNTERS = CollectionSpec("tenant_counters", (_BY_VERSION,))
+REVISION = "version"
+COUNTERS = CollectionSpec("tenant_counters", revision=REVISION)
 # The id of a rollup begins with what it is looked up by, which saves an index that every count would have to keep.
-ROLLUPS = CollectionSpec("daily_rollups", (_BY_VERSION,))
+ROLLUPS = CollectionSpec("daily_rollups", revision=REVISION)
 
 
 def counter_id(key: CounterKey) -> str:

@@ -11,6 +11,7 @@ from services.usage.increments import CounterKey, Increments
 from services.usage.ledger_documents import (
     COUNTERS,
     EVENTS,
+    REVISION,
     ROLLUPS,
     counter_fields,
     counter_id,
@@ -22,10 +23,9 @@ from services.usage.ledger_event import LedgerEvent
 from services.usage.sealed_store import SealedStore
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.internal_http import TenantCounters
-from shared.storage.documents import Collection, Database, DuplicateKey, StorageUnavailable
+from shared.storage.documents import Collection, Database
 
 _PAGE = 2000
-_RACES_TOLERATED = 50
 
 
 class LedgerStore:
@@ -130,31 +130,21 @@ class Raise:
     fields: Mapping[str, Any]
     amounts: Mapping[str, int]
 
-    def lacking(self, stored: Mapping[str, Any] | None, number: int) -> bool:
-        """Whether the batch is still to be added; see `batch_window` for what a document remembers."""
-        return stored is None or (stored["batchFloor"] < number and number not in stored["recentBatches"])
-
-    def change(self, stored: Mapping[str, Any] | None, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Filter and update: adds the batch to the document as it was read, and to no other."""
-        recent, floor = (stored["recentBatches"], stored["batchFloor"]) if stored else ([], 0)
-        remembered = {"recentBatches": [*recent, number][-RECENT:], "batchFloor": max(floor, floor_after(number))}
-        unchanged = {"_id": self.id, "version": stored["version"] if stored else 0}
-        raised = {**self.amounts, "version": 1}
-        return unchanged, {"$inc": raised, "$set": remembered, "$setOnInsert": self.fields}
+    def once(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Filter and update: what checks that the document lacks the batch also adds it, so it happens once."""
+        lacking = {"_id": self.id, "recentBatches": {"$ne": number}, "batchFloor": {"$lt": number}}
+        change = {
+            "$inc": {**self.amounts, REVISION: 1},
+            "$push": {"recentBatches": {"$each": [number], "$slice": -RECENT}},
+            "$max": {"batchFloor": floor_after(number)},
+            "$setOnInsert": self.fields,
+        }
+        return lacking, change
 
 
 async def _raise_all(collection: Collection, raises: Sequence[Raise], number: int) -> None:
-    """Adds the amounts once per batch: to documents that lack it, as long as nobody has changed them since."""
-    left = list(raises)
-    for _ in range(_RACES_TOLERATED):
-        stored = {document["_id"]: document for document in await collection.get_many([one.id for one in left])}
-        left = [one for one in left if one.lacking(stored.get(one.id), number)]
-        try:
-            await collection.update_each([one.change(stored.get(one.id), number) for one in left], upsert=True)
-        except DuplicateKey:
-            continue  # others were faster with some of them: look again
-        return
-    raise StorageUnavailable("other processes are always faster to raise the same counters")
+    """Adds the amounts once per batch."""
+    await collection.update_each([one.once(number) for one in raises], upsert=True)
 
 
 def _counters_of(document: Mapping[str, Any]) -> TenantCounters:

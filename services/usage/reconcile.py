@@ -1,4 +1,4 @@
-"""`python -m services.usage.reconcile [--json]`: exit 1 when anything is not what the ledger says."""
+"""`python -m services.usage.reconcile [--json]`: exit 1 on a difference, 3 when not all was compared."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ from shared.storage.opening import open_database
 from shared.storage.redis_client import open_redis
 
 SERVICE = "usage"
-STORE_OUT_EXIT = 3
+NOT_COMPARED_EXIT = 3
 
 
 async def reconcile_stored(settings: ReconcileSettings) -> Reconciled:
@@ -39,7 +39,7 @@ async def reconcile_stored(settings: ReconcileSettings) -> Reconciled:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Gives the exit code: 0 no difference, 1 a difference, 2 a wrong setting, 3 the store is out."""
+    """Gives the exit code: 0 no difference, 1 a difference, 2 a wrong setting, 3 not all could be compared."""
     parser = argparse.ArgumentParser(
         prog="reconcile", description="Compares counters, rollups and holds with the ledger."
     )
@@ -49,10 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = asyncio.run(reconcile_stored(settings))
     except StorageUnavailable as error:
-        sys.stderr.write(f"the ledger cannot be read: {error}\n")
-        return STORE_OUT_EXIT
+        sys.stderr.write(f"not compared: the ledger cannot be read, {error}\n")
+        return NOT_COMPARED_EXIT
     sys.stdout.write((json.dumps(found.to_json()) if options.json else found.to_text()) + "\n")
-    return 0 if found.clean else 1
+    if not found.clean:
+        return 1
+    return NOT_COMPARED_EXIT if found.unreached else 0
 
 
 if __name__ == "__main__":

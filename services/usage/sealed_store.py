@@ -8,6 +8,7 @@ from services.usage.batch_registry import StoredBatchRegistry
 from services.usage.increments import Increments
 from services.usage.ledger_documents import (
     EVENTS,
+    REVISION,
     counter_fields,
     counter_id,
     rollup_fields,
@@ -17,11 +18,11 @@ from services.usage.ledger_documents import (
 from services.usage.ledger_event import LedgerEvent
 from services.usage.retention import Sealing
 from shared.contracts.contract import format_utc
-from shared.storage.documents import Collection, CollectionSpec, Database, DuplicateKey
+from shared.storage.documents import Collection, CollectionSpec, Database
 
 SEALING = CollectionSpec("ledger_sealing")
-SEALED_COUNTERS = CollectionSpec("sealed_counters")
-SEALED_ROLLUPS = CollectionSpec("sealed_rollups")
+SEALED_COUNTERS = CollectionSpec("sealed_counters", revision=REVISION)
+SEALED_ROLLUPS = CollectionSpec("sealed_rollups", revision=REVISION)
 
 STEP_EVENTS = 500
 _PAGE = 2000
@@ -103,17 +104,13 @@ class SealedStore:
 async def _add_all(
     collection: Collection, sums: Sequence[tuple[str, Mapping[str, Any], Mapping[str, int]]], number: int
 ) -> None:
-    def changes(new: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        return [
+    await collection.update_each(
+        [
             (
                 {"_id": id, "sealedThrough": {"$lt": number}},
-                {"$inc": amounts, "$max": {"sealedThrough": number}} | ({"$setOnInsert": fields} if new else {}),
+                {"$inc": {**amounts, REVISION: 1}, "$max": {"sealedThrough": number}, "$setOnInsert": fields},
             )
             for id, fields, amounts in sums
-        ]
-
-    try:
-        await collection.update_each(changes(new=True), upsert=True)
-    except DuplicateKey:
-        # Some have this step already, or another process made them at this moment. The latter match now.
-        await collection.update_each(changes(new=False))
+        ],
+        upsert=True,
+    )

@@ -11,6 +11,7 @@ from shared.contracts.upgrade_tasks import Role, UpgradeWarning
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_HISTORY_MESSAGES = 100
 MAX_HISTORY_CHARACTERS = 100_000
+TEMPLATES = ("upgrader",)
 
 
 class ClientBody(StrictContract):
@@ -29,17 +30,33 @@ NotBlank = Annotated[str, AfterValidator(_not_blank)]
 
 
 class HistoryMessage(ClientBody):
-    role: Role
-    content: str
+    role: Role = Field(description="who said it")
+    content: str = Field(description="what was said")
+
+
+def _known_template(name: str) -> str:
+    if name not in TEMPLATES:
+        raise ValueError("names no template; there is: " + ", ".join(TEMPLATES))
+    return name
 
 
 class UpgradeOptions(ClientBody):
-    enable_summarization: bool = True
-    enable_rag: bool = Field(default=True, alias="enableRAG")
-    enable_pii_redaction: bool = Field(default=True, alias="enablePIIRedaction")
-    rag_top_k: int = Field(default=5, ge=1, le=20)
-    rag_min_score: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)
-    template_name: str = Field(default="upgrader", min_length=1, max_length=128)
+    enable_summarization: bool = Field(default=True, description="summarize the conversation, where there is one")
+    enable_rag: bool = Field(
+        default=True, alias="enableRAG", description="look the matter up in the workspace's documents and cite them"
+    )
+    enable_pii_redaction: bool = Field(
+        default=True,
+        alias="enablePIIRedaction",
+        description="replace personal values; secrets are replaced in any case",
+    )
+    rag_top_k: int = Field(default=5, ge=1, le=20, description="most citations")
+    rag_min_score: float = Field(
+        default=0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="least score of a citation"
+    )
+    template_name: Annotated[str, AfterValidator(_known_template)] = Field(
+        default=TEMPLATES[0], description="how the prompt is rewritten: " + ", ".join(TEMPLATES)
+    )
 
 
 def _history_not_too_long(history: list[HistoryMessage]) -> list[HistoryMessage]:
@@ -51,12 +68,33 @@ def _history_not_too_long(history: list[HistoryMessage]) -> list[HistoryMessage]
 class UpgradeRequest(ClientBody):
     """Body of `POST /api/upgrade`."""
 
-    user_prompt: NotBlank = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
-    conversation_history: Annotated[list[HistoryMessage], AfterValidator(_history_not_too_long)] = Field(
-        default=[], max_length=MAX_HISTORY_MESSAGES
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "userPrompt": "make it shorter and for beginners",
+                    "conversationHistory": [
+                        {"role": "user", "content": "Write a guide on backing up a PostgreSQL database."},
+                        {"role": "assistant", "content": "Here is one with pg_dump and a nightly cron job: ..."},
+                    ],
+                    "options": {"enableRAG": True, "ragTopK": 3},
+                }
+            ]
+        }
     )
-    user_id: str | None = Field(default=None, min_length=1, max_length=128)
-    options: UpgradeOptions = UpgradeOptions()
+
+    user_prompt: NotBlank = Field(
+        min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="the prompt to upgrade, as it was typed"
+    )
+    conversation_history: Annotated[list[HistoryMessage], AfterValidator(_history_not_too_long)] = Field(
+        default=[],
+        max_length=MAX_HISTORY_MESSAGES,
+        description=f"the conversation so far, oldest first; {MAX_HISTORY_CHARACTERS} characters in all",
+    )
+    user_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="the person, in the client's own terms; kept as a hash"
+    )
+    options: UpgradeOptions = Field(default=UpgradeOptions(), description="what to do, and what not")
 
 
 class CitationView(Contract):

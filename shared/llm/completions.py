@@ -17,6 +17,8 @@ from shared.llm.structured_output import NotTheOutput, parse_output
 T = TypeVar("T", bound=BaseModel)
 
 _PATH = "/chat/completions"
+_LONGEST_ANSWER = 65_536
+_CHARACTERS_OF_A_TOKEN = 16
 
 
 class _Unusable(Exception):
@@ -68,6 +70,9 @@ def _value(answer: ChatAnswer | None, request: ChatRequest, output: type[T], cal
             f"it was cut off at {request.max_tokens} tokens: answer more briefly",
             f"The model's answer was cut off at its limit of {request.max_tokens} tokens.",
         )
+    if len(answer.text) > max(_LONGEST_ANSWER, request.max_tokens * _CHARACTERS_OF_A_TOKEN):
+        # A server that takes no notice of its limit; what comes after this has limits too.
+        raise _Unusable("it was far too long: answer more briefly", "The model's answer was far too long.")
     if not answer.text.strip():
         raise _Unusable("it was empty", "The model's answer was empty.")
     try:

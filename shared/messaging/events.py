@@ -20,12 +20,16 @@ out, err = Console(), Console(stderr=True)
 
 
 def main(
-    topic: Annotated[str, typer.Argument(help="The topic, dead-letter topics included.")],
+    topic: Annotated[str | None, typer.Argument(help="The topic, dead-letter topics included.")] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="What is there, then what comes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after so many events.")] = None,
 ) -> None:
-    """Shows the events of a topic as they come; Ctrl-C ends it."""
+    """Shows the events of a topic as they come, one a line; Ctrl-C ends it. Without a topic: which there are."""
+    if topic is None:
+        for known in all_topics():
+            _line(f"{known.name:<32} {known.description}".rstrip())
+        return
     try:
         followed = topic_named(topic)
     except KeyError:
@@ -41,15 +45,16 @@ def main(
 
 async def _follow(topic: Topic, from_beginning: bool, as_json: bool, limit: int | None) -> None:
     shown = 0
-    async with contextlib.aclosing(
-        follow(settings_of_running_stack(), topic, from_beginning=from_beginning)
-    ) as records:
+    settings = settings_of_running_stack()
+    more = "" if from_beginning else ", ARGS=--from-beginning reads from the start"
+    err.print(f"following {topic.name}; Ctrl-C ends{more}", style="dim", highlight=False, soft_wrap=True)
+    async with contextlib.aclosing(follow(settings, topic, from_beginning=from_beginning)) as records:
         async for record in records:
             event = _event(record)
             if as_json:
-                out.print(json.dumps(event, ensure_ascii=False), soft_wrap=True, markup=False, highlight=False)
+                _line(json.dumps(event, ensure_ascii=False))
             else:
-                _show(event)
+                _line(_readable(event))
             shown += 1
             if limit is not None and shown >= limit:
                 return
@@ -73,15 +78,20 @@ def _event(record: ConsumerRecord) -> dict[str, Any]:
     }
 
 
-def _show(event: dict[str, Any]) -> None:
+def _readable(event: dict[str, Any]) -> str:
     headers = event["headers"]
-    about = " ".join(
-        f"{name}={headers[header]}"
+    about = "".join(
+        f"  {name}={headers[header]}"
         for name, header in (("from", "ce_source"), ("subject", "ce_subject"), ("error", "dlq_error_class"))
         if header in headers
     )
-    out.print(f"{event['time']}  {event['partition']}/{event['offset']}  key={event['key']}  {about}", style="bold")
-    out.print(json.dumps(event["data"], ensure_ascii=False, indent=2), markup=False, highlight=False, soft_wrap=True)
+    place = f"{event['partition']}/{event['offset']}"
+    return f"{event['time']}  {place}  key={event['key']}{about}  {json.dumps(event['data'], ensure_ascii=False)}"
+
+
+def _line(text: str) -> None:
+    """One line, however long it is: a terminal may fold it, a file or a pipe gets it whole."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _fail(reason: str) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.contracts.contract import Contract, format_utc, now_utc
 from shared.contracts.topics import Topic, topic_named
-from shared.messaging.errors import Transient
+from shared.messaging.errors import MessageTooLarge, Transient
 from shared.messaging.ledger_client import Ledger
 from shared.messaging.producer import EventProducer
 from shared.observability.logs import get_logger
@@ -125,7 +125,7 @@ class FactOutbox:
         try:
             await asyncio.gather(*(self._send(Fact.from_document(fact)) for fact in record["facts"]))
             self._published.add(record["_id"])
-        except Transient as error:
+        except (Transient, MessageTooLarge) as error:
             log.warning("facts_not_published", record_id=record["_id"], error=str(error))
 
     async def _send(self, fact: Fact) -> None:
@@ -161,7 +161,12 @@ class FactOutbox:
             lacking = [fact for fact in facts if not fact.in_ledger]
         if time.monotonic() - self._tried.get(record["_id"], 0.0) > _REPUBLISH_AFTER_SECONDS:
             self._tried[record["_id"]] = time.monotonic()
-            await asyncio.gather(*(self._send(fact) for fact in lacking))
+            try:
+                await asyncio.gather(*(self._send(fact) for fact in lacking))
+            except MessageTooLarge as error:
+                # It never will fit, and the records behind it must not wait for it.
+                log.error("fact_too_large", record_id=record["_id"], error=str(error))
+                return False
             for fact in lacking:
                 FACTS_REPUBLISHED.labels(topic=fact.topic.name).inc()
             if all(not fact.in_ledger for fact in lacking):

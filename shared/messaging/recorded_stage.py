@@ -1,5 +1,6 @@
 """A stage that does its work once per upgrade, however often its message is delivered."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -47,8 +48,9 @@ class RecordedStage:
         task = self._task_of(envelope)
         async with self._at_work.on(task.upgrade_id):
             record = await self._outputs.find(task.upgrade_id) or await self._work_and_record(task)
-        await self._outputs.publish(record)
-        await self._hand_over(task, StageOutput.model_validate(record["content"]))
+        output = StageOutput.model_validate(record["content"])
+        # Together: the client waits for the hand-over, and it does not depend on the ledger's copy.
+        await asyncio.gather(self._outputs.publish(record), self._hand_over(task, output))
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         """Hands the upgrade on, marked, so that it still ends. Repeats the recorded output where there is one."""

@@ -16,6 +16,7 @@ _CJK_CHARACTER = re.compile(f"[{_CJK}]")
 _FILE_ENDINGS = frozenset(
     "png jpg jpeg gif svg webp css js ts tsx jsx json html htm txt pdf zip gz yml yaml".split()  # noqa: SIM905
 )
+_PIXEL_DENSITY = re.compile(r"[0-9.]+x\.", re.IGNORECASE)
 _REMOTE_ACCOUNTS = frozenset({"git", "hg", "svn"})
 _LEADING_JUNK = "./'*=&?|{}#!%$^`~-+"
 
@@ -48,6 +49,15 @@ def _local_start(text: str, at: int) -> int:
 
 
 def _domain_end(text: str, start: int) -> int:
+    end = _host_end(text, start)
+    host, _, ending = text[start:end].rpartition(".")
+    # `ann@example.org.pdf` is a file that is named after a mail address; `logo@2x.min.js` is not.
+    if ending.lower() in _FILE_ENDINGS and "." in host and not _PIXEL_DENSITY.match(host):
+        return start + len(host)
+    return end
+
+
+def _host_end(text: str, start: int) -> int:
     ascii_domain = _ASCII_DOMAIN.match(text, start)
     if ascii_domain:
         following = text[ascii_domain.end() : ascii_domain.end() + 1]

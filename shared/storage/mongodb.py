@@ -17,6 +17,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
+from shared.storage.document_filters import matches
 from shared.storage.document_updates import check_each, check_update, is_operators, upsert_has_id
 from shared.storage.documents import (
     ID_FIELDS,
@@ -40,6 +41,8 @@ _OPTIONS: dict[str, Any] = {
     "waitQueueTimeoutMS": _TIMEOUT_MS,
 }
 _UPSERT_ATTEMPTS = 3
+_RACES_TOLERATED = 50
+_UPDATES_AT_ONCE = 250
 _DUPLICATE_KEY = 11000
 _INDEX_IN_MESSAGE = re.compile(r"index: (?:\S+\.\$)?(\S+)")
 # Not primary, shutting down, interrupted, timed out: MongoDB's own list of what is worth trying again.
@@ -94,6 +97,8 @@ class MongoDatabase:
         return self._client[self._name]
 
     async def _make_indexes(self, spec: CollectionSpec) -> None:
+        if spec.revision:
+            await self._database()[spec.name].create_index([("_id", 1), (spec.revision, 1)], unique=True)
         for index in spec.indexes:
             options: dict[str, Any] = {"name": index.name, "unique": index.unique}
             if index.only_when_present:
@@ -198,11 +203,43 @@ class MongoCollection:
         return matched
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
-        """One unordered bulk write; what is refused in it is not asked for again."""
-        check_each(changes)
-        requests = [UpdateOne(self._asked_for(filter), dict(update), upsert=upsert) for filter, update in changes]
-        if requests:
-            await self._write(lambda: self._collection().bulk_write(requests, ordered=False))
+        """Reads the documents, writes those that match if their revision is still the same, looks again at the rest.
+
+        The comparison of equals is what every server finds by an index. A server that knows none for `$ne` beside an
+        `_id` would read the whole collection for each change.
+        """
+        revision = check_each(changes, self._spec.revision)
+        for at in range(0, len(changes), _UPDATES_AT_ONCE):
+            await self._update_chunk(changes[at : at + _UPDATES_AT_ONCE], revision, upsert)
+
+    async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool) -> None:
+        for _ in range(_RACES_TOLERATED):
+            requests = await self._conditional_updates(changes, revision, upsert)
+            if not requests:
+                return
+            try:
+                done = await self._write(lambda batch=requests: self._collection().bulk_write(batch, ordered=False))  # type: ignore[misc]
+            except DuplicateKey as duplicate:
+                if duplicate.index_fields not in (ID_FIELDS, ("_id", revision)):
+                    raise
+                continue
+            if done.matched_count + len(done.upserted_ids or ()) == len(requests):
+                return
+        raise StorageUnavailable("others are always faster to change the same documents")
+
+    async def _conditional_updates(
+        self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool
+    ) -> list[UpdateOne]:
+        found = {document["_id"]: document for document in await self.get_many([f["_id"] for f, _ in changes])}
+        requests: list[UpdateOne] = []
+        for filter, update in changes:
+            document = found.get(filter["_id"])
+            if document is None and upsert:
+                equal = {path: value for path, value in filter.items() if not is_operators(value)}
+                requests.append(UpdateOne({**equal, revision: 0}, dict(update), upsert=True))
+            elif document is not None and matches(document, filter, self._partial_paths):
+                requests.append(UpdateOne({"_id": filter["_id"], revision: document.get(revision)}, dict(update)))
+        return requests
 
     async def delete_many(self, filter: Filter) -> int:
         result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))

@@ -12,7 +12,6 @@ import orjson
 from shared.storage.document_filters import matches
 from shared.storage.document_updates import apply_update, check_each, check_update, document_for_upsert, upsert_has_id
 from shared.storage.documents import (
-    ID_FIELDS,
     CollectionSpec,
     Document,
     DuplicateKey,
@@ -230,41 +229,27 @@ class SqliteCollection:
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
         """Reads the documents together, changes them here, and writes them back, some hundred in one operation."""
-        check_each(changes)
+        check_each(changes, self._table.spec.revision)
         chunks = [changes[at : at + _UPDATE_CHUNK] for at in range(0, len(changes), _UPDATE_CHUNK)]
         # Together, so that they share a commit.
-        refused = await asyncio.gather(*(self._write(self._each_of(c, upsert), many_statements=True) for c in chunks))
-        for refusals in refused:
-            if refusals:
-                raise refusals[0]
+        await asyncio.gather(*(self._write(self._each_of(chunk, upsert), many_statements=True) for chunk in chunks))
 
-    def _each_of(
-        self, changes: Sequence[tuple[Filter, Update]], upsert: bool
-    ) -> Callable[[sqlite3.Connection], list[DuplicateKey]]:
-        return lambda connection: self._update_chunk(connection, changes, upsert)
-
-    def _update_chunk(
-        self, connection: sqlite3.Connection, changes: Sequence[tuple[Filter, Update]], upsert: bool
-    ) -> list[DuplicateKey]:
-        refused: list[DuplicateKey] = []
+    def _each_of(self, changes: Sequence[tuple[Filter, Update]], upsert: bool) -> Callable[[sqlite3.Connection], None]:
         wanted = orjson.dumps([filter["_id"] for filter, _ in changes]).decode()
         statement = self._table.select("id, rowid, body", " WHERE id" + AMONG)
-        stored = {id: (rowid, body) for id, rowid, body in connection.execute(statement, (wanted,)).fetchall()}
-        for filter, update in changes:
-            try:
-                if filter["_id"] not in stored:
-                    if upsert:
-                        self._insert(connection, self._row(document_for_upsert(filter, update)))
-                    continue
-                rowid, body = stored[filter["_id"]]
-                document: Document = orjson.loads(body)
-                if matches(document, filter, self._table.never_null):
-                    self._update(connection, rowid, document, update)
+
+        def run(connection: sqlite3.Connection) -> None:
+            stored = {id: (rowid, body) for id, rowid, body in connection.execute(statement, (wanted,)).fetchall()}
+            for filter, update in changes:
+                if filter["_id"] in stored:
+                    rowid, body = stored[filter["_id"]]
+                    document: Document = orjson.loads(body)
+                    if matches(document, filter, self._table.never_null):
+                        self._update(connection, rowid, document, update)
                 elif upsert:
-                    refused.append(DuplicateKey(ID_FIELDS))
-            except DuplicateKey as duplicate:
-                refused.append(duplicate)
-        return refused
+                    self._insert(connection, self._row(document_for_upsert(filter, update)))
+
+        return run
 
     async def delete_many(self, filter: Filter) -> int:
         where, parameters = self._table.where(filter)

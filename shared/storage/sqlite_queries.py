@@ -46,9 +46,7 @@ class Table:
         if not _NAME.fullmatch(self.spec.name):
             raise ValueError(f"a collection cannot be called {self.spec.name}")
         table = f"CREATE TABLE IF NOT EXISTS {self.name} (id TEXT PRIMARY KEY NOT NULL, body TEXT NOT NULL)"
-        # The id alone finds a document: an index that begins with it would only cost.
-        wanted = [index for index in self.spec.indexes if index.fields[0] != "_id"]
-        return [table, *(self._index_definition(index) for index in wanted)]
+        return [table, *(self._index_definition(index) for index in self.spec.indexes)]
 
     def violated_index(self, message: str) -> tuple[str, ...] | None:
         """The fields of the unique index that SQLite's message names; None when it is not about one of ours."""

@@ -248,7 +248,7 @@ async def test_any_sequence_of_scripts_does_what_the_model_does() -> None:
             run_state_machine_as_test(
                 Machine,
                 settings=settings(
-                    max_examples=100,
+                    max_examples=150,
                     stateful_step_count=50,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),

@@ -1,12 +1,15 @@
 """What the gateway says to requests, good and bad, on real parts."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from shared.contracts.upgrade_http import UpgradeRequest
 from tests.component.gateway_world import API_KEY, World, world_in
 from tests.conftest import eventually
 
@@ -150,6 +153,25 @@ async def test_a_wrong_field_is_named(
 async def test_malformed_json(client: httpx.AsyncClient, body: bytes) -> None:
     answer = await client.post("/api/upgrade", content=body, headers={"Content-Type": "application/json"})
     problem(answer, 400, "malformed_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b" \n", "The body is empty."),
+        (b'{"userPrompt": "\xff"}', "The body is not UTF-8."),
+        (b'{\n  "userPrompt": "x",\n}', "The body is not valid JSON: line 3, column 1."),
+    ],
+)
+async def test_malformed_json_is_located(client: httpx.AsyncClient, body: bytes, detail: str) -> None:
+    answer = await client.post("/api/upgrade", content=body, headers={"Content-Type": "application/json"})
+    assert problem(answer, 400, "malformed_json")["detail"] == detail
+
+
+async def test_the_root_leads_to_the_docs(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+    assert "strict-transport-security" not in answer.headers
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"5", b"null"])
@@ -325,6 +347,32 @@ async def test_documentation_needs_no_network(client: httpx.AsyncClient) -> None
     assert "usage.recorded.v1" in events.text
     assert "http://" not in events.text.replace("http://127.0.0.1", "")
     assert "usage.recorded.v1" in (await client.get("/asyncapi.json")).text
+
+
+async def test_the_openapi_document_declares_what_the_routes_take(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            parameters = operation.get("parameters", [])
+            names = [(parameter["in"], parameter["name"]) for parameter in parameters]
+            assert len(names) == len(set(names)), (method, path)
+            in_path = {parameter["name"]: parameter for parameter in parameters if parameter["in"] == "path"}
+            assert set(in_path) == set(re.findall(r"{(\w+)}", path)), (method, path)
+            assert all(parameter["required"] for parameter in in_path.values())
+    assert "Last-Event-ID" in _parameters(document, "/api/upgrades/{id}/events", "get")
+    assert {"Prefer", "Idempotency-Key", "X-Workspace-Id"} <= _parameters(document, "/api/upgrade", "post")
+    answers = document["paths"]["/api/upgrade"]["post"]["responses"]
+    for status in ("200", "202"):
+        assert set(answers[status]["headers"]) == {
+            "Location", "Preference-Applied", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy",
+        }  # fmt: skip
+    body = document["components"]["schemas"]["UpgradeRequest"]
+    assert all("description" in field for field in body["properties"].values())
+    UpgradeRequest.model_validate_json(json.dumps(body["examples"][0]))
+
+
+def _parameters(document: dict[str, Any], path: str, method: str) -> set[str]:
+    return {parameter["name"] for parameter in document["paths"][path][method]["parameters"]}
 
 
 async def test_operators_routes(client: httpx.AsyncClient) -> None:

@@ -149,6 +149,15 @@ async def test_personal_values_stay_inside(world: World, client: httpx.AsyncClie
     assert await world.files_hold([*SECRETS, "dora@example.org"]) == []
 
 
+async def test_a_secret_that_the_prompt_names_is_one_in_the_history_too(world: World, client: httpx.AsyncClient) -> None:
+    said = [{"role": "user", "content": "I always type zq9-Later!A there"}]
+    body = {"userPrompt": "My password is zq9-Later!A now", "conversationHistory": said}
+    answer = (await client.post("/api/upgrade", json=body)).json()
+    task = world.worker.tasks(answer["id"])[0][1]
+    assert "zq9-Later" not in task.to_json().decode()
+    assert answer["userPrompt"] == "My password is zq9-Later!A now"
+
+
 async def test_without_redaction_the_map_travels_sealed(world: World, client: httpx.AsyncClient) -> None:
     body = {"userPrompt": f"Write to {SECRETS[0]}", "options": {"enablePIIRedaction": False}}
     answer = (await client.post("/api/upgrade", json=body)).json()

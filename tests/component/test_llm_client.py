@@ -1,6 +1,7 @@
 """The model client against a real server that answers, fails, stammers and hangs as scripted."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -228,6 +229,16 @@ async def test_a_useless_answer_is_repaired_once(start: Start, scripted_model: M
     assert completion.usage.attempts == 2
     first, second = scripted_model.received("chat")
     assert len(second.body["messages"]) > len(first.body["messages"])
+
+
+async def test_an_endless_answer_is_no_answer_and_is_not_sent_back(start: Start, scripted_model: ModelServer) -> None:
+    endless = {"upgraded_prompt": "y" * 1_500_000, "reasoning": "", "missing_questions": [], "confidence": 0.5}
+    scripted_model.script(Step(text=json.dumps(endless | {"cited_documents": []})))
+
+    completion = await rewrite(await start())
+
+    assert completion.usage.attempts == 2
+    assert len(str(scripted_model.received("chat")[1].body)) < 100_000
 
 
 @pytest.mark.parametrize("kind", ["garbage", "not_json", "empty", "length"])

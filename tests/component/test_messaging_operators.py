@@ -134,4 +134,32 @@ async def test_a_topic_is_followed(own_broker: KafkaSettings, producer: EventPro
     assert followed.returncode == 0, followed.stderr
     assert [json.loads(line)["data"] for line in followed.stdout.splitlines()] == [{"a": 1}, "no json"]
     readable = await in_thread(own_broker, "events", DOCUMENTS_SUBMITTED.name, "--from-beginning", "--limit", "1")
-    assert "subject=upgrade-1" in readable.stdout
+    [line] = readable.stdout.splitlines()
+    assert "subject=upgrade-1" in line
+    assert line.endswith('{"a": 1}')
+    assert readable.stderr.startswith(f"following {DOCUMENTS_SUBMITTED.name}; Ctrl-C ends")
+
+
+async def test_without_a_topic_the_topics_are_listed(own_broker: KafkaSettings) -> None:
+    listing = await in_thread(own_broker, "events")
+    assert listing.returncode == 0, listing.stderr
+    assert [line.split()[0] for line in listing.stdout.splitlines()] == [topic.name for topic in all_topics()]
+
+
+@pytest.mark.parametrize(("module", "arguments"), [("events", ["usage.recorded.v1"]), ("dlq", ["list"])])
+def test_a_stack_that_was_killed_is_not_running(tmp_path: Path, module: str, arguments: list[str]) -> None:
+    (tmp_path / "endpoints.json").write_text('{"kafka": "127.0.0.1:1"}')
+    (tmp_path / "supervisor.lock").write_text("1\n")
+    kept = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
+    answer = subprocess.run(
+        [sys.executable, "-m", f"shared.messaging.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+        env=kept | {"DATA_DIR": str(tmp_path)},
+    )
+    assert answer.returncode == 2
+    [line] = answer.stderr.splitlines()
+    assert line.startswith("the stack is not running: `make run` starts it")

@@ -1,5 +1,6 @@
 """The documents are true of what is there."""
 
+import re
 from pathlib import Path
 
 from deploy.local import generated_docs, settings_reference
@@ -12,6 +13,13 @@ def test_generated_documents_are_current() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert settings_reference.unexplained() == []
+
+
+def test_every_setting_is_one_row_and_numbers_are_written_out() -> None:
+    names = re.findall(r"^\| `(\w+)` \|", settings_reference.settings_page(), re.MULTILINE)
+    assert len(names) > 50
+    assert len(names) == len(set(names))
+    assert "e+0" not in settings_reference.settings_page()
 
 
 def test_no_link_in_the_docs_is_dead() -> None:

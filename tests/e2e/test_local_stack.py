@@ -64,6 +64,10 @@ def test_secrets_are_for_their_owner_only(local: Local) -> None:
     for name in ("demo-key", "vault-key", "internal-token", "endpoints.json"):
         assert (local.data_dir / name).stat().st_mode & 0o777 == 0o600, name
     assert local.key().startswith("pu_")
+    assert local.data_dir.stat().st_mode & 0o777 == 0o700
+    databases = list(local.data_dir.rglob("*.sqlite3"))
+    assert databases
+    assert all(file.stat().st_mode & 0o077 == 0 for file in databases)
 
 
 def test_status_shows_every_part_and_the_memory_fits(local: Local) -> None:
@@ -98,10 +102,19 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_wrong_setting_of_a_service_ends_the_start_and_is_named(tmp_path: Path) -> None:
+def test_a_wrong_setting_of_a_service_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     refused = Local(tmp_path).run("run", "--no-sample", KAFKA_SESSION_TIMEOUT_MS="soon")
-    assert refused.returncode == 1
-    assert "wrong setting: KAFKA_SESSION_TIMEOUT_MS" in refused.stdout
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("wrong setting: KAFKA_SESSION_TIMEOUT_MS: ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert refused.stdout == ""
+
+
+def test_a_tool_without_a_stack_is_one_line(tmp_path: Path) -> None:
+    for command in (("-m", "services.usage.reconcile"), ("-m", "shared.messaging.events")):
+        refused = Local(tmp_path).run("env", "--", sys.executable, *command)
+        assert refused.returncode == 3
+        assert refused.stderr == "the stack is not running: `make run` starts it\n"
 
 
 def test_the_cluster_says_what_it_lacks(tmp_path: Path) -> None:

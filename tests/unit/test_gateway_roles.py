@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.caller import Role
-from services.gateway.client_address import UNKNOWN, believed_address, parse_networks
+from services.gateway.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
 from services.gateway.memberships import (
     MAX_MEMBERS,
     MemberOf,
@@ -142,3 +142,19 @@ def test_there_is_always_an_owner_and_nobody_rises_above_who_lifts_them(
 )
 def test_where_a_request_comes_from(peer: str, forwarded: list[str], trusted: str, expected: str) -> None:
     assert believed_address(peer, forwarded, parse_networks(trusted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scheme", "peer", "said", "expected"),
+    [
+        ("https", "203.0.113.9", None, True),
+        ("http", "203.0.113.9", "https", False),
+        ("http", "10.0.0.2", "https", True),
+        ("http", "10.0.0.2", "http", False),
+        ("http", "10.0.0.2", None, False),
+    ],
+)
+def test_whether_a_request_came_by_https(scheme: str, peer: str, said: str | None, expected: bool) -> None:
+    headers = [(b"x-forwarded-proto", said.encode())] if said else []
+    scope = {"type": "http", "scheme": scheme, "client": (peer, 4000), "headers": headers}
+    assert came_by_https(scope, parse_networks("10.0.0.0/8")) is expected

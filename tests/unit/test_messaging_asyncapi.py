@@ -2,7 +2,7 @@
 
 import json
 
-from shared.contracts.topics import TOPICS
+from shared.contracts.topics import TOPICS, consumed_by_us
 from shared.messaging.asyncapi import asyncapi_document
 
 
@@ -15,6 +15,7 @@ def test_every_topic_is_a_channel_with_its_model_and_its_description() -> None:
         assert channel["address"] == topic.name
         assert topic.description in channel["description"]
         assert topic.model.__name__ in document["components"]["schemas"]
+        assert (topic.dead_letter_name in channel["description"]) == consumed_by_us(topic)
 
 
 def test_every_reader_of_ours_is_an_operation() -> None:

@@ -1,7 +1,9 @@
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from opentelemetry import trace
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from shared.observability import tracing
@@ -94,3 +96,17 @@ def test_a_failed_unit_of_work_says_so_without_its_content(exporter: InMemorySpa
     assert span.status.status_code is trace.StatusCode.ERROR
     assert span.events == ()
     assert "jane" not in str(span.status.description)
+
+
+async def test_spans_of_http_calls_hold_no_query(exporter: InMemorySpanExporter) -> None:
+    answering = httpx.MockTransport(lambda request: httpx.Response(200))
+    async with httpx.AsyncClient(transport=answering) as client:
+        HTTPXClientInstrumentor.instrument_client(
+            client, tracer_provider=tracing._provider, async_request_hook=tracing._leave_out_query
+        )
+        with span_from_traceparent("work", SAMPLED):
+            await client.get("http://rag/internal/documents?title=ann%40example.org")
+    call = next(span for span in exporter.get_finished_spans() if span.name == "GET")
+    assert call.attributes is not None
+    assert call.attributes["http.url"] == "http://rag/internal/documents"
+    assert "example.org" not in call.to_json()

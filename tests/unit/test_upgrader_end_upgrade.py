@@ -27,6 +27,15 @@ OWN = ComponentUsage(component="upgrader", operation="rewrite", model="m", token
 SEALED = SealedText(key_id="k", nonce="n", ciphertext="c")
 
 
+def test_a_give_up_skips_to_the_end_and_never_back_to_its_own_stage() -> None:
+    given_up = StageOutput(
+        stage=Stage.RAG, given_up=GivenUp(stage="rag", reason=GiveUpReason.DEADLINE, detail="too late")
+    )
+    whole = make_task(itinerary=[Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER])
+    assert whole.advanced(given_up).itinerary == [Stage.UPGRADER]
+    assert make_task(itinerary=[Stage.RAG]).advanced(given_up).itinerary == []
+
+
 def task_after_stages() -> UpgradeTask:
     task = make_task("Write a leave policy")
     summarized = StageOutput(

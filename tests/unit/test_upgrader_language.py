@@ -2,7 +2,9 @@
 
 import pytest
 
+from services.upgrader import language
 from services.upgrader.language import detect_language
+from services.upgrader.language_loading import LanguageModelLoading
 from shared.contracts.upgrade_tasks import ConversationMessage
 
 LABELLED = (
@@ -87,9 +89,9 @@ LABELLED = (
 )
 
 
-@pytest.mark.parametrize(("prompt", "language"), LABELLED)
-def test_a_short_prompt_is_recognized(prompt: str, language: str) -> None:
-    assert detect_language(prompt) == language
+@pytest.mark.parametrize(("prompt", "expected"), LABELLED)
+def test_a_short_prompt_is_recognized(prompt: str, expected: str) -> None:
+    assert detect_language(prompt) == expected
 
 
 def test_code_addresses_and_placeholders_do_not_count() -> None:
@@ -120,3 +122,33 @@ def test_the_users_words_go_before_the_assistants() -> None:
 @pytest.mark.parametrize("prompt", ["", " ", "42", "🙂", "```\n```", "<EMAIL_1>"])
 def test_without_words_and_conversation_it_is_english(prompt: str) -> None:
     assert detect_language(prompt) == "en"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "logo design ideas",
+        "plan trip to rome 3 days w/ kids",
+        "recipe pasta carbonara",
+        "asdfghjkl",
+        "resume tips",
+        "kubernetes pod crashloop",
+        "what about postgres instead",
+    ],
+)
+def test_a_few_plain_words_are_english_and_do_not_need_the_model(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_loaded() -> None:
+        raise AssertionError("the statistical model was asked")
+
+    monkeypatch.setattr(language, "_model", not_loaded)
+
+    assert detect_language(prompt) == "en"
+
+
+async def test_the_model_is_loaded_at_the_start() -> None:
+    loading = LanguageModelLoading()
+
+    await loading.start()
+    await loading.stop(30.0)
+
+    assert language._model.cache_info().currsize == 1

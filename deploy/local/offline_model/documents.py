@@ -14,6 +14,10 @@ _PICKED_PER_DOCUMENT = 2
 _PICKED = 5
 _UNKNOWN_LANGUAGE_FLOOR = 0.9
 _SHARED_WORD = 0.1
+# One word in common is chance below this cosine.
+_WEAK = 0.25
+_HEADING_WORDS = 8
+_HEADING_LINE = re.compile(r"^(?:#{1,6} [^\n]*|[^\n]* > [^\n]*)\n?", re.MULTILINE)
 
 # What speaks to a model and not about the subject is never passed on.
 _SPEAKS_TO_A_MODEL = re.compile(
@@ -57,9 +61,9 @@ def read_documents(section: str) -> list[Document]:
 
 
 def relevant_sentences(
-    question: str, documents: list[Document], language: Language | None, embedder: Embedder
+    question: str, documents: list[Document], language: Language | None, embedder: Embedder, most: int = _PICKED
 ) -> list[Finding]:
-    """The few sentences nearest to the question in meaning or words, best first; none where none is near."""
+    """The `most` passages nearest to the question in meaning or words, by number; none where none is near."""
     stopwords = language.stopword_set if language else frozenset()
     floor = language.meaning_floor if language else _UNKNOWN_LANGUAGE_FLOOR
     asked = set(words(question, stopwords))
@@ -67,28 +71,60 @@ def relevant_sentences(
     findings: list[Finding] = []
     for document in documents:
         scored = [
-            Finding(document.number, document.title, sentence, score)
-            for sentence in _candidates(document)
-            if (score := _score(sentence, asked, meant, stopwords, floor, embedder)) > 0
+            Finding(document.number, document.title, text, score)
+            for heading, text in _candidates(document)
+            if (score := _score(heading, text, asked, meant, stopwords, floor, embedder)) > 0
         ]
         findings += sorted(scored, key=lambda finding: -finding.score)[:_PICKED_PER_DOCUMENT]
-    return sorted(findings, key=lambda finding: -finding.score)[:_PICKED]
+    best = sorted(findings, key=lambda finding: -finding.score)[:most]
+    return sorted(best, key=lambda finding: finding.number)
 
 
-def _candidates(document: Document) -> list[str]:
-    sentences = split_sentences(unwrapped(document.text))[:_SENTENCES_PER_DOCUMENT]
-    plain = (LIST_ITEM.sub("", sentence, count=1) if LIST_ITEM.match(sentence) else sentence for sentence in sentences)
-    return [
-        clipped(sentence.lstrip("#> ").strip(), _SENTENCE_CHARACTERS)
-        for sentence in plain
-        if len(sentence.split()) >= 3 and not sentence.startswith("```") and not _SPEAKS_TO_A_MODEL.search(sentence)
-    ]
+def _candidates(document: Document) -> list[tuple[str, str]]:
+    """What may be quoted, each with the heading above it: the whole of a short piece, else its sentences."""
+    heading, candidates = "", list[tuple[str, str]]()
+    for sentence in split_sentences(unwrapped(_headings_apart(document.text)))[:_SENTENCES_PER_DOCUMENT]:
+        if _is_heading(sentence):
+            heading = sentence.lstrip("# ").strip()
+            continue
+        plain = LIST_ITEM.sub("", sentence, count=1) if LIST_ITEM.match(sentence) else sentence
+        if plain.startswith("```") or _SPEAKS_TO_A_MODEL.search(plain):
+            continue
+        candidates.append((heading, plain.lstrip("#> ").strip()))
+    whole = " ".join(text for _, text in candidates)
+    if candidates and len(whole) <= _SENTENCE_CHARACTERS and len({above for above, _ in candidates}) == 1:
+        return [(candidates[0][0], whole)]
+    return [(above, clipped(text, _SENTENCE_CHARACTERS)) for above, text in candidates if len(text.split()) >= 3]
+
+
+def _headings_apart(text: str) -> str:
+    """The text with a full line end after each heading, so that none is taken for the start of a sentence."""
+    return _HEADING_LINE.sub(lambda match: match.group(0) + "\n", text)
+
+
+def _is_heading(sentence: str) -> bool:
+    """A line of a Markdown heading, a path of headings such as `Benefits > Leave`, or a few words without an end."""
+    if sentence.startswith("#") or " > " in sentence:
+        return True
+    return len(sentence.split()) <= _HEADING_WORDS and sentence[-1] not in ".!?…:;,。！？\"”»)|" and not (
+        LIST_ITEM.match(sentence) or any(character.isdigit() for character in sentence)
+    )
 
 
 def _score(
-    sentence: str, asked: set[str], meant: Vector, stopwords: frozenset[str], floor: float, embedder: Embedder
+    heading: str,
+    text: str,
+    asked: set[str],
+    meant: Vector,
+    stopwords: frozenset[str],
+    floor: float,
+    embedder: Embedder,
 ) -> float:
-    shared = len(asked & set(words(sentence, stopwords)))
-    near = embedder.similarity(meant, embedder.embed(sentence)[0])
-    related = near >= floor or (shared > 0 and near >= floor * 0.7) or shared >= 2
+    """How near a text is to the question; what its heading says counts for it, as long as it says something itself."""
+    shared = len(asked & set(words(f"{heading} {text}", stopwords)))
+    near = embedder.similarity(meant, embedder.embed(text)[0])
+    if heading:
+        near = max(near, 0.95 * embedder.similarity(meant, embedder.embed(f"{heading}. {text}")[0]))
+    weak = max(floor * 0.7, _WEAK)
+    related = near >= floor or (shared > 0 and near >= weak) or (shared >= 2 and near >= weak / 2)
     return near + _SHARED_WORD * min(shared, 3) if related else 0.0

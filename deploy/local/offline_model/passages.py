@@ -13,7 +13,10 @@ from deploy.local.offline_model.languages import Language
 from deploy.local.offline_model.text_pieces import CODE_BLOCK, LIST_ITEM, split_sentences
 
 _GOALS_WITH_A_SOURCE = ("summarize", "translate", "improve", "explain", "analyze")
+_GOALS_ON_A_TEXT = ("summarize", "translate", "improve")
 _LONG_INLINE = 150
+_HEAD_WORDS = 10
+_QUOTE = re.compile(r"\s*[\"'“„«‘]")
 _BACKGROUND_SENTENCES = 3
 _CLOSING_CHARACTERS = 300
 _COLON = re.compile(r":(?=\s)")
@@ -112,11 +115,19 @@ def _start_of_material(text: str, language: Language) -> int | None:
         if re.match(r"[ \t]*\n", rest):
             if not LIST_ITEM.match(rest.lstrip("\n")) and len(rest.strip()) > 1:
                 return colon.end()
-        elif _CODE_LINE.search(rest.lstrip().split("\n", 1)[0]) or (
-            len(rest) >= _LONG_INLINE and language.first_kind("goals", head) in _GOALS_WITH_A_SOURCE
-        ):
+        elif _CODE_LINE.search(rest.lstrip().split("\n", 1)[0]) or _announces_text(head, rest, language):
             return colon.end() + len(rest) - len(rest.lstrip())
     return None
+
+
+def _announces_text(head: str, rest: str, language: Language) -> bool:
+    """Whether the text after `head:` on the same line is given, as in "rewrite this email: Hi Bob, …"."""
+    goal = language.first_kind("goals", head)
+    if goal in _GOALS_WITH_A_SOURCE and (len(rest) >= _LONG_INLINE or _QUOTE.match(rest)):
+        return True
+    if len(head.split()) > _HEAD_WORDS:
+        return False
+    return goal in _GOALS_ON_A_TEXT or language.pattern["pointing"].search(head) is not None
 
 
 def _paragraphs(text: str, language: Language) -> Iterator[Passage]:

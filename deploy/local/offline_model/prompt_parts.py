@@ -7,6 +7,16 @@ from deploy.local.offline_model.languages import Language
 from deploy.local.offline_model.passages import looks_like_code, read_passages, without_polite_words
 from deploy.local.offline_model.text_pieces import LIST_ITEM, PLACEHOLDER, QUOTATION, split_clauses
 
+_GOALS_ABOUT_SOMETHING = ("explain", "compare", "summarize", "translate", "analyze", "improve")
+_LAYOUTS = ("table", "bullets", "steps", "json", "csv")
+# Words before a form that make it the form of the answer: "as a table", "in 3 Stichpunkten".
+_AS_WORDS = (
+    "as|in|into|with|using|use|give me|make|create|als|mit|en|sous forme d[e']|avec|como|con|em|com|come|in forma di|"
+    "met|dạng|bằng|thành|theo|kèm|format|formato|formaat|ausgabe|output"
+)
+_AS = re.compile(rf"(?<![^\W_])(?:{_AS_WORDS}|\d+):?(?: [^\W_]+){{0,2}} *$", re.IGNORECASE)
+_AS_WITHIN = re.compile(rf"(?:{_AS_WORDS})\b", re.IGNORECASE)
+
 
 @dataclass
 class PromptParts:
@@ -119,15 +129,47 @@ def _only_limits(clause: str, language: Language) -> bool:
 def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
     parts.goal = language.first_kind("goals", text)
     parts.domain = "translate" if parts.goal == "translate" else language.main_kind("domains", text)
-    parts.format = language.first_kind("formats", text)
-    parts.audience = _picked(language.pattern["audience"], text)
+    wanted = _without_negated(text, language)
+    parts.format = _format_asked_for(wanted, parts, language)
+    parts.audience = _picked(language.pattern["audience"], wanted)
     parts.length = _picked(language.pattern["length"], text)
-    parts.tone = _picked(language.pattern["tone"], text)
+    parts.tone = _picked(language.pattern["tone"], wanted)
     if any(looks_like_code(block) for block in parts.blocks) and parts.domain in (None, "code"):
         parts.domain, parts.format = "code", parts.format or "code"
-    named = language.pattern["in_language"].search(text)
+    named = language.pattern["in_language"].search(wanted)
     if named:
         parts.answer_language = language.first_kind("language_words", named.group(0))
+
+
+def _without_negated(text: str, language: Language) -> str:
+    """The text without what its negations take back: from each to the end of its clause, or to a "but"."""
+    clauses = re.split(r"(?<=[.!?;,\n])", text)
+    return "".join(_affirmed(clause, language) for clause in clauses)
+
+
+def _affirmed(clause: str, language: Language) -> str:
+    negated = language.pattern["negation"].search(clause)
+    if negated is None:
+        return clause
+    rest = clause[negated.end() :]
+    # "Tabellen bitte nicht": a negation at the end takes back what stands before it.
+    before = clause[: negated.start()] if rest.strip(" .!?;,\n") else ""
+    contrast = language.pattern["contrast"].search(rest)
+    return f"{before} {_affirmed(rest[contrast.end() :], language) if contrast else ''} "
+
+
+def _format_asked_for(text: str, parts: PromptParts, language: Language) -> str | None:
+    """The form that is asked for. What is explained, compared or worked on often has the name of a form itself."""
+    if parts.goal not in _GOALS_ABOUT_SOMETHING:
+        return language.first_kind("formats", text)
+    found = [
+        (match.start(), kind)
+        for kind, pattern in language.table["formats"].items()
+        if kind in _LAYOUTS
+        for match in pattern.finditer(text)
+        if kind == "steps" or _AS.search(text[: match.start()]) or _AS_WITHIN.match(match.group(0))
+    ]
+    return min(found)[1] if found else None
 
 
 def _picked(pattern: re.Pattern[str], text: str) -> str | None:

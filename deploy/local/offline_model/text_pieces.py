@@ -10,10 +10,14 @@ LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
 
 _KEPT_WHOLE = re.compile(
     rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
-    r"\b(?:e\.g|i\.e|etc|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|No|Nr|ca|bzw|z\. ?B|d\. ?h|u\. ?a|usw|p\. ?ej|p\. ?ex|Sr|Sra|"
-    r"bijv|o\.a|TP|Inc|Ltd|Co)\.|\b[A-Z]\.|(?<![\w-])[\w-]{1,60}\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
+    r"\b(?:e\.g|i\.e|vs|[Aa]pprox|Dr|Dra|Mr|Mrs|Ms|Mme|Mlle|Prof|St|Jr|Sr|Sra|Hr|Nr|Nos|Abs|Abb|Art|Bsp|Tel|Fig|Vol|"
+    r"[Cc]a|[Mm]ax|[Mm]in|[Mm]áx|[Mm]ín|[Aa]prox|núm|pág|bzw|ggf|evtl|inkl|exkl|bspw|sog|geb|z\. ?B|d\. ?h|u\. ?a|s\. ?o|"
+    r"p\. ?ej|p\. ?ex|bijv|o\.a|d\.w\.z|cf|incl|excl|Dept|Gov|Gen|Rev|Blvd|Ave|Av|Avda|TP|Inc|Ltd|Corp|Co|GmbH|"
+    r"\w*[Ss]tr)\.(?=\s)|\b[A-Z]\.|(?<![\w-])[\w-]{1,60}\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+|(?<=[。！？])\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+(?!\d)|(?<=[。！？])\s*")
+# A full stop before a digit or a small letter ends no sentence, unless the writer does without capitals.
+_SENTENCE_END_BEFORE_CAPITAL = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+(?![\da-zß-öø-ÿđ])|(?<=[。！？])\s*")
 _CLAUSE_END = re.compile(r"\s*[,;，；、]\s+|\s+[–—-]\s+|[，；、]")
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
@@ -99,7 +103,9 @@ def _prose_sentences(text: str) -> list[str]:
             sentences.append(line.strip())
             continue
         masked, kept = _mask(line)
-        sentences += [piece for part in _SENTENCE_END.split(masked) if (piece := _unmask(part, kept).strip())]
+        first = next((character for character in line if character.isalpha()), "")
+        end = _SENTENCE_END if first.islower() else _SENTENCE_END_BEFORE_CAPITAL
+        sentences += [piece for part in end.split(masked) if (piece := _unmask(part, kept).strip())]
     return sentences
 
 

@@ -47,6 +47,16 @@ class Language:
     order: str
     polite: str
     polite_question: str
+    # What takes back what follows in its clause, and what ends that.
+    negation: str
+    contrast: str
+    # Words that point to a text that is given with the prompt.
+    pointing: str
+    # Whole prompts that ask for nothing new.
+    greeting: str
+    thanks: str
+    go_on: str
+    undo: str
 
     # To read a conversation.
     follow_up: str
@@ -78,7 +88,7 @@ class Language:
         """The single patterns by the names of their fields."""
         names = (
             "audience length constraint statement tone in_language order polite polite_question follow_up pronoun "
-            "leftover transfer clause_break decision tried"
+            "leftover transfer clause_break decision tried negation contrast pointing greeting thanks go_on undo"
         )
         return {name: words_pattern(getattr(self, name)) for name in names.split()}
 

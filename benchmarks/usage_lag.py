@@ -1,0 +1,145 @@
+"""Whether the usage service keeps up: how far it is behind at 5,000 events a second for a minute."""
+
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+
+from benchmarks.brokers import Broker, running
+from benchmarks.pairs import Measured, Row
+from benchmarks.side_process import side
+from shared.contracts.contract import period_of
+from shared.contracts.ids import new_id
+from shared.contracts.topics import USAGE_RECORDED
+from shared.contracts.usage_events import UsageRecorded
+from shared.messaging.cloudevents import encode
+from shared.messaging.connection import connection_options
+from shared.messaging.topic_admin import create_topics
+from tests.component.test_usage_service import UsageProcess, usage_process
+from tests.conftest import eventually
+
+RATE = 5_000
+SECONDS = 60
+_TICK_SECONDS = 0.05
+_PREPARED = 20_000
+_BOUND_SECONDS = 5.0
+_DRAIN_SECONDS = 120.0
+LAG = Row(
+    "usage-lag",
+    "events/s",
+    f"A are the events counted within {SECONDS} s of the first publication, B those published in that time, at "
+    f"{RATE:,} a second: events of ten tenants with a hundred users each, into one usage process on SQLite with a batch "
+    f"of 2,000 as by default. The publisher and the broker share the cores with it. Asks as well that the highest lag of "
+    f"the last 20 s is below {_BOUND_SECONDS:g} s of events.",
+    goal=0.95,
+)
+ROWS = (LAG,)
+
+
+async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
+    """One run of a minute."""
+    with tempfile.TemporaryDirectory(prefix="bench-lag-") as folder:
+        async with (
+            running(kind) as broker,
+            side("benchmarks.usage_lag:Publisher", kind=broker.kind, url=broker.url) as publisher,
+        ):
+            await create_topics(broker.settings())
+            async with usage_process(broker.url, Path(folder), batch_events=2_000) as usage:
+                await eventually(usage.is_ready, 60)
+                publishing = asyncio.create_task(publisher.call("publish", within=4 * SECONDS))
+                lags = await _watch(usage, publishing)
+                published = await publishing
+                counted = await _counted(usage)
+                began = time.perf_counter()
+
+                async def all_counted() -> bool:
+                    return await _counted(usage) >= published["events"]
+
+                await eventually(all_counted, _DRAIN_SECONDS)
+                drained = time.perf_counter() - began
+    last = max(lags[-20:])
+    absolute = (
+        f"published {published['events'] / published['seconds']:,.0f}/s for {published['seconds']:.0f} s; lag at most "
+        f"{max(lags):,.0f} events, {last:,.0f} in the last 20 s; all counted {drained:.1f} s after the last"
+    )
+    bounded = last < _BOUND_SECONDS * RATE
+    return [Measured(row.on(kind), row, (counted / published["events"],), absolute, bounded) for row in chosen]
+
+
+async def _watch(usage: UsageProcess, publishing: asyncio.Task[object]) -> list[float]:
+    """The lag once a second until all is published, by what should be out by now."""
+    lags: list[float] = []
+    began = time.perf_counter()
+    while not publishing.done():
+        await asyncio.wait([publishing], timeout=1.0)
+        due = min(RATE * SECONDS, RATE * (time.perf_counter() - began))
+        lags.append(max(0.0, due - await _counted(usage)))
+    return lags
+
+
+async def _counted(usage: UsageProcess) -> float:
+    for line in (await usage.http.get("/metrics")).text.splitlines():
+        if line.startswith('usage_events_total{outcome="counted"}'):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+class Publisher:
+    """Publishes prepared events at an even pace; each gets an id of its own."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self._broker = Broker(kind, url)
+        chance = random.Random(3)
+        now = datetime.now(UTC)
+        self._events = [
+            UsageRecorded(
+                event_id=new_id(),
+                tenant_id=f"tenant-{chance.randrange(10)}",
+                user_ref=f"u_{chance.randrange(100):032d}",
+                upgrade_id=new_id(),
+                component=chance.choice(("summarizer", "rag", "upgrader")),
+                operation="work",
+                tokens_in=chance.randint(50, 2000),
+                tokens_out=chance.randint(10, 500),
+                cost_nano_usd=chance.randint(0, 10**6),
+                latency_ms=int(chance.lognormvariate(6, 1)),
+                model="offline-1",
+                period=period_of(now),
+                occurred_at=now,
+            )
+            for _ in range(_PREPARED)
+        ]
+
+    async def start(self) -> None:
+        settings = self._broker.settings()
+        self._producer = AIOKafkaProducer(**connection_options(settings), acks="all", linger_ms=5)
+        await self._producer.start()
+
+    async def close(self) -> None:
+        await self._producer.stop()
+
+    async def publish(self) -> dict[str, float]:
+        """All events of the run. Gives how many, and in how many seconds."""
+        encoded = [
+            (event.tenant_id.encode(), *encode(USAGE_RECORDED, event, source="bench", event_id=event.event_id))
+            for event in self._events
+        ]
+        began, sent = time.perf_counter(), 0
+        last: asyncio.Future[object] | None = None
+        while sent < RATE * SECONDS:
+            due = min(RATE * SECONDS, round((time.perf_counter() - began + _TICK_SECONDS) * RATE))
+            while sent < due:
+                key, value, headers = encoded[sent % _PREPARED]
+                own = [(name, f"e-{sent}".encode() if name == "ce_id" else text) for name, text in headers]
+                last = await self._producer.send(USAGE_RECORDED.name, value, key=key, headers=own)
+                sent += 1
+            await asyncio.sleep(max(0.0, sent / RATE - (time.perf_counter() - began)))
+        if last is not None:
+            await last
+        await self._producer.flush()
+        return {"events": sent, "seconds": time.perf_counter() - began}
