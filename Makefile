@@ -71,7 +71,7 @@ dlq: venv ## list, show, replay or drop dead letters (ARGS=list, ARGS="show --to
 events: venv ## follow a topic, readably (TOPIC=upgrades.completed.v1; without it, the topics are listed)
 	@$(LOCAL) env -- $(PY) -m shared.messaging.events $(TOPIC) $(ARGS)
 
-reconcile: venv ## recount the ledger, compare it with counters and holds; exit 1: a difference, 3: not compared
+reconcile: venv ## recount the ledger, compare it with counters and holds (Error 1: a difference, Error 3: not compared)
 	@$(LOCAL) env -- $(PY) -m services.usage.reconcile $(ARGS)
 
 lock: venv-dev ## compile the lock files from requirements.in and requirements-dev.in

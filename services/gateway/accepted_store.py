@@ -2,19 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.accept import KeyTaken
 from services.gateway.accepted_record import AcceptedRecord
 from services.gateway.held_work import EndedWork, HeldWork
 from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.ids import id_floor
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Index
 
 _MOST_SWEPT = 2_000
+_ID_BEFORE_RECORD = timedelta(seconds=1)
+
+# Raised by the one change that may come from several replicas at once: the end.
+_ENDS = "ends"
 
 ACCEPTED = CollectionSpec(
     name="accepted_upgrades",
+    revision=_ENDS,
     indexes=(
         Index(fields=("tenantId", "idempotencyKey"), unique=True, only_when_present="idempotencyKey"),
         Index(fields=("tenantId", "_id")),
@@ -90,6 +96,12 @@ class AcceptedStore:
             found += self._parsed(await self._records.find(where, sort=[(since, 1)], limit=limit))
         return list({record.upgrade_id: record for record in found}.values())
 
+    async def accepted_since(self, tenant_id: str, moment: datetime, limit: int) -> list[AcceptedRecord]:
+        """A tenant's records accepted at that moment or later, newest first."""
+        where = {"tenantId": tenant_id, "_id": {"$gte": id_floor(moment - _ID_BEFORE_RECORD)}}
+        found = self._parsed(await self._records.find(where, sort=[("_id", -1)], limit=limit))
+        return [record for record in found if record.created_at >= moment]
+
     async def get_many(self, upgrade_ids: Sequence[str]) -> list[AcceptedRecord]:
         return self._parsed(await self._records.get_many(upgrade_ids))
 
@@ -117,6 +129,7 @@ class AcceptedStore:
                             "uncountedSince": now,
                         },
                         "$unset": {"openSince": ""},
+                        "$inc": {_ENDS: 1},
                     },
                 )
                 for end in ends
@@ -202,3 +215,11 @@ class AcceptedWork:
 
     async def uncounted_tenants(self) -> set[tuple[str, str]]:
         return await self._store.uncounted_tenants(_MOST_SWEPT)
+
+    async def rates(self, tenant_id: str, since: datetime) -> dict[str, dict[str, int]]:
+        """By user or credential: what was accepted since then, with its time in ms."""
+        rates: dict[str, dict[str, int]] = {}
+        for record in await self._store.accepted_since(tenant_id, since, _MOST_SWEPT):
+            subject = record.user_ref or record.credential_id
+            rates.setdefault(subject, {})[record.upgrade_id] = round(record.created_at.timestamp() * 1000)
+        return rates

@@ -1,6 +1,6 @@
 """A tenant's admission state in Redis: each method is one script, and each script one atomic step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.gateway.admission_connection import AdmissionConnection, Argument
@@ -107,6 +107,13 @@ class AdmissionState:
         answer = await self._connection.run("install", keys, *arguments)
         installed: Installed = answer.decode()
         return installed
+
+    async def restore_rate(self, tenant_id: str, subject: str, accepted: Mapping[str, int]) -> None:
+        """What was accepted lately, by upgrade id with its time in ms."""
+        arguments = [argument for upgrade_id, at in accepted.items() for argument in (at, upgrade_id)]
+        await self._connection.run(
+            "restore_rate", [redis_keys.admission_rate(tenant_id, subject)], RATE_WINDOW_MS, *arguments
+        )
 
     async def read(self, tenant_id: str, period: str, now_ms: int) -> QuotaState | None:
         """None while the state is cold."""

@@ -28,7 +28,7 @@ from shared.storage.documents import Database
 
 _SETTLE_EVERY_SECONDS = 1.0
 _DUE_EVERY_SECONDS = 30.0
-_FORGET_EVERY_SECONDS = 3600.0
+_FORGET_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ def admission_parts(
     connection = AdmissionConnection(settings.redis_url.get_secret_value())
     state, usage = AdmissionState(connection), UsageClient(settings.usage_url, token)
     held_documents = database.collection(DOCUMENT_HOLDS)
-    work = UnfinishedWork(AcceptedWork(store), DocumentWork(held_documents))
+    upgrades = AcceptedWork(store)
+    work = UnfinishedWork(upgrades, DocumentWork(held_documents))
     settlement = Settlement(state, work, usage)
     admissions = QuotaAdmissions(
         state,
-        Rebuild(state, work, usage),
+        Rebuild(state, work, usage, upgrades),
         settlement,
         accepted_per_minute=settings.rate_limit_per_minute,
     )

@@ -23,8 +23,6 @@ DOCUMENT_HOLDS = CollectionSpec(
     ),
 )
 LOOKED_AT_AFTER = timedelta(minutes=5)
-GIVEN_UP_AFTER = timedelta(hours=25)
-"""rag gives a document up after a day; an attempt that it has not told the end of by then never happened."""
 _KEPT_FOR = timedelta(days=2)
 _MOST_SWEPT = 2_000
 
@@ -52,6 +50,7 @@ class DocumentHolds:
             "tokens": asked.tokens,
             "createdAt": format_utc(now),
             "openSince": format_utc(now),
+            "givenUpAt": format_utc(now + timedelta(seconds=asked.lives_seconds)),
         }
         hold = _hold(record)
         admission = await self._admissions.admit_document(hold)
@@ -87,7 +86,7 @@ class DocumentHolds:
         """Gives up what nobody ended in time, deletes what is finished."""
         now = self._clock()
         await self._records.update_many(
-            {"openSince": {"$lt": format_utc(now - GIVEN_UP_AFTER)}},
+            {"openSince": {"$exists": True}, "givenUpAt": {"$lt": format_utc(now)}},
             {"$set": {"spent": [], "uncountedSince": format_utc(now)}, "$unset": {"openSince": ""}},
         )
         finished = {"openSince": {"$exists": False}, "uncountedSince": {"$exists": False}}

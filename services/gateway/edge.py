@@ -85,8 +85,12 @@ class LastResort:
             request = Request(scope)
             log.error("request_failed", request_id=request_id_of(request), method=scope["method"], exc_info=error)
             if not answered:
-                problem = ProblemError(INTERNAL_ERROR, "Something went wrong here. The request id helps to find it.")
-                await problem_response(request, problem)(scope, receive, send)
+                await problem_response(request, unexpected_problem())(scope, receive, send)
+
+
+def unexpected_problem() -> ProblemError:
+    """The problem of an error that nobody expected; tells nothing of the inside."""
+    return ProblemError(INTERNAL_ERROR, "Something went wrong here. The request id helps to find it.")
 
 
 def sensible_request_id(given: str | None) -> str:

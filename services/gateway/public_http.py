@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from services.gateway.caller import Identify
 from services.gateway.client_address import Network
-from services.gateway.edge import Edge, LastResort
+from services.gateway.edge import Edge, LastResort, unexpected_problem
 from services.gateway.event_docs import event_page
 from services.gateway.openapi import openapi_document
 from services.gateway.problem_details import ProblemError, field_path, problem_response
@@ -91,6 +91,7 @@ def public_app(
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_unexpected)
     document: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:
@@ -151,6 +152,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     problem = next((known for known in PROBLEMS.values() if known.status == error.status_code), fallback)
     detail = _DETAILS.get(problem, problem.title + ".")
     return problem_response(request, ProblemError(problem, detail, headers=error.headers))
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    # Without it Starlette answers in plain text, before LastResort hears of the error.
+    return problem_response(request, unexpected_problem())
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ from shared.contracts.internal_http import (
     DocumentsExist,
     DocumentView,
 )
-from shared.contracts.problems import NOT_FOUND, PROBLEMS, UNAVAILABLE
+from shared.contracts.problems import NOT_FOUND, PROBLEMS, QUOTA_EXCEEDED, UNAVAILABLE
 from shared.contracts.upgrade_http import FieldProblem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -34,6 +34,7 @@ _PASSED_ON = frozenset(
     {"too_large", "unsupported_media_type", "invalid_request", "conflict", "quota_exceeded", "not_found"}
 )
 _LONGEST_DETAIL = 500
+_QUOTA_FIELDS = ("meter", "limit", "used", "held", "resetsAt")
 
 
 class RagDocuments:
@@ -149,7 +150,14 @@ def _passed_on(answer: httpx.Response) -> ProblemError:
     problem = PROBLEMS[body["code"]]
     if problem is NOT_FOUND:
         return ProblemError(NOT_FOUND, "There is no such document.")
-    return ProblemError(problem, str(body.get("detail") or problem.title)[:_LONGEST_DETAIL], errors=_fields(body))
+    extra = {name: body[name] for name in _QUOTA_FIELDS if name in body} if problem is QUOTA_EXCEEDED else {}
+    return ProblemError(
+        problem,
+        str(body.get("detail") or problem.title)[:_LONGEST_DETAIL],
+        errors=_fields(body),
+        extra=extra,
+        headers={"Retry-After": "5"} if problem is QUOTA_EXCEEDED else None,
+    )
 
 
 def _fields(body: Mapping[str, Any]) -> list[FieldProblem]:

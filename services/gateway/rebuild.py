@@ -9,12 +9,12 @@ slow rebuild from installing what it read before.
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from services.gateway.admission_state import AdmissionState
+from services.gateway.admission_state import RATE_WINDOW_MS, AdmissionState
 from services.gateway.held_work import all_events
 from services.gateway.recording import RECORD_WITHIN_SECONDS
-from services.gateway.unfinished_work import UnfinishedWork
+from services.gateway.unfinished_work import RateRecords, UnfinishedWork
 from services.gateway.usage_http import Usage
 from shared.contracts.contract import now_utc
 from shared.contracts.ids import new_id
@@ -40,6 +40,7 @@ class Rebuild:
         state: AdmissionState,
         work: UnfinishedWork,
         usage: Usage,
+        rates: RateRecords,
         *,
         known_for_seconds: float = KNOWN_FOR_SECONDS,
         clock: Callable[[], datetime] = now_utc,
@@ -47,6 +48,7 @@ class Rebuild:
         self._state = state
         self._work = work
         self._usage = usage
+        self._rates = rates
         self._known_for_seconds = known_for_seconds
         self._clock = clock
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -94,5 +96,13 @@ class Rebuild:
         standing = await self._usage.standing(tenant_id, period, events[:MOST_EVENTS])
         missing = {*standing.missing, *events[MOST_EVENTS:]}
         now = self._clock()
+        await self._restore_rates(tenant_id, now)
         holds = [hold for work in works if (hold := work.to_install(missing, now)) is not None]
         return await self._state.install(run_id, token, standing.quota, holds)
+
+    async def _restore_rates(self, tenant_id: str, now: datetime) -> None:
+        """Who was at the limit before Redis was lost still is. Nobody is admitted yet, so nothing races with it."""
+        rates = await self._rates.rates(tenant_id, now - timedelta(milliseconds=RATE_WINDOW_MS))
+        await asyncio.gather(
+            *(self._state.restore_rate(tenant_id, subject, accepted) for subject, accepted in rates.items())
+        )

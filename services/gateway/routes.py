@@ -121,7 +121,7 @@ class UpgradeRoutes:
         """`accepted`, `stage` and `completed` as they happen; `Last-Event-ID` goes on after that event."""
         record = await self._record(caller, upgrade_id)
         last = request.headers.get("last-event-id", "").strip() or "0"
-        if not (last.isascii() and last.isdigit()) or int(last[:9]) > COMPLETED_STEP:
+        if not (last.isascii() and last.isdigit() and len(last) < 10) or int(last) > COMPLETED_STEP:
             raise ProblemError(INVALID_HEADER, "Last-Event-ID must be the id of an event of this upgrade.")
         return StreamingResponse(
             self._streams.follow(record, int(last)),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from services.gateway.held_work import HeldWork
@@ -21,6 +22,11 @@ class WorkRecords(Protocol):
 
     async def uncounted_tenants(self) -> set[tuple[str, str]]:
         """Tenant and period of everything that has ended and was not counted."""
+
+
+class RateRecords(Protocol):
+    async def rates(self, tenant_id: str, since: datetime) -> dict[str, dict[str, int]]:
+        """By user or credential: what was accepted since then, with its time in ms. Raises StorageUnavailable."""
 
 
 class UnfinishedWork:

@@ -19,6 +19,7 @@ from services.rag.recorded_outputs import RecordedOutputs
 from services.rag.retrieve import Retrieval
 from services.rag.routes import DocumentRoutes
 from services.rag.search import HybridSearch
+from services.rag.search_holds import SearchHolds
 from services.rag.settings import RagSettings
 from services.rag.store import RagStore
 from services.rag.sweep import Sweep
@@ -134,7 +135,12 @@ def build_app(settings: RagSettings) -> RagApp:
     )
     retrieve, submitted = _runners(settings, telemetry, producer, outputs, progress, search, vault, indexing)
     routes = DocumentRoutes(
-        documents=documents, search=search, vault=vault, facts=facts, query_seconds=settings.rag_query_seconds
+        documents=documents,
+        search=search,
+        vault=vault,
+        facts=facts,
+        holds=SearchHolds(embeddings, holds),
+        query_seconds=settings.rag_query_seconds,
     )
     telemetry.health.add_check("store", database.ping)
     telemetry.health.add_check("index", index.ping)

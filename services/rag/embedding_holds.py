@@ -22,10 +22,11 @@ class HoldsUnavailable(Transient):
 
 
 class NoRoom(Exception):
-    """The tenant's quota has no room for the document. The text is for the tenant."""
+    """The tenant's quota has no room. The text is for the tenant; `problem` is the gateway's own answer."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, problem: dict[str, Any] | None = None) -> None:
         super().__init__(f"The {meter.value} left of this month's quota do not suffice for this document.")
+        self.problem = problem or {}
 
 
 class EmbeddingHolds(Protocol):

@@ -34,7 +34,7 @@ class GatewayHolds:
     async def take(self, hold: EmbeddingsHold) -> None:
         answer = await self._post(_PATH, hold)
         if answer.status_code == QUOTA_EXCEEDED.status:
-            raise NoRoom(_meter_in(answer.content))
+            raise _no_room(answer.content)
         if not answer.is_success:
             raise HoldsUnavailable(f"the gateway answered {answer.status_code}")
 
@@ -50,8 +50,9 @@ class GatewayHolds:
             raise HoldsUnavailable(type(error).__name__) from error
 
 
-def _meter_in(problem: bytes) -> Meter:
+def _no_room(content: bytes) -> NoRoom:
     try:
-        return Meter(orjson.loads(problem)["meter"])
+        problem = orjson.loads(content)
+        return NoRoom(Meter(problem["meter"]), problem)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return Meter.EMBEDDINGS
+        return NoRoom(Meter.EMBEDDINGS)

@@ -1,23 +1,32 @@
 """Internal HTTP: documents and search, for the gateway. The caller names the tenant and sees nothing of another."""
 
 from collections.abc import Awaitable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, TypeVar
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from services.rag.documents import Documents, Upload
+from services.rag.embedding_holds import NoRoom
 from services.rag.file_types import MAX_UPLOAD_BYTES, FileRejected
 from services.rag.index import Announcements
 from services.rag.retrieve import as_uploaded
 from services.rag.search import HybridSearch, SearchResult
+from services.rag.search_holds import SearchHolds
 from services.rag.vector_index import IndexUnavailable
-from shared.contracts.contract import Contract, now_utc, period_of
-from shared.contracts.ids import is_uuid, new_id
+from shared.contracts.contract import Contract, now_utc
+from shared.contracts.ids import is_uuid
 from shared.contracts.internal_http import DocumentHits, DocumentPage, DocumentSearch, DocumentsExist
-from shared.contracts.problems import CONFLICT, INVALID_REQUEST, PROBLEM_MEDIA_TYPE, TOO_LARGE, UNAVAILABLE, Problem
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.problems import (
+    CONFLICT,
+    INVALID_REQUEST,
+    PROBLEM_MEDIA_TYPE,
+    QUOTA_EXCEEDED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    Problem,
+)
 from shared.messaging.errors import Transient
 from shared.observability.logs import get_logger
 from shared.observability.service_http import problem_response
@@ -27,6 +36,7 @@ from shared.storage.documents import DuplicateKey, StorageUnavailable
 
 MAX_TOP_K = 50
 MAX_QUERY_CHARACTERS = 10_000
+_QUOTA_FIELDS = ("meter", "limit", "used", "held", "resetsAt")
 
 T = TypeVar("T")
 Tenant = Annotated[str, Query(alias="tenantId", min_length=1, max_length=128)]
@@ -43,12 +53,20 @@ class DocumentRoutes:
     """The routes under `/internal/documents` and `/internal/tenants`."""
 
     def __init__(
-        self, *, documents: Documents, search: HybridSearch, vault: Vault, facts: Announcements, query_seconds: float
+        self,
+        *,
+        documents: Documents,
+        search: HybridSearch,
+        vault: Vault,
+        facts: Announcements,
+        holds: SearchHolds,
+        query_seconds: float,
     ) -> None:
         self._documents = documents
         self._search = search
         self._vault = vault
         self._facts = facts
+        self._holds = holds
         self._query_seconds = query_seconds
 
     def router(self) -> APIRouter:
@@ -117,14 +135,12 @@ class DocumentRoutes:
         query = redact(question.query[:MAX_QUERY_CHARACTERS], PlaceholderMap())
         deadline = now_utc() + timedelta(seconds=self._query_seconds)
         top_k = max(1, min(MAX_TOP_K, question.top_k))
-        searching = self._search.search(
-            tenant_id, [query], top_k=top_k, min_score=question.min_score, deadline=deadline
-        )
         try:
-            result = await _available(searching)
-            await _available(self._book(tenant_id, result))
+            result = await _available(self._searched(tenant_id, query, top_k, question.min_score, deadline))
         except _Refused as refused:
             return refused.response
+        except NoRoom as refused:
+            return _no_room(refused)
         items = []
         for found in result.found:
             try:
@@ -139,25 +155,17 @@ class DocumentRoutes:
         except _Refused as refused:
             return refused.response
 
-    async def _book(self, tenant_id: str, result: SearchResult) -> None:
-        used = result.usage
-        if used is None or not (used.embeddings or used.tokens_in):
-            return
-        fact = UsageRecorded(
-            event_id=new_id(),
-            tenant_id=tenant_id,
-            component="rag",
-            operation="search",
-            tokens_in=used.tokens_in,
-            tokens_out=used.tokens_out,
-            embeddings=used.embeddings,
-            cost_nano_usd=used.cost_nano_usd,
-            latency_ms=used.latency_ms,
-            model=used.model,
-            period=period_of(now_utc()),
-            occurred_at=now_utc(),
-        )
-        await self._facts.used(fact)
+    async def _searched(
+        self, tenant_id: str, query: str, top_k: int, min_score: float, deadline: datetime
+    ) -> SearchResult:
+        async with self._holds.held(tenant_id, query) as hold:
+            result = await self._search.search(tenant_id, [query], top_k=top_k, min_score=min_score, deadline=deadline)
+            used = result.usage
+            if used is not None and (used.embeddings or used.tokens_in):
+                fact = hold.fact(tenant_id, used)
+                await self._facts.used(fact)
+                hold.booked(fact)
+            return result
 
 
 async def _body(request: Request) -> bytes:
@@ -181,6 +189,21 @@ async def _available(work: Awaitable[T]) -> T:
     except (StorageUnavailable, IndexUnavailable, Transient) as error:
         log.warning("not_available", error=type(error).__name__)
         raise _Refused(problem_response(UNAVAILABLE, headers={"Retry-After": "2"})) from error
+
+
+def _no_room(refused: NoRoom) -> Response:
+    """The gateway's own words about the quota, for whoever asked."""
+    told = {name: refused.problem[name] for name in _QUOTA_FIELDS if name in refused.problem}
+    detail = "The embeddings left of this month's quota do not suffice for a search."
+    body = {
+        "type": "about:blank",
+        "title": QUOTA_EXCEEDED.title,
+        "status": QUOTA_EXCEEDED.status,
+        "detail": detail,
+        "code": QUOTA_EXCEEDED.code,
+        **told,
+    }
+    return Response(orjson.dumps(body), QUOTA_EXCEEDED.status, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def _rejection(problem: Problem, detail: str) -> Response:

@@ -32,13 +32,14 @@ class QuotaView(Contract):
 
 # gateway: POST /internal/holds/embeddings (EmbeddingsHold) -> 204, or 429 quota_exceeded; the same id twice is one hold
 class EmbeddingsHold(Contract):
-    """What indexing a document may use at most. `holdId` names one attempt at it."""
+    """What indexing a document, or a search, may use at most. `holdId` names one attempt at it."""
 
     hold_id: str
     tenant_id: str
     period: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     embeddings: int = Field(ge=0)
     tokens: int = Field(ge=0)
+    lives_seconds: int = Field(default=90_000, gt=0, description="not ended by then, it is given up")
 
 
 # gateway: POST /internal/holds/embeddings/{holdId}/end (EmbeddingsHoldEnd) -> 204, also for a hold that nobody has

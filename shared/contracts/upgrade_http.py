@@ -48,7 +48,7 @@ class UpgradeOptions(ClientBody):
     enable_pii_redaction: bool = Field(
         default=True,
         alias="enablePIIRedaction",
-        description="replace personal values; secrets are replaced in any case",
+        description="false: the model is shown personal values and secrets as they were typed; nobody else is",
     )
     rag_top_k: int = Field(default=5, ge=1, le=20, description="most citations")
     rag_min_score: float = Field(

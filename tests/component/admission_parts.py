@@ -80,7 +80,7 @@ class AdmissionParts:
         self.settlement = Settlement(self.state, self.work, self.usage, self.clock)
         self.admissions = QuotaAdmissions(
             self.state,
-            Rebuild(self.state, self.work, self.usage, known_for_seconds=0, clock=self.clock),
+            Rebuild(self.state, self.work, self.usage, AcceptedWork(self.store), known_for_seconds=0, clock=self.clock),
             self.settlement,
             accepted_per_minute=0,
             clock=self.clock,
@@ -103,7 +103,7 @@ class AdmissionParts:
     def hold(self, size: HoldSize = SIZE, **changes: Any) -> Hold:
         fields: dict[str, Any] = {
             "tenant_id": TENANT, "upgrade_id": new_id(), "period": self.period, "size": size,
-            "expires_at": self.clock.now + timedelta(seconds=70), "subject": "user",
+            "expires_at": self.clock.now + timedelta(seconds=70), "subject": "c",
         }  # fmt: skip
         return Hold(**(fields | changes))
 

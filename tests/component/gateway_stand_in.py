@@ -35,7 +35,7 @@ class GatewayStandIn:
             if self.out:
                 return Response(status_code=503)
             if self.room is not None and hold.embeddings > self.room:
-                body = {"code": "quota_exceeded", "meter": "embeddings"}
+                body = {"code": "quota_exceeded", "meter": "embeddings", "limit": 9, "used": 9, "held": 0}
                 return JSONResponse(body, 429, media_type=PROBLEM_MEDIA_TYPE)
             self.taken[hold.hold_id] = hold
             return Response(status_code=204)

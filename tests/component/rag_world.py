@@ -29,8 +29,9 @@ LEAVE = "Employees are entitled to 25 days of paid leave per calendar year. Ask 
 class World:
     """A running rag, its HTTP and the broker around it."""
 
-    def __init__(self, app: RagApp, producer: EventProducer) -> None:
+    def __init__(self, app: RagApp, producer: EventProducer, gateway: GatewayStandIn) -> None:
         self.app = app
+        self.gateway = gateway
         self.settings = app.settings
         self.producer = producer
         self.http = httpx.AsyncClient(
@@ -99,7 +100,7 @@ async def _running(settings: RagSettings, gateway: GatewayStandIn) -> AsyncItera
             await component.start()
             started.append(component)
         app.telemetry.health.mark_started()
-        world = World(app, producer)
+        world = World(app, producer, gateway)
         # A client that is closed while it joins its group leaves a connection behind.
         await eventually(world.ready, 30)
         yield world

@@ -11,7 +11,7 @@ from services.gateway.problem_details import ProblemError
 from services.gateway.recording import record_in_time
 from services.gateway.usage_http import UsageUnavailable
 from shared.contracts import redis_keys
-from shared.contracts.problems import QUOTA_EXCEEDED, UNAVAILABLE
+from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 from shared.storage.documents import StorageUnavailable
 from tests.component.admission_parts import TENANT, AdmissionParts, admission_parts
@@ -148,6 +148,20 @@ async def test_a_lost_state_is_rebuilt_exactly(parts: AdmissionParts) -> None:
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
 
 
+async def test_who_was_at_the_limit_before_redis_was_lost_still_is(parts: AdmissionParts) -> None:
+    parts.admissions._accepted_per_minute = 3
+    for _ in range(3):
+        await parts.accept()
+        parts.clock.move(seconds=10)
+    await lose(parts)
+    problem = await refused(parts)
+    assert problem.problem is RATE_LIMITED
+    assert problem.headers["Retry-After"] == "30"
+    parts.clock.move(seconds=31)
+    await parts.accept()
+    assert (await refused(parts)).problem is RATE_LIMITED
+
+
 async def test_without_usage_a_warm_tenant_goes_on_and_a_cold_one_is_told_to_wait(parts: AdmissionParts) -> None:
     parts.limit(upgrades=2)
     await parts.accept()
@@ -231,6 +245,20 @@ async def test_a_document_holds_its_embeddings(parts: AdmissionParts) -> None:
     await parts.documents.end("run-1", EmbeddingsHoldEnd())
     await parts.documents.end("nobody's", EmbeddingsHoldEnd())
     assert await parts.meter("embeddings") == (60, 0)
+
+
+async def test_a_hold_that_nobody_ends_is_given_up(parts: AdmissionParts) -> None:
+    asked = {"tenant_id": TENANT, "period": parts.period, "embeddings": 2, "tokens": 5}
+    await parts.documents.take(EmbeddingsHold(hold_id="search", lives_seconds=600, **asked))
+    await parts.documents.take(EmbeddingsHold(hold_id="document", **asked))
+    parts.clock.move(seconds=599)
+    await parts.documents.forget_old()
+    await parts.settlement.sweep()
+    assert await parts.meter("embeddings") == (0, 4)
+    parts.clock.move(seconds=2)
+    await parts.documents.forget_old()
+    await parts.settlement.sweep()
+    assert await parts.meter("embeddings") == (0, 2)
 
 
 async def test_documents_at_once_take_what_there_is(parts: AdmissionParts) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from services.gateway.accept import AcceptUpgrade
+from services.gateway.listing import UpgradeListing
 from shared.contracts.upgrade_http import UpgradeRequest
 from tests.component.gateway_world import API_KEY, World, world_in
 from tests.conftest import eventually
@@ -279,13 +281,24 @@ async def test_both_ways_to_send_the_key(world: World) -> None:
 
 
 async def test_unknown_addresses_and_methods(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/api", "/api/upgrade/", "/api/nothing", "/api/upgrades/no-uuid"):
+    for path in ("/api", "/api/upgrade/", "/api/nothing", "/api/upgrades/no-uuid"):
         problem(await client.get(path), 404, "not_found")
     problem(await client.get("/api/upgrades/01900000-0000-7000-8000-000000000000"), 404, "not_found")
     answer = await client.get("/api/upgrade")
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
     problem(await client.put("/api/documents", json={}), 405, "method_not_allowed")
+
+
+async def test_an_unexpected_error_tells_nothing(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(*_: Any, **__: Any) -> None:
+        raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
+
+    monkeypatch.setattr(UpgradeListing, "page", breaks)
+    monkeypatch.setattr(AcceptUpgrade, "__call__", breaks)
+    for answer in (await client.get("/api/upgrades"), await client.post("/api/upgrade", json=PROMPT)):
+        problem(answer, 500, "internal_error")
+        assert "4111" not in answer.text
 
 
 async def test_request_ids(client: httpx.AsyncClient) -> None:

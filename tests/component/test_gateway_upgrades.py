@@ -149,7 +149,9 @@ async def test_personal_values_stay_inside(world: World, client: httpx.AsyncClie
     assert await world.files_hold([*SECRETS, "dora@example.org"]) == []
 
 
-async def test_a_secret_that_the_prompt_names_is_one_in_the_history_too(world: World, client: httpx.AsyncClient) -> None:
+async def test_what_the_prompt_shows_to_be_secret_is_so_in_the_history(
+    world: World, client: httpx.AsyncClient
+) -> None:
     said = [{"role": "user", "content": "I always type zq9-Later!A there"}]
     body = {"userPrompt": "My password is zq9-Later!A now", "conversationHistory": said}
     answer = (await client.post("/api/upgrade", json=body)).json()
@@ -255,7 +257,7 @@ async def test_events_as_they_happen(world: World, client: httpx.AsyncClient) ->
     assert [step for step, _, _ in events_of(resumed.text)] == [6, 7, 8]
     over = await client.get(f"/api/upgrades/{upgrade_id}/events", headers={"Last-Event-ID": "8"})
     assert events_of(over.text) == []
-    for wrong in ("nonsense", "99", "-1"):
+    for wrong in ("nonsense", "99", "-1", "0" * 5000):
         refused = await client.get(f"/api/upgrades/{upgrade_id}/events", headers={"Last-Event-ID": wrong})
         assert refused.json()["code"] == "invalid_header"
 

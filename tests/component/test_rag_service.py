@@ -154,3 +154,28 @@ async def test_many_searches_at_once(world: World) -> None:
     await world.indexed("t-many", document)
     found = await asyncio.gather(*(world.search("t-many", f"paid leave {number % 7}") for number in range(100)))
     assert all(items[0]["documentId"] == document for items in found)
+
+
+async def test_a_search_holds_its_embedding_where_it_has_to_be_made(world: World) -> None:
+    document = (await world.upload("t-held", LEAVE.encode(), filename="a.md")).json()["id"]
+    await world.indexed("t-held", document)
+    before = set(world.gateway.taken)
+    await world.search("t-held", "how long is the leave")
+    [hold_id] = set(world.gateway.taken) - before
+    assert world.gateway.taken[hold_id].tenant_id == "t-held"
+    assert [event.embeddings for event in world.gateway.ended[hold_id]] == [1]
+    # What is cached costs nothing, and needs no room.
+    world.gateway.room = 0
+    try:
+        assert await world.search("t-held", "how long is the leave")
+        refused = await world.http.post(
+            "/internal/documents/search", params={"tenantId": "t-held"}, json={"query": "something else"}
+        )
+    finally:
+        world.gateway.room = None
+    assert refused.status_code == 429
+    assert (refused.json()["code"], refused.json()["meter"], refused.json()["limit"]) == (
+        "quota_exceeded",
+        "embeddings",
+        9,
+    )

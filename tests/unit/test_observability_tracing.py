@@ -102,7 +102,7 @@ async def test_spans_of_http_calls_hold_no_query(exporter: InMemorySpanExporter)
     answering = httpx.MockTransport(lambda request: httpx.Response(200))
     async with httpx.AsyncClient(transport=answering) as client:
         HTTPXClientInstrumentor.instrument_client(
-            client, tracer_provider=tracing._provider, async_request_hook=tracing._leave_out_query
+            client, tracer_provider=tracing._provider, request_hook=tracing.leave_out_query
         )
         with span_from_traceparent("work", SAMPLED):
             await client.get("http://rag/internal/documents?title=ann%40example.org")

@@ -161,12 +161,15 @@ def test_what_is_missing_is_asked_for() -> None:
     assert float(str(rich["confidence"])) > float(str(sparse["confidence"]))
 
 
-def test_a_language_without_rules_keeps_the_prompt_and_adds_next_to_nothing() -> None:
+def test_a_language_without_rules_keeps_the_prompt_under_headings_of_its_own() -> None:
     prompt = "東京のおすすめレストランを5つ教えてください。予算は3000円です。"
 
     answered = rewrite(prompt, "ja")
 
-    assert answered["upgraded_prompt"] == f"TASK\n{prompt}"
+    text = str(answered["upgraded_prompt"])
+    assert f"タスク\n{prompt}\n" in text
+    assert [line for line in text.splitlines() if len(line) == 2] == ["役割", "背景", "制約", "形式"]
+    assert "日本語専用の規則はない" in str(answered["reasoning"])
     assert answered["missing_questions"] == []
 
 

@@ -9,7 +9,7 @@ from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.follow_ups import FollowUp, read_follow_up
 from deploy.local.offline_model.languages import Language, detect, language_of
 from deploy.local.offline_model.passages import without_polite_words
-from deploy.local.offline_model.substitution import substituted
+from deploy.local.offline_model.substitution import contradicts, substituted
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,
     LIST_ITEM,
@@ -19,13 +19,21 @@ from deploy.local.offline_model.text_pieces import (
     distinct,
     normalized,
     split_sentences,
+    words,
 )
+from deploy.local.offline_model.unruled_languages import NO_RULES
 
 _REQUEST_CHARACTERS = 800
 _CODE_CHARACTERS = 2000
 _BETWEEN_CHARACTERS = 300
 _MOST_BETWEEN = 5
 _MOST_KEPT = 4
+_OPTION_WORDS = 5
+_QUOTED = re.compile(r"\S\s?\{\}.*")
+_OPTIONS = frozenset(
+    {"one", "option", "version", "variant", "möglichkeit", "variante", "fassung", "opción", "opção", "versão"}
+    | {"versión", "opzione", "versione", "optie", "versie", "phương", "án", "cái"}
+)
 
 
 def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Embedder) -> Rewrite:
@@ -35,12 +43,20 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     turns = read_conversation(sections.get("conversation", ""))
     request, between = _referred(prompt, turns, summary, language)
     phrases = (language or language_of("en")).reasoning  # type: ignore[union-attr]
+    if language and turns and language.pattern["thanks"].fullmatch(prompt.strip(" .!?¡¿")):
+        return Rewrite(language.change_phrases["thanks"], phrases["offline"], [], 0.6)
     if request is None:
         questions = [language.questions["earlier"]] if language else []
         return Rewrite(as_sentence(prompt), f"{phrases['offline']} {phrases['unfilled']}", questions, 0.2)
     findings = relevant_sentences(
-        f"{request} {prompt}", read_documents(sections.get("documents", "")), language, embedder
-    )[:2]
+        f"{request} {prompt}", read_documents(sections.get("documents", "")), language, embedder, most=2
+    )
+    simple = _simple_follow_up(prompt, request, between, turns, language) if language else None
+    if simple:
+        return Rewrite(simple, f"{phrases['offline']} {phrases['filled']}", [], 0.6)
+    if language and between and language.pattern["undo"].fullmatch(prompt.strip(" .!?")):
+        # Without the change that is taken back, the one before it is the last one.
+        between, prompt = between[:-2], between[-2] if len(between) > 1 else ""
     if language is None:
         written = _without_rules(request, [*between, prompt])
     else:
@@ -50,7 +66,7 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     understood = language is not None and not read_follow_up(prompt, language).verbatim
     return Rewrite(
         upgraded_prompt=written,
-        reasoning=f"{phrases['offline']} {phrases['filled']}",
+        reasoning=" ".join([phrases["offline"], phrases["filled"], *([] if language else [NO_RULES])]),
         confidence=0.7 if understood else 0.5,
         cited_documents=sorted({finding.number for finding in findings}),
     )
@@ -78,14 +94,44 @@ def _referred(
     return "\n".join([asked, *blocks[:1]]), between
 
 
+def _simple_follow_up(
+    prompt: str, request: str, between: list[str], turns: list[Turn], language: Language
+) -> str | None:
+    """The whole prompt for a follow-up such as "continue" or "the second one"; None for any other."""
+    bare, phrases = prompt.strip(" .!?¡¿"), language.change_phrases
+    asked = _plainly(request, language)
+    if language.pattern["go_on"].fullmatch(bare):
+        return phrases["go_on"].format(" ".join([asked, *between]))
+    if not between and language.pattern["undo"].fullmatch(bare):
+        return phrases["undo"].format(asked)
+    if len(bare.split()) <= _OPTION_WORDS:
+        for number, pattern in enumerate(language.ordinal_patterns, start=1):
+            besides = set(words(pattern.sub(" ", bare), language.stopword_set)) - _OPTIONS
+            if pattern.search(bare) and not besides:
+                items = _items_of_last_answer(turns)
+                quoted = _QUOTED.search(phrases["item"])
+                item = ""
+                if quoted and number <= len(items):
+                    item = ": " + quoted.group(0).format(clipped(items[number - 1], 200))
+                return phrases["option"].format(request=asked, number=number, item=item)
+    follow_up = read_follow_up(prompt, language)
+    spoken = detect(request)
+    other = spoken is not None and spoken.code != language.code
+    if other and follow_up.language and not (follow_up.changes or follow_up.audience or follow_up.verbatim):
+        return phrases["translated"].format(language=language.language_names[follow_up.language], request=request)
+    return None
+
+
 def _written(
     request: str, between: list[str], prompt: str, summary: Summary | None, turns: list[Turn], language: Language
 ) -> str:
     asked = _plainly(request, language)
     changes = FollowUp()
     sentences: list[str] = []
-    for text in [*between, prompt]:
+    target = ""
+    for text in filter(None, [*between, prompt]):
         follow_up = read_follow_up(text, language)
+        target = follow_up.transfer or target
         if follow_up.transfer:
             moved = substituted(asked, follow_up.transfer)
             if moved:
@@ -97,7 +143,8 @@ def _written(
             said = " ".join(follow_up.verbatim)
             sentences.append(as_sentence(said) + _meant_item(said, turns, language))
     told = _change_sentences(changes, language)
-    alone = _kept(summary, f"{asked} {prompt} {' '.join(sentences)}", language)
+    moved_to = f"{target} {prompt}"
+    alone = _kept(summary, f"{asked} {prompt} {' '.join(sentences)}", [*between, prompt], moved_to, language)
     if sentences and sentences[-1].rstrip().endswith("?") and not told and not between:
         # A question about the earlier answer: name the request it is about, and ask.
         about = language.change_phrases["about"].format(request=asked.rstrip(), follow_up=sentences[-1])
@@ -139,24 +186,26 @@ def _transfer(target: str, language: Language) -> str:
 
 def _meant_item(follow_up: str, turns: list[Turn], language: Language) -> str:
     """What "the second point" of the last answer says, as a sentence; nothing when there is no such item."""
-    answers = [turn.text for turn in turns if turn.role == "assistant"]
-    items = (
-        [LIST_ITEM.sub("", line, count=1) for line in answers[-1].splitlines() if LIST_ITEM.match(line)]
-        if answers
-        else []
-    )
+    items = _items_of_last_answer(turns)
     for number, pattern in enumerate(language.ordinal_patterns):
         if pattern.search(follow_up) and number < len(items):
             return " " + language.change_phrases["item"].format(clipped(items[number].strip(), 200))
     return ""
 
 
-def _kept(summary: Summary | None, said: str, language: Language) -> list[str]:
-    """Limits and facts of the conversation that the prompt does not say yet."""
+def _items_of_last_answer(turns: list[Turn]) -> list[str]:
+    answers = [turn.text for turn in turns if turn.role == "assistant"]
+    lines = answers[-1].splitlines() if answers else []
+    return [LIST_ITEM.sub("", line, count=1).strip() for line in lines if LIST_ITEM.match(line)]
+
+
+def _kept(summary: Summary | None, said: str, follow_ups: list[str], moved_to: str, language: Language) -> list[str]:
+    """Limits and facts of the conversation that the prompt does not say yet and that fit what it is moved to."""
     if summary is None:
         return []
     present = normalized(said)
     used = set(PLACEHOLDER.findall(said))
+    told = {normalized(text) for text in follow_ups}
 
     def new(items: list[str]) -> list[str]:
         fresh = [
@@ -164,6 +213,10 @@ def _kept(summary: Summary | None, said: str, language: Language) -> list[str]:
             for item in distinct(items)
             if normalized(item) not in present
             and not used & set(PLACEHOLDER.findall(item))
+            and normalized(item) not in told
+            and not item.rstrip().endswith(("?", "？"))
+            and not contradicts(item, moved_to)
+            and not read_follow_up(item, language).transfer
             and not _is_change(item, language)
         ]
         return fresh[:_MOST_KEPT]

@@ -16,6 +16,7 @@ _UNKNOWN_LANGUAGE_FLOOR = 0.9
 _SHARED_WORD = 0.1
 # One word in common is chance below this cosine.
 _WEAK = 0.25
+_SHARE_OF_BEST = 0.55
 _HEADING_WORDS = 8
 _HEADING_LINE = re.compile(r"^(?:#{1,6} [^\n]*|[^\n]* > [^\n]*)\n?", re.MULTILINE)
 
@@ -77,6 +78,8 @@ def relevant_sentences(
         ]
         findings += sorted(scored, key=lambda finding: -finding.score)[:_PICKED_PER_DOCUMENT]
     best = sorted(findings, key=lambda finding: -finding.score)[:most]
+    # Next to a passage that clearly answers, what shares a word with the question only distracts.
+    best = [finding for finding in best if finding.score >= _SHARE_OF_BEST * best[0].score]
     return sorted(best, key=lambda finding: finding.number)
 
 
@@ -106,8 +109,10 @@ def _is_heading(sentence: str) -> bool:
     """A line of a Markdown heading, a path of headings such as `Benefits > Leave`, or a few words without an end."""
     if sentence.startswith("#") or " > " in sentence:
         return True
-    return len(sentence.split()) <= _HEADING_WORDS and sentence[-1] not in ".!?…:;,。！？\"”»)|" and not (
-        LIST_ITEM.match(sentence) or any(character.isdigit() for character in sentence)
+    return (
+        len(sentence.split()) <= _HEADING_WORDS
+        and sentence[-1] not in '.!?…:;,。！？"”»)|'
+        and not (LIST_ITEM.match(sentence) or any(character.isdigit() for character in sentence))
     )
 
 

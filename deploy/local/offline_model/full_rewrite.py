@@ -3,6 +3,7 @@
 from deploy.local.offline_model.answers import Rewrite, Summary
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
+from deploy.local.offline_model.follow_ups import read_follow_up
 from deploy.local.offline_model.languages import Language, language_of
 from deploy.local.offline_model.prompt_parts import PromptParts, take_apart
 from deploy.local.offline_model.summaries import summarize
@@ -14,10 +15,14 @@ from deploy.local.offline_model.text_pieces import (
     split_sentences,
     words,
 )
+from deploy.local.offline_model.unruled_languages import NO_RULES, UnruledLanguage, unruled_language
 
 _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
 _MOST_FACTS = 4
+_FOLLOW_UP_WORDS = 6
+_GOALS_THAT_CHANGE_THE_TEXT = ("translate", "improve")
+_FORM_OF_GOAL = {"summarize": "summary"}
 _WRITING_GOALS = ("write", "ideas")
 _FORMS_WITH_A_PURPOSE = ("email", "letter", "post", "story")
 
@@ -31,11 +36,15 @@ def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Em
         summary = summarize({"conversation": sections["conversation"]})
     known = _related(summary, prompt, language, embedder) if summary else Summary()
     findings = relevant_sentences(prompt, read_documents(sections.get("documents", "")), language, embedder)
+    sayings = None if language else unruled_language(sections.get("language", ""))
     written = _written(parts, known, findings, language)
+    if sayings:
+        written = sayings.written(prompt, known.facts, findings, known.constraints)
+    questions = _questions(parts, sections, language)
     return Rewrite(
         upgraded_prompt=written,
-        reasoning=_reasoning(parts, known, findings, language),
-        missing_questions=_questions(parts, prompt, language),
+        reasoning=_reasoning(parts, known, findings, language, questions, sayings),
+        missing_questions=questions,
         confidence=_confidence(parts, known, findings),
         cited_documents=sorted({finding.number for finding in findings}),
     )
@@ -95,9 +104,11 @@ def _constraints(parts: PromptParts, known: Summary, language: Language | None) 
     answer_language = parts.answer_language or language.code
     if parts.answer_language is None or not any(language.pattern["in_language"].search(item) for item in own):
         own.append(language.phrases["answer_in"].format(language.language_names[answer_language]))
-    if parts.quotes or parts.blocks or PLACEHOLDER.search(" ".join([*parts.task, *parts.context])):
+    given = (parts.quotes or parts.blocks) and parts.goal not in _GOALS_THAT_CHANGE_THE_TEXT
+    if given or PLACEHOLDER.search(" ".join([*parts.task, *parts.context])):
         own.append(language.phrases["verbatim"])
-    own.append(language.phrases["honest"])
+    if parts.goal != "talk":
+        own.append(language.phrases["honest"])
     return [item if item.startswith(("- ", "* ")) else f"- {item}" for item in distinct(own)]
 
 
@@ -111,20 +122,47 @@ def _format(parts: PromptParts, language: Language | None) -> str:
     if language is None:
         return ""
     phrases = language.format_phrases
-    return phrases[parts.format or ""] if parts.format in phrases else phrases.get(parts.goal or "", phrases["general"])
+    if parts.format in phrases:
+        return phrases[parts.format or ""]
+    return phrases.get(_FORM_OF_GOAL.get(parts.goal or "", parts.goal or ""), phrases["general"])
 
 
-def _questions(parts: PromptParts, prompt: str, language: Language | None) -> list[str]:
-    if language is None:
+def _leans_on_something(prompt: str, language: Language) -> bool:
+    """Whether the prompt is a follow-up to nothing: "shorter", "and for Linux?"."""
+    if len(prompt.split()) > _FOLLOW_UP_WORDS:
+        return False
+    bare = prompt.strip(" .!?¡¿")
+    if any(language.pattern[name].fullmatch(bare) for name in ("go_on", "undo")):
+        return True
+    if (
+        any(pattern.search(bare) for pattern in language.ordinal_patterns)
+        and not words(bare, language.stopword_set)[2:]
+    ):
+        return language.first_kind("goals", bare) is None
+    follow_up = read_follow_up(prompt, language)
+    changes = follow_up.changes or follow_up.audience or follow_up.language or follow_up.transfer
+    return bool(changes) and not follow_up.verbatim
+
+
+def _questions(parts: PromptParts, sections: dict[str, str], language: Language | None) -> list[str]:
+    prompt = sections["prompt"].strip()
+    if language is None or parts.goal == "talk":
         return []
-    code = parts.domain == "code"
+    if "conversation" not in sections and _leans_on_something(prompt, language):
+        return [language.questions["earlier"]]
+    return [language.questions[kind] for kind in _missing(parts, prompt, language)[:_MOST_QUESTIONS]]
+
+
+def _missing(parts: PromptParts, prompt: str, language: Language) -> list[str]:
+    """The kinds of what the prompt leaves open, the weightiest first."""
+    code = parts.domain in ("code", "tech")
     missing: list[str] = []
     brings_text = _brings_text(parts, prompt)
     if parts.goal in ("translate", "summarize", "improve") and not brings_text:
         missing.append("source")
     elif len(words(prompt, language.stopword_set)) < 4 and not brings_text:
         missing.append("detail")
-    if code and not any(character.isdigit() for character in prompt):
+    if parts.domain == "code" and not any(character.isdigit() for character in prompt):
         missing.append("code")
     if parts.goal == "compare":
         missing.append("compare")
@@ -138,9 +176,9 @@ def _questions(parts: PromptParts, prompt: str, language: Language | None) -> li
         missing.append("length")
     if not parts.context and not code and parts.format not in _FORMS_WITH_A_PURPOSE:
         missing.append("purpose")
-    if parts.format is None and not code and parts.goal not in ("translate", "improve", "plan"):
+    if parts.format is None and not code and _format(parts, language) == language.format_phrases["general"]:
         missing.append("format")
-    return [language.questions[kind] for kind in missing[:_MOST_QUESTIONS]]
+    return missing
 
 
 def _brings_text(parts: PromptParts, prompt: str) -> bool:
@@ -160,11 +198,18 @@ def _confidence(parts: PromptParts, known: Summary, findings: list[Finding]) -> 
     return round(min(found, 0.9), 2)
 
 
-def _reasoning(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> str:
+def _reasoning(
+    parts: PromptParts,
+    known: Summary,
+    findings: list[Finding],
+    language: Language | None,
+    questions: list[str],
+    sayings: UnruledLanguage | None,
+) -> str:
     english = language_of("en")
     phrases = (language or english).reasoning  # type: ignore[union-attr]
     clues = {
-        "goal": parts.goal,
+        "goal": parts.goal != "talk" and parts.goal,
         "audience": parts.audience,
         "length": parts.length,
         "format": parts.format,
@@ -173,6 +218,8 @@ def _reasoning(parts: PromptParts, known: Summary, findings: list[Finding], lang
         "language": parts.answer_language,
     }
     said = [phrases["offline"]]
+    if language is None:
+        said.append(sayings.reasoning if sayings else NO_RULES)
     found = [phrases[name] for name, clue in clues.items() if clue]
     if found:
         said.append(phrases["found"].format(", ".join(found)))
@@ -181,7 +228,7 @@ def _reasoning(parts: PromptParts, known: Summary, findings: list[Finding], lang
         said.append(phrases["documents"].format(numbers))
     if known.facts or known.constraints or known.decisions or known.tried:
         said.append(phrases["summary"])
-    if language:
+    if questions:
         said.append(phrases["missing"])
     return " ".join(said)
 

@@ -118,6 +118,7 @@ def _only_limits(clause: str, language: Language) -> bool:
     starts = ("constraint", "length", "tone", "in_language")
     connective = language.pattern["clause_break"].match(clause)
     for bare in (clause, clause[connective.end() :].strip() if connective else clause):
+        bare = without_polite_words(bare, language)
         if any(language.pattern[name].match(bare) for name in starts):
             return len(bare.split()) <= 14
         tone = language.pattern["tone"].search(bare)
@@ -134,6 +135,10 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
     parts.audience = _picked(language.pattern["audience"], wanted)
     parts.length = _picked(language.pattern["length"], text)
     parts.tone = _picked(language.pattern["tone"], wanted)
+    if any(language.pattern[name].fullmatch(text.strip(" .!?,")) for name in ("greeting", "thanks")):
+        parts.goal, parts.domain, parts.format = "talk", "talk", None
+    elif parts.domain == "code" and parts.goal in ("explain", "compare", "summarize") and not parts.blocks:
+        parts.domain = "tech"
     if any(looks_like_code(block) for block in parts.blocks) and parts.domain in (None, "code"):
         parts.domain, parts.format = "code", parts.format or "code"
     named = language.pattern["in_language"].search(wanted)

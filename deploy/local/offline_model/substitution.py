@@ -27,3 +27,13 @@ def substituted(request: str, target: str) -> str | None:
         if wanted and len(present) == 1 and wanted.group(0).lower() not in present:
             return pattern.sub(wanted.group(0).replace("\\", r"\\"), request)
     return None
+
+
+def contradicts(text: str, target: str) -> bool:
+    """Whether a text is about another subject of the target's kind: "MySQL 8 is installed" for Postgres."""
+    for pattern in _PATTERNS:
+        wanted = {match.group(0).lower() for match in pattern.finditer(target)}
+        present = {match.group(0).lower() for match in pattern.finditer(text)}
+        if wanted and present and not wanted & present:
+            return True
+    return False

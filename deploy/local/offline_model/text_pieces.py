@@ -10,9 +10,9 @@ LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
 
 _KEPT_WHOLE = re.compile(
     rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
-    r"\b(?:e\.g|i\.e|vs|[Aa]pprox|Dr|Dra|Mr|Mrs|Ms|Mme|Mlle|Prof|St|Jr|Sr|Sra|Hr|Nr|Nos|Abs|Abb|Art|Bsp|Tel|Fig|Vol|"
-    r"[Cc]a|[Mm]ax|[Mm]in|[Mm]áx|[Mm]ín|[Aa]prox|núm|pág|bzw|ggf|evtl|inkl|exkl|bspw|sog|geb|z\. ?B|d\. ?h|u\. ?a|s\. ?o|"
-    r"p\. ?ej|p\. ?ex|bijv|o\.a|d\.w\.z|cf|incl|excl|Dept|Gov|Gen|Rev|Blvd|Ave|Av|Avda|TP|Inc|Ltd|Corp|Co|GmbH|"
+    r"\b(?:e\.g|i\.e|vs|[Aa]pprox|Dr|Dra|Mr|Mrs|Ms|Mme|Mlle|Prof|St|Jr|Sr|Sra|Hr|Nr|Abs|Abb|Bsp|Tel|Vol|"
+    r"[Cc]a|[Mm]ax|[Mm]in|[Mm]áx|[Mm]ín|[Aa]prox|núm|pág|bzw|ggf|evtl|inkl|exkl|bspw|sog|z\. ?B|d\. ?h|u\. ?a|s\. ?o|"
+    r"p\. ?ej|p\. ?ex|bijv|o\.a|d\.w\.z|cf|incl|excl|Dept|Blvd|Avda|TP|Inc|Ltd|Corp|Co|GmbH|"
     r"\w*[Ss]tr)\.(?=\s)|\b[A-Z]\.|(?<![\w-])[\w-]{1,60}\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+(?!\d)|(?<=[。！？])\s*")

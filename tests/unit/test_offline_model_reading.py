@@ -1,0 +1,230 @@
+"""What the offline model reads in a prompt: negations, abbreviations, given texts, follow-ups and documents."""
+
+import json
+
+import pytest
+
+from deploy.local.offline_model.chat import answer
+from deploy.local.offline_model.documents import read_documents, relevant_sentences
+from deploy.local.offline_model.embedder import Embedder
+from deploy.local.offline_model.languages import language_of
+from deploy.local.offline_model.prompt_parts import take_apart
+from deploy.local.offline_model.text_pieces import split_sentences
+from shared.llm.sections import render_sections
+
+EMBEDDER = Embedder()
+FORMAT = {"type": "json_schema", "json_schema": {"name": "prompt_rewrite", "schema": {}}}
+CONVERSATION = (
+    "user: Write a backup schedule for MySQL on Linux.\n\nassistant: Options:\n1. Nightly dumps\n2. Log shipping"
+)
+
+
+def rewrite(prompt: str, language: str = "en", mode: str = "full", **sections: str) -> dict[str, object]:
+    text = render_sections({"mode": mode, "language": language, "prompt": prompt, **sections})
+    answered: dict[str, object] = json.loads(answer([{"role": "user", "content": text}], FORMAT, EMBEDDER))
+    return answered
+
+
+def follow_up(prompt: str, conversation: str = CONVERSATION, language: str = "en", **sections: str) -> str:
+    return str(rewrite(prompt, language, "contextual", conversation=conversation, **sections)["upgraded_prompt"])
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt"),
+    [
+        ("en", "Do not use tables. Write about recursion."),
+        ("en", "Write about recursion without a table"),
+        ("de", "Schreibe über Rekursion, aber bitte keine Tabelle."),
+        ("de", "Schreibe über Rekursion. Tabellen und eine Tabelle bitte nicht."),
+        ("fr", "Écris sur la récursivité. N'utilise pas de tableau."),
+        ("es", "Escribe sobre la recursividad, sin tabla."),
+        ("pt", "Escreva sobre recursão. Não use tabela."),
+        ("it", "Scrivi della ricorsione. Non usare una tabella."),
+        ("nl", "Schrijf over recursie, gebruik geen tabel."),
+        ("vi", "Viết về đệ quy, không dùng bảng."),
+    ],
+)
+def test_a_form_that_is_ruled_out_is_not_the_form(language: str, prompt: str) -> None:
+    assert take_apart(prompt, language_of(language)).format != "table"
+
+
+def test_what_follows_a_but_is_wanted_again() -> None:
+    assert take_apart("Write about tea, no table but a checklist", language_of("en")).format == "bullets"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Ask Dr. Smith and Mr. Jones of Acme Inc. Berlin vs. Google, e.g. by mail.", 1),
+        ("Wir treffen uns in der Hauptstr. 5 mit max. 10 Leuten, z. B. Nr. 7. Danach essen wir.", 2),
+        ("Usa máx. 100 palabras.", 1),
+        ("Write approx. 500 words. Then stop.", 2),
+        ("It costs 5. 3 are left.", 1),
+        ("We met at the St. James hall. everybody was there.", 1),
+        ("explain dns. no jargon.", 2),
+    ],
+)
+def test_sentences_do_not_end_at_abbreviations(text: str, count: int) -> None:
+    assert len(split_sentences(text)) == count
+
+
+@pytest.mark.parametrize(
+    ("head", "given"),
+    [
+        ("Rewrite this email:", "Hi Bob, I can't come. Sorry. Best, Al"),
+        ("Summarize this:", "The cat sat. The dog ran."),
+        ("Summarise in french:", "'The cat sat. It was fine.'"),
+        ("Reply to the following message:", "Are you coming? We start at 5."),
+    ],
+)
+def test_a_text_given_on_the_same_line_stays_whole_and_is_not_asked_for(head: str, given: str) -> None:
+    answered = rewrite(f"{head.lower()} {given}")
+
+    assert f"TASK\n{head}\n{given}\n\nCONTEXT" in str(answered["upgraded_prompt"])
+    assert "Which text is meant? Please add it." not in answered["missing_questions"]  # type: ignore[operator]
+
+
+def test_headings_are_not_quoted_and_the_answering_passage_is() -> None:
+    section = (
+        "[1] Kitchen\nKitchen > Rules\nThe kitchen is cleaned every day by employees of the firm.\n\n"
+        "[2] Handbook\nVacation days > Leave\n"
+        "Full-time employees receive 28 days of paid vacation. They expire in March."
+    )
+
+    findings = relevant_sentences(
+        "How many vacation days do employees get?", read_documents(section), language_of("en"), EMBEDDER
+    )
+
+    assert [(finding.number, finding.sentence) for finding in findings] == [
+        (2, "Full-time employees receive 28 days of paid vacation. They expire in March.")
+    ]
+
+
+def test_one_weak_word_in_common_is_not_cited() -> None:
+    documents = "[1] Canteen\nThe kitchen plan hangs next to the door of the cafeteria."
+
+    assert rewrite("plan a day in Rome", documents=documents)["cited_documents"] == []
+
+
+def test_findings_stand_in_the_order_of_their_numbers() -> None:
+    section = (
+        "[1] Travel\nEmployees book train tickets for business travel through the portal.\n\n"
+        "[2] Travel costs\nBusiness travel costs of employees are refunded: train tickets in second class."
+    )
+
+    findings = relevant_sentences(
+        "Which train tickets are refunded for business travel of employees?",
+        read_documents(section),
+        language_of("en"),
+        EMBEDDER,
+    )
+
+    assert [finding.number for finding in findings] == sorted(finding.number for finding in findings)
+
+
+def test_the_users_own_follow_up_is_no_rule() -> None:
+    conversation = f"{CONVERSATION}\n\nuser: and for windows?\n\nassistant: Use the scheduler."
+    summary = json.dumps({"goal": "backups", "facts": [], "constraints": ["and for windows?."]})
+
+    text = follow_up("make it weekly", conversation, summary=summary)
+
+    assert text == "Write a backup schedule for MySQL on windows. Make it weekly."
+
+
+def test_what_the_replaced_word_contradicts_is_not_carried_on() -> None:
+    summary = json.dumps({"goal": "backups", "facts": ["MySQL commands are used", "The disk has 2 TB"]})
+
+    text = follow_up("what about postgres instead", summary=summary)
+
+    assert "MySQL" not in text
+    assert "2 TB" in text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("thanks!", "Reply briefly and politely"),
+        ("continue", "Continue the previous answer about this request from where it stopped: “Write a backup"),
+        ("undo that", "Take back the last change"),
+        ("the second one", "option 2 of the previous answer: “Log shipping”"),
+    ],
+)
+def test_a_follow_up_without_a_wish_of_its_own(prompt: str, expected: str) -> None:
+    assert expected in follow_up(prompt)
+
+
+def test_undoing_goes_back_to_the_wishes_before() -> None:
+    conversation = f"{CONVERSATION}\n\nuser: make it shorter\n\nassistant: ok\n\nuser: as a table\n\nassistant: ok"
+
+    assert follow_up("undo that", conversation) == "Write a backup schedule for MySQL on Linux. Keep the answer short."
+
+
+def test_english_for_a_german_answer_is_a_translation() -> None:
+    conversation = "user: Schreib mir einen Brief an meinen Vermieter.\n\nassistant: Sehr geehrter Herr"
+
+    assert follow_up("make it english", conversation).startswith("Translate the previous answer to this request into")
+
+
+@pytest.mark.parametrize("prompt", ["shorter", "and for Linux?", "continue", "the second one"])
+def test_a_follow_up_to_nothing_is_asked_about(prompt: str) -> None:
+    assert rewrite(prompt)["missing_questions"] == ["Which earlier answer or request does this refer to?"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wrong"),
+    [
+        ("email my boss asking for 3 vacation days", "planner"),
+        ("best laptop in terms of price", "legal"),
+        ("explain kubernetes", "tested code"),
+        ("difference between a list and a tuple?", "bulleted list"),
+        ("hi", "checks facts"),
+        ("summarize this article: The sea is deep.", "subheadings"),
+        ("explain json", "Valid JSON"),
+    ],
+)
+def test_a_word_alone_does_not_make_the_role_or_the_form(prompt: str, wrong: str) -> None:
+    assert wrong not in str(rewrite(prompt)["upgraded_prompt"])
+
+
+def test_questions_are_announced_only_where_there_are_any() -> None:
+    assert "questions" not in str(rewrite("hi")["reasoning"])
+    assert "questions" in str(rewrite("marketing ideas")["reasoning"])
+
+
+def test_limits_keep_their_words() -> None:
+    text = str(
+        rewrite("write a poem, 3 stanzas, approx. 50 words, not too long, don't use complicated words, cite sources")[
+            "upgraded_prompt"
+        ]
+    )
+
+    for limit in ("3 stanzas", "Approx. 50 words", "Not too long", "Don't use complicated words", "Cite sources"):
+        assert f"- {limit}." in text
+
+
+@pytest.mark.parametrize(
+    ("language", "headings"),
+    [
+        ("ja", ["役割", "タスク", "背景", "制約", "形式"]),
+        ("zh", ["角色", "任务", "背景", "约束", "格式"]),
+        ("ko", ["역할", "과제", "배경", "제약", "형식"]),
+        ("ru", ["РОЛЬ", "ЗАДАЧА", "КОНТЕКСТ", "ОГРАНИЧЕНИЯ", "ФОРМАТ"]),
+    ],
+)
+def test_languages_without_rules_have_headings_of_their_own(language: str, headings: list[str]) -> None:
+    lines = str(rewrite("12345", language)["upgraded_prompt"]).splitlines()
+
+    assert [line for line in lines if line in headings] == headings
+
+
+def test_without_rules_for_a_language_it_says_so() -> None:
+    assert "no rules for the language" in str(rewrite("Napisz wiersz o jesieni", "pl")["reasoning"])
+
+
+@pytest.mark.parametrize("prompt", ["Translate to German: good morning. How are you?", "fix this code: print('hi)"])
+def test_a_text_that_is_to_change_need_not_stay_as_it_is(prompt: str) -> None:
+    assert "exactly as given" not in str(rewrite(prompt)["upgraded_prompt"])
+
+
+def test_a_length_in_words_is_a_length() -> None:
+    assert "How long should it be?" not in rewrite("Explain tea. Not too long.")["missing_questions"]  # type: ignore[operator]
