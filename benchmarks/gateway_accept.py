@@ -110,11 +110,10 @@ def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path
         "UPGRADE_DEADLINE_SECONDS": "600",
         "LOG_LEVEL": "WARNING",
     }
+    environment |= changes
     argv = (executable, "-m", "services.gateway")
     url = f"http://127.0.0.1:{port}"
-    return ServerProcess(
-        ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment | changes)
-    )
+    return ServerProcess(ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment))
 
 
 def _plain(broker: Broker, redis: str, path: Path) -> ServerProcess:

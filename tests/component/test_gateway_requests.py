@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from services.gateway.accept import AcceptUpgrade
-from services.gateway.listing import UpgradeListing
 from shared.contracts.upgrade_http import UpgradeRequest
 from tests.component.gateway_world import API_KEY, World, world_in
 from tests.conftest import eventually
@@ -288,17 +286,6 @@ async def test_unknown_addresses_and_methods(client: httpx.AsyncClient) -> None:
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
     problem(await client.put("/api/documents", json={}), 405, "method_not_allowed")
-
-
-async def test_an_unexpected_error_tells_nothing(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def breaks(*_: Any, **__: Any) -> None:
-        raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
-
-    monkeypatch.setattr(UpgradeListing, "page", breaks)
-    monkeypatch.setattr(AcceptUpgrade, "__call__", breaks)
-    for answer in (await client.get("/api/upgrades"), await client.post("/api/upgrade", json=PROMPT)):
-        problem(answer, 500, "internal_error")
-        assert "4111" not in answer.text
 
 
 async def test_request_ids(client: httpx.AsyncClient) -> None:

@@ -149,9 +149,7 @@ async def test_personal_values_stay_inside(world: World, client: httpx.AsyncClie
     assert await world.files_hold([*SECRETS, "dora@example.org"]) == []
 
 
-async def test_what_the_prompt_shows_to_be_secret_is_so_in_the_history(
-    world: World, client: httpx.AsyncClient
-) -> None:
+async def test_what_the_prompt_shows_to_be_secret_is_so_in_the_history(world: World, client: httpx.AsyncClient) -> None:
     said = [{"role": "user", "content": "I always type zq9-Later!A there"}]
     body = {"userPrompt": "My password is zq9-Later!A now", "conversationHistory": said}
     answer = (await client.post("/api/upgrade", json=body)).json()

@@ -38,7 +38,7 @@ async def test_a_killed_kafka_comes_back_with_its_log(local: Local) -> None:
     async def replaced() -> bool:
         return bool(local.endpoints()["pids"]["broker"] != before["pids"]["broker"]) and bool(local.status()["ready"])
 
-    await eventually(replaced, 60)
+    await eventually(replaced, 100)
     assert (await local.upgrade("explain what a broker is"))["status"] == "upgraded"
 
 

@@ -1,0 +1,41 @@
+"""The gateway's HTTP around its routes."""
+
+import httpx
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.gateway.caller import Caller
+from services.gateway.public_http import public_app
+from shared.observability.health import Health
+from shared.observability.setup import Telemetry
+
+
+async def breaks(request: Request) -> Response:
+    raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
+
+
+async def nobody(*_: object) -> Caller:
+    raise NotImplementedError
+
+
+async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
+    router = APIRouter()
+    router.add_api_route("/api/breaks", breaks)
+    app = public_app(
+        TELEMETRY,
+        identify=nobody,
+        trusted_proxies=(),
+        upgrade=breaks,
+        routers=[router],
+        asyncapi={},
+        event_examples={},
+        allowed_origins=[],
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        for answer in (await client.get("/api/breaks"), await client.post("/api/upgrade")):
+            assert answer.status_code == 500
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["code"] == "internal_error"
+            assert answer.json()["requestId"] == answer.headers["x-request-id"]
+            assert "4111" not in answer.text
