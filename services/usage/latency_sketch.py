@@ -30,15 +30,16 @@ def bucket_of(latency_ms: int) -> str:
 
 def quantiles(buckets: Buckets, wanted: Sequence[float]) -> list[int]:
     """The latencies in milliseconds at the rising ranks `wanted` (0..1); zeros for an empty sketch."""
-    ordered = sorted((_index(bucket), count) for bucket, count in buckets.items() if count > 0)
-    last = sum(count for _, count in ordered) - 1
+    last = sum(buckets.values()) - 1
     answers: list[int] = []
     passed = 0
-    for index, count in ordered:
-        passed += count
-        while len(answers) < len(wanted) and passed > wanted[len(answers)] * last:
-            answers.append(_value(index))
-    return answers or [0] * len(wanted)
+    for bucket in sorted(buckets, key=_index):
+        passed += buckets[bucket]
+        while passed > wanted[len(answers)] * last and buckets[bucket] > 0:
+            answers.append(_value(_index(bucket)))
+            if len(answers) == len(wanted):
+                return answers
+    return [0] * len(wanted)
 
 
 @lru_cache(maxsize=1024)

@@ -123,7 +123,9 @@ class _Sum:
             if name in rollup:
                 self._amounts[name] += sign * rollup[name]
         for into, counts in ((self._upgrades, rollup.get("upgrades")), (self._latency, rollup.get("latency"))):
-            if counts:
+            if counts and not into and sign > 0:
+                into.update(counts)
+            elif counts:
                 for name, count in counts.items():
                     into[name] = into.get(name, 0) + sign * count
 

@@ -2,12 +2,12 @@
 
 import httpx
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from services.gateway.caller import Caller
 from services.gateway.public_http import public_app
-from shared.observability.health import Health
+from shared.observability.settings import ObservabilitySettings
 from shared.observability.setup import Telemetry
 
 
@@ -15,7 +15,7 @@ async def breaks(request: Request) -> Response:
     raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
 
 
-async def nobody(*_: object) -> Caller:
+async def nobody(request: HTTPConnection, workspace_id: str | None = None) -> Caller:
     raise NotImplementedError
 
 
@@ -23,7 +23,7 @@ async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
     router = APIRouter()
     router.add_api_route("/api/breaks", breaks)
     app = public_app(
-        TELEMETRY,
+        Telemetry("gateway", ObservabilitySettings()),
         identify=nobody,
         trusted_proxies=(),
         upgrade=breaks,
