@@ -14,6 +14,8 @@ A process has a batch for LEASE_SECONDS. The lease only decides when others may 
 it is counted twice: two who finish the same batch raise each counter once.
 """
 
+# Small, since every counter and rollup carries its list. Others get this far while the batch of a process that died
+# waits for the end of its lease.
 WINDOW = 8
 RECENT = 2 * WINDOW
 LEASE_SECONDS = 5.0
