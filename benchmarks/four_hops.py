@@ -5,10 +5,11 @@ import contextlib
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,9 +43,11 @@ from shared.storage.settings import StorageSettings
 from shared.storage.sqlite import SqliteDatabase
 
 ALONE, TOGETHER = 1, 8
-UPGRADES = {ALONE: 60, TOGETHER: 160}
+UPGRADES = {ALONE: 24, TOGETHER: 80}
+# Short turns, many of them: what else happens on the machine then meets both sides.
+_PAIRS = 12
 _HOPS = len(Stage)
-_FIRST_HOP_WITHIN_SECONDS = 30.0
+_FIRST_UPGRADE_WITHIN_SECONDS = 30.0
 _UPGRADE_WITHIN_SECONDS = 10.0
 _SIDES = (
     "A is the pipeline with work that does nothing: the gateway's accepted record, the three stages with their "
@@ -70,7 +73,9 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
                 _all_of("Stage", here | {"redis": valkey.url}) as ours,
                 _all_of("Raw", here) as raw,
             ):
-                pairs = await paired(lambda: _turn(ours), lambda: _turn(raw))
+                for driver in (ours, raw):
+                    await driver.call("once", within=_FIRST_UPGRADE_WITHIN_SECONDS + 5)
+                pairs = await paired(partial(ours.call, "drive"), partial(raw.call, "drive"), pairs=_PAIRS)
     results = []
     for row in chosen:
         key = f"p50 {_IN_FLIGHT[row.name]}"
@@ -80,26 +85,12 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
 
 
 @asynccontextmanager
-async def _all_of(prefix: str, options: dict[str, Any]) -> AsyncIterator[list[SideProcess]]:
-    """The driver and its hops, each a process."""
+async def _all_of(prefix: str, options: dict[str, Any]) -> AsyncIterator[SideProcess]:
+    """The driver of a side, with its hops behind it, each a process that reads all the time."""
     async with AsyncExitStack() as stack:
-        sides = [await stack.enter_async_context(side(f"benchmarks.four_hops:{prefix}Driver", **options))]
         for hop in range(_HOPS):
-            target = f"benchmarks.four_hops:{prefix}Hop"
-            sides.append(await stack.enter_async_context(side(target, hop=hop, **options)))
-        yield sides
-
-
-async def _turn(sides: Sequence[SideProcess]) -> dict[str, float]:
-    """One side's run. Only the side whose turn it is reads from the broker."""
-    driver, *hops = sides
-    await asyncio.gather(*(hop.call("read") for hop in hops))
-    try:
-        await driver.call("once", within=_FIRST_HOP_WITHIN_SECONDS + 5)
-        numbers: dict[str, float] = await driver.call("drive")
-        return numbers
-    finally:
-        await asyncio.gather(*(hop.call("rest") for hop in hops))
+            await stack.enter_async_context(side(f"benchmarks.four_hops:{prefix}Hop", hop=hop, **options))
+        yield await stack.enter_async_context(side(f"benchmarks.four_hops:{prefix}Driver", **options))
 
 
 def _raw_topic(hop: int) -> str:
@@ -114,7 +105,7 @@ class _Driver:
 
     async def once(self) -> None:
         """Returns when one upgrade has come through: all hops have joined their groups."""
-        await self._upgrade(_FIRST_HOP_WITHIN_SECONDS)
+        await self._upgrade(_FIRST_UPGRADE_WITHIN_SECONDS)
 
     async def drive(self) -> dict[str, float]:
         """The p50 in ms with one and with eight upgrades in flight."""
@@ -245,13 +236,6 @@ class StageHop:
                 work=self._nothing,
             )
         )
-        self._runner: StageRunner | None = None
-
-    async def start(self) -> None:
-        await self._parts.start()
-        await self._outbox.start()
-
-    async def read(self) -> None:
         self._runner = StageRunner(
             settings=self._parts.settings,
             topic=INBOX_OF[self._stage],
@@ -261,13 +245,14 @@ class StageHop:
             producer=self._parts.producer,
             telemetry=self._parts.telemetry,
         )
+
+    async def start(self) -> None:
+        await self._parts.start()
+        await self._outbox.start()
         await self._runner.start()
 
-    async def rest(self) -> None:
-        if self._runner is not None:
-            await self._runner.stop(5)
-
     async def close(self) -> None:
+        await self._runner.stop(5)
         await self._outbox.stop(1)
         await self._parts.close()
 
@@ -312,36 +297,22 @@ class RawDriver(_Driver):
     def __init__(self, kind: str, url: str, folder: str) -> None:
         super().__init__()
         self._parts = _Raw(kind, url, folder, "driver")
-        self._replies: asyncio.Task[None] | None = None
+        self._replies: AIOKafkaConsumer = make_consumer(self._parts.settings, group_id=None)
+        self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self._parts.start()
-
-    async def drive(self) -> dict[str, float]:
-        numbers: dict[str, float] = await self._with_replies(super().drive())
-        return numbers
-
-    async def once(self) -> None:
-        await self._with_replies(super().once())
+        self._replies.subscribe([_raw_topic(_HOPS)])
+        await self._replies.start()
+        self._reading = asyncio.create_task(self._read())
 
     async def close(self) -> None:
+        await _end(self._reading)
+        await self._replies.stop()
         await self._parts.close()
 
-    async def _with_replies(self, doing: Coroutine[Any, Any, Any]) -> Any:
-        """Reads the replies while `doing` is done."""
-        consumer = make_consumer(self._parts.settings, group_id=None)
-        consumer.subscribe([_raw_topic(_HOPS)])
-        await consumer.start()
-        await consumer.seek_to_end()
-        reading = asyncio.create_task(self._read(consumer))
-        try:
-            return await doing
-        finally:
-            await _end(reading)
-            await consumer.stop()
-
-    async def _read(self, consumer: AIOKafkaConsumer) -> None:
-        async for record in consumer:
+    async def _read(self) -> None:
+        async for record in self._replies:
             self._ended(SummarizeTask.model_validate_json(record.value).upgrade_id)
 
     async def _send(self, task: SummarizeTask) -> None:
@@ -358,17 +329,13 @@ class RawHop:
 
     async def start(self) -> None:
         await self._parts.start()
-
-    async def read(self) -> None:
         consumer = make_consumer(self._parts.settings, **group_options(self._parts.settings, f"raw.hop-{self._hop}"))
         consumer.subscribe([_raw_topic(self._hop)])
         await consumer.start()
         self._reading = asyncio.create_task(self._read(consumer))
 
-    async def rest(self) -> None:
-        await _end(self._reading)
-
     async def close(self) -> None:
+        await _end(self._reading)
         await self._parts.close()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:

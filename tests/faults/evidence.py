@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.usage.batch_registry import StoredBatchRegistry
+from services.usage.ledger_documents import uncounted_among
 from shared.contracts.ids import derived_id
 from shared.contracts.topics import topic_named
-from shared.storage.documents import Collection, CollectionSpec
+from shared.storage.documents import Collection, CollectionSpec, Database
 from shared.storage.opening import open_database
 from shared.storage.settings import StorageSettings
 from tests.model_server import Received
@@ -34,6 +36,7 @@ class Evidence:
     ends_seen: dict[str, set[tuple[str, str]]]
     records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     ledger: list[dict[str, Any]] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
     counters: list[dict[str, Any]] = field(default_factory=list)
     calls: list[ModelCall] = field(default_factory=list)
 
@@ -50,15 +53,20 @@ class Evidence:
         return {**ends, **owed}
 
 
-@asynccontextmanager
-async def opened(stack: RunningStack, service: str, *names: str) -> AsyncIterator[list[Collection]]:
-    """Collections of one service of a running stack, opened beside it."""
+def store_of(stack: RunningStack, service: str) -> Database:
+    """The store of one service of a running stack, to be opened beside it."""
     endpoints = stack.endpoints()
     directory = stack.data_dir / "cluster" if stack.cluster else stack.data_dir
     settings = StorageSettings.model_validate(
         {"data_dir": directory, "mongodb_url": endpoints["mongodb"], "redis_url": endpoints["redis"]}
     )
-    database = open_database(settings, service)
+    return open_database(settings, service)
+
+
+@asynccontextmanager
+async def opened(stack: RunningStack, service: str, *names: str) -> AsyncIterator[list[Collection]]:
+    """Collections of one service of a running stack."""
+    database = store_of(stack, service)
     collections = [database.collection(CollectionSpec(name=name)) for name in names]
     await database.start()
     try:
@@ -84,8 +92,15 @@ async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
     for service, name in OUTPUTS.items():
         async with opened(stack, service, name) as (outputs,):
             evidence.records[service] = {record["_id"]: record for record in await read_all(outputs)}
-    async with opened(stack, "usage", "usage_events", "tenant_counters") as (events, counters):
+    usage = store_of(stack, "usage")
+    registry = StoredBatchRegistry(usage)
+    events, counters = (usage.collection(CollectionSpec(name=name)) for name in ("usage_events", "tenant_counters"))
+    await usage.start()
+    try:
         evidence.ledger, evidence.counters = await read_all(events), await read_all(counters)
+        evidence.uncounted = [event["_id"] for event in await uncounted_among(registry, evidence.ledger)]
+    finally:
+        await usage.stop(5.0)
     return evidence
 
 
