@@ -150,7 +150,8 @@ def _push(parent: Document, name: str, value: Any) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in _NUMBERS  # a bool is an int, too, and no number here
+    # A bool is an int, too, and no number here. Drivers have whole numbers of their own kind, which are ints.
+    return type(value) in _NUMBERS or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _order(value: object) -> tuple[int, Any]:

@@ -38,11 +38,7 @@ def _the_ledger_holds_what_was_recorded(evidence: Evidence) -> list[str]:
     missing = sorted(set(owed) - set(counted))
     return [
         *(f"event {event_id}, {owed[event_id]}, is not in the ledger" for event_id in missing),
-        *(
-            f"event {event['_id']} is in the ledger and not counted"
-            for event in evidence.ledger
-            if not event["counted"]
-        ),
+        *(f"event {event_id} is in the ledger and not counted" for event_id in evidence.uncounted),
     ]
 
 

@@ -25,8 +25,8 @@ def sound() -> Evidence:
         ends_seen={"id-1": {("upgraded", RECORDED)}},
         records={"upgrader": {"id-1": record}},
         ledger=[
-            {"_id": "e-1", "counted": True, **usage},
-            {"_id": completed, "counted": True, **ended},
+            {"_id": "e-1", **usage},
+            {"_id": completed, **ended},
         ],
         counters=[{"tenantId": "t", "period": "2026-11", "upgrades": 1, "tokens": 5, "embeddings": 0}],
         calls=[ModelCall("case-1", "upgrader", RECORDED_AT - 1)],
@@ -53,6 +53,12 @@ def test_a_lost_event_is_found() -> None:
     evidence = sound()
     del evidence.ledger[0]
     assert any("not in the ledger" in finding for finding in check(evidence))
+
+
+def test_an_event_that_was_never_counted_is_found() -> None:
+    evidence = sound()
+    evidence.uncounted = ["e-1"]
+    assert check(evidence) == ["event e-1 is in the ledger and not counted"]
 
 
 def test_a_doubled_count_is_found() -> None:
