@@ -27,8 +27,8 @@ ROW = Row(
     "s",
     f"A is the time from a client's POST to its 200, through the gateway and all three stages of the running stack: a "
     f"conversation, a tenant with {DOCUMENTS} documents, nothing cached, one upgrade at a time (median of "
-    f"{_UPGRADES_PER_RUN}). B is the sum of the model calls alone, as many and of the same kinds, made one after another "
-    f"by a bare HTTP client; each takes the model {CALL_SECONDS:g} s.",
+    f"{_UPGRADES_PER_RUN}). B is the sum of the model calls alone, as many and of the same kinds, made one after the "
+    f"other by a bare HTTP client; each takes the model {CALL_SECONDS:g} s.",
     goal=1.02,
     better="less",
 )
