@@ -5,6 +5,7 @@ addresses are not. Positions are found on a copy of the text with full-width and
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from shared.privacy.character_folding import folded, lowered
 from shared.privacy.contact_details import find_emails, find_ip_addresses
@@ -60,7 +61,7 @@ def redact_all(
             else:
                 placeholders.placeholder_for_literal(*parts_of(value))
     return [
-        _replaced(text, merge([*spans, *known.find(text)]), placeholders, redacted_before)
+        _replaced(text, _with_known_values(text, spans, known), placeholders, redacted_before)
         for text, spans in zip(texts, found, strict=True)
     ]
 
@@ -80,6 +81,23 @@ def find(text: str) -> list[Span]:
             *find_secrets(plain, lower),
         ]
     )
+
+
+def _with_known_values(text: str, spans: list[Span], known: KnownValues) -> list[Span]:
+    """`spans` with the further occurrences of known values, also those that touch what is taken out."""
+    kept = merge([*spans, *known.find(text)])
+    gaps = [(left.end, right.start) for left, right in pairwise([_edge(0), *kept, _edge(len(text))])]
+    while gaps:
+        start, end = gaps.pop()
+        found = merge(span.moved(start) for span in known.find(text[start:end]))
+        if found:
+            kept += found
+            gaps += [(left.end, right.start) for left, right in pairwise([_edge(start), *found, _edge(end)])]
+    return merge(kept)
+
+
+def _edge(position: int) -> Span:
+    return Span(position, position, "")
 
 
 def _literals(text: str, unbreakable: bool) -> list[Span]:

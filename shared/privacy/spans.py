@@ -14,6 +14,10 @@ class Span:
     kind: str
     rank: int = 0
 
+    def moved(self, distance: int) -> "Span":
+        """The same finding in a text that has `distance` more characters in front."""
+        return Span(self.start + distance, self.end + distance, self.kind, self.rank)
+
 
 # What must not be taken apart by anything longer: the password within `scheme://user:password@host`.
 UNBREAKABLE = 100

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -182,6 +182,7 @@ def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[st
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(mixed, min_size=1, max_size=3))
+@example(["0@0.AA010 0002::010 0002"])
 def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) -> None:
     placeholders = PlaceholderMap()
     redacted = redact_all(parts, placeholders)
