@@ -21,8 +21,8 @@ from benchmarks.pairs import Measured, Row, middle, paired, ratios
 from benchmarks.side_process import SideProcess, side
 from benchmarks.upgrade_messages import make_task, traceparent
 from deploy.local.servers import start_valkey
-from services.gateway.accepted_record import AcceptedRecord
-from services.gateway.accepted_store import ACCEPTED, AcceptedStore
+from services.gateway.upgrades.accepted_record import AcceptedRecord
+from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
 from services.upgrader.handlers import EndingStage
 from services.upgrader.results import RESULTS, Results
 from services.upgrader.rewrite import Rewrite, RewriteRequest

@@ -9,13 +9,14 @@ from typing import Any
 
 from benchmarks.brokers import KAFKA, Broker, running
 from benchmarks.http_load import post_for
-from benchmarks.pairs import BOTH, Measured, Row, middle, paired, percentile, ratios
+from benchmarks.machine import cpu_seconds_at_rest
+from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
 from deploy.local.probes import http_ready
 from deploy.local.server_commands import HOST, ServerCommand, port_answers
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port, start_valkey
-from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.ids import new_id
 from shared.contracts.plans import Plan
 from shared.messaging.topic_admin import create_topics
@@ -25,15 +26,24 @@ _PROJECT = Path(__file__).parent.parent
 _SECONDS = 3.0
 _SIDES = (
     "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. "
-    "B is FastAPI on uvicorn whose every request validates, redacts, inserts with a commit of its own, publishes with "
-    "acks=all and does the XADD before it answers, without authentication. A conversation of 1 KB; the client is a "
-    "process of its own"
+    "B is FastAPI on uvicorn whose every request does the same steps one after another: looks up and compares the key, "
+    "validates, redacts, runs the gateway's admission script, inserts with its own commit, publishes with acks=all "
+    "and does the XADD. A conversation of 1 KB; the client is a process of its own"
 )
 
 
 def _rate(connections: int) -> Row:
-    noun = "connection" if connections == 1 else "connections"
-    return Row(f"gateway-accept-{connections}", "requests/s", f"{_SIDES}, {connections} {noun}.")
+    return Row(f"gateway-accept-{connections}", "requests/s", f"{_SIDES}, {_connections(connections)}.")
+
+
+def _per_core(connections: int) -> Row:
+    sentence = "Requests per second of CPU time of the serving process, what it does after its answers included"
+    return Row(
+        f"gateway-core-{connections}",
+        "requests/CPU s",
+        f"{sentence}; sides as gateway-accept-{connections}.",
+        goal=1.5 if connections > 1 else None,
+    )
 
 
 def _durable(connections: int) -> Row:
@@ -46,8 +56,12 @@ def _durable(connections: int) -> Row:
     )
 
 
+def _connections(number: int) -> str:
+    return f"{number} {'connection' if number == 1 else 'connections'}"
+
+
 _CONNECTIONS = (1, 64)
-ROWS = tuple(row(connections) for connections in _CONNECTIONS for row in (_rate, _durable))
+ROWS = tuple(row(connections) for connections in _CONNECTIONS for row in (_rate, _per_core, _durable))
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
@@ -63,31 +77,41 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             gateway = gateway_process(broker, valkey.url, siblings, Path(folder))
             async with gateway, plain, side("benchmarks.gateway_accept:Client") as client:
                 for connections in _CONNECTIONS:
-                    rows = [row for row in chosen if row in (_rate(connections), _durable(connections))]
+                    rows = [
+                        row
+                        for row in chosen
+                        if row in (_rate(connections), _per_core(connections), _durable(connections))
+                    ]
                     if rows:
-                        results += await _measure(kind, rows, connections, client, gateway.port, plain.port)
+                        results += await _measure(kind, rows, connections, client, gateway, plain)
     return results
 
 
 async def _measure(
-    kind: str, rows: Sequence[Row], connections: int, client: SideProcess, gateway: int, plain: int
+    kind: str, rows: Sequence[Row], connections: int, client: SideProcess, gateway: ServerProcess, plain: ServerProcess
 ) -> list[Measured]:
-    async def run(port: int) -> Mapping[str, float]:
-        numbers: dict[str, float] = await client.call("load", port=port, connections=connections)
-        return numbers
+    async def run(server: ServerProcess) -> Mapping[str, float]:
+        before = await cpu_seconds_at_rest(server.pid)
+        numbers: dict[str, float] = await client.call("load", port=server.port, connections=connections)
+        spent = await cpu_seconds_at_rest(server.pid) - before
+        return {**numbers, "per_cpu_second": numbers["requests"] / spent}
 
     pairs = await paired(lambda: run(gateway), lambda: run(plain))
-    results = []
-    for row in rows:
-        if row == _rate(connections):
-            absolute = f"A {middle(pairs, 'a', 'per_second'):.0f}/s, B {middle(pairs, 'b', 'per_second'):.0f}/s"
-            results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
-        else:
-            absolute = ", ".join(
-                f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})" for name, at in BOTH
-            )
-            results.append(Measured(row.on(kind), row, ratios(pairs, "p50"), absolute))
-    return results
+    return [_measured(kind, row, connections, pairs) for row in rows]
+
+
+def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> Measured:
+    if row == _rate(connections):
+        key, unit = "per_second", "/s"
+    elif row == _per_core(connections):
+        key, unit = "per_cpu_second", "/CPU s"
+    else:
+        absolute = ", ".join(
+            f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})" for name, at in BOTH
+        )
+        return Measured(row.on(kind), row, ratios(pairs, "p50"), absolute)
+    absolute = ", ".join(f"{name} {middle(pairs, at, key):.0f}{unit}" for name, at in BOTH)
+    return Measured(row.on(kind), row, ratios(pairs, key), absolute)
 
 
 def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path, **changes: str) -> ServerProcess:
@@ -118,7 +142,14 @@ def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path
 
 def _plain(broker: Broker, redis: str, path: Path) -> ServerProcess:
     port = free_port()
-    options = {"port": port, "kind": broker.kind, "url": broker.url, "redis": redis, "path": str(path)}
+    options = {
+        "port": port,
+        "kind": broker.kind,
+        "url": broker.url,
+        "redis": redis,
+        "path": str(path),
+        "api_key": API_KEY,
+    }
     argv = (executable, "-m", "benchmarks.plain_gateway", json.dumps(options))
     environment = {"PYTHONPATH": str(_PROJECT)}
     url = f"http://127.0.0.1:{port}"
@@ -136,6 +167,7 @@ class Client:
         answers = await post_for(port, "/api/upgrade", headers, _body, connections=connections, seconds=_SECONDS)
         milliseconds = [1000 * seconds for seconds in answers.seconds]
         return {
+            "requests": float(len(answers.seconds)),
             "per_second": len(answers.seconds) / answers.elapsed,
             "p50": percentile(milliseconds, 50),
             "p99": percentile(milliseconds, 99),

@@ -1,46 +1,72 @@
 """What the gateway is compared with: FastAPI on uvicorn, each request doing its steps one after another.
 
-`python -m benchmarks.plain_gateway '{"port": …, "kind": …, "url": …, "redis": …, "path": …}'`
+`python -m benchmarks.plain_gateway '{"port": …, "kind": …, "url": …, "redis": …, "path": …, "api_key": …}'`
 """
 
 import contextlib
+import hashlib
+import hmac
 import json
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, HTTPException
 from redis.asyncio import Redis
 
 from benchmarks.brokers import Broker
-from services.gateway.accepted_record import TASK_MODEL
-from shared.contracts.contract import now_utc
+from services.gateway.admission.redis_scripts import SCRIPTS, AdmissionConnection
+from services.gateway.admission.state import CLAIM_LIFE_MS, RATE_WINDOW_MS, AdmissionState
+from services.gateway.upgrades.accepted_record import TASK_MODEL
+from shared.contracts import redis_keys
+from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
+from shared.contracts.internal_http import TenantCounters
+from shared.contracts.plans import PLAN_LIMITS, Plan, TenantQuota
 from shared.contracts.topics import INBOX_OF
 from shared.contracts.upgrade_http import UpgradeRequest
-from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions
+from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.messaging.cloudevents import encode
 from shared.messaging.connection import make_producer
 from shared.privacy.redaction import PlaceholderMap, redact
 
 TENANT = "bench-tenant"
+_PREFIX = 12
 _REQUEST_BYTES = 4 * 1024 * 1024
+_DEADLINE = timedelta(seconds=600)
+# As much as the gateway holds for such a request, roughly: the script does the same whatever the amounts.
+_UPGRADES, _TOKENS, _EMBEDDINGS = 1, 20_000, 0
+_MOST_ACCEPTED = 1_000_000
 
 
-def plain_app(broker: Broker, redis_url: str, path: str) -> FastAPI:
+@dataclass(frozen=True)
+class Options:
+    """Where everything is, and the one key that is known."""
+
+    port: int
+    kind: str
+    url: str
+    redis: str
+    path: str
+    api_key: str
+
+
+def plain_app(options: Options) -> FastAPI:
     """The application; everything is opened with it."""
-    rows = sqlite3.connect(path, isolation_level=None)
-    rows.execute("PRAGMA journal_mode=WAL")
-    rows.execute("PRAGMA synchronous=FULL")
-    rows.execute("CREATE TABLE accepted (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
-    redis = Redis.from_url(redis_url)
+    rows = _open_rows(options)
+    redis = Redis.from_url(options.redis)
     producers: list[Any] = []
+    run_ids: list[str] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        producers.append(make_producer(broker.settings(), _REQUEST_BYTES))
+        run_ids.append(await _install_admission(options.redis))
+        producers.append(make_producer(Broker(options.kind, options.url).settings(), _REQUEST_BYTES))
         await producers[0].start()
         yield
         await producers[0].stop()
@@ -49,36 +75,99 @@ def plain_app(broker: Broker, redis_url: str, path: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/api/upgrade", status_code=202)
-    async def upgrade(request: UpgradeRequest) -> dict[str, str]:
-        placeholders = PlaceholderMap()
-        history = [
-            ConversationMessage(role=message.role, content=redact(message.content, placeholders))
-            for message in request.conversation_history
-        ]
-        upgrade_id, now = new_id(), now_utc()
-        task = TASK_MODEL[Stage.SUMMARIZER](
-            upgrade_id=upgrade_id,
-            tenant_id=TENANT,
-            period="2026-11",
-            created_at=now,
-            deadline=now,
-            user_prompt=redact(request.user_prompt, placeholders),
-            conversation_history=history,
-            options=TaskOptions(**request.options.model_dump()),
-            placeholder_counts=placeholders.counts(),
-            itinerary=list(Stage),
-        )
+    async def upgrade(request: UpgradeRequest, x_api_key: Annotated[str, Header()]) -> dict[str, str]:
+        tenant_id = _tenant_of(rows, x_api_key)
+        if tenant_id is None:
+            raise HTTPException(401)
+        task = _redacted_task(request, tenant_id)
+        if not await _admitted(redis, run_ids[0], task):
+            raise HTTPException(429)
         inbox = INBOX_OF[Stage.SUMMARIZER]
-        value, headers = encode(inbox, task, source="gateway", subject=upgrade_id)
-        rows.execute("INSERT INTO accepted VALUES (?, ?)", (upgrade_id, value.decode()))
-        await producers[0].send_and_wait(inbox.name, value, key=upgrade_id.encode(), headers=headers)
-        await redis.xadd(f"plain:{upgrade_id}", {"event": "accepted", "data": json.dumps({"upgradeId": upgrade_id})})
-        return {"id": upgrade_id, "status": "accepted"}
+        value, headers = encode(inbox, task, source="gateway", subject=task.upgrade_id)
+        rows.execute("INSERT INTO accepted VALUES (?, ?)", (task.upgrade_id, value.decode()))
+        await producers[0].send_and_wait(inbox.name, value, key=task.upgrade_id.encode(), headers=headers)
+        await redis.xadd(f"plain:{task.upgrade_id}", {"event": "accepted", "data": json.dumps({"id": task.upgrade_id})})
+        return {"id": task.upgrade_id, "status": "accepted"}
 
     return app
 
 
+def _open_rows(options: Options) -> sqlite3.Connection:
+    rows = sqlite3.connect(options.path, isolation_level=None)
+    rows.execute("PRAGMA journal_mode=WAL")
+    rows.execute("PRAGMA synchronous=FULL")
+    rows.execute("CREATE TABLE accepted (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+    rows.execute("CREATE TABLE keys (prefix TEXT PRIMARY KEY, digest TEXT NOT NULL, tenant_id TEXT NOT NULL)")
+    digest = hashlib.sha256(options.api_key.encode()).hexdigest()
+    rows.execute("INSERT INTO keys VALUES (?, ?, ?)", (options.api_key[:_PREFIX], digest, TENANT))
+    return rows
+
+
+async def _install_admission(redis_url: str) -> str:
+    """Makes the tenant's admission state, as the gateway would; the run id that its script is told."""
+    connection = AdmissionConnection(redis_url)
+    await connection.start()
+    try:
+        state, period = AdmissionState(connection), period_of(now_utc())
+        run_id, token = await state.begin_rebuild(TENANT, period, new_id())
+        counters = TenantCounters(tenant_id=TENANT, period=period)
+        limits = PLAN_LIMITS[Plan.ENTERPRISE]
+        quota = TenantQuota(
+            tenant_id=TENANT, period=period, plan=Plan.ENTERPRISE, plan_version=1, limits=limits, counters=counters
+        )
+        await state.install(run_id, token, quota, [])
+        return run_id
+    finally:
+        await connection.stop(1.0)
+
+
+def _tenant_of(rows: sqlite3.Connection, api_key: str) -> str | None:
+    row = rows.execute("SELECT digest, tenant_id FROM keys WHERE prefix = ?", (api_key[:_PREFIX],)).fetchone()
+    digest = hashlib.sha256(api_key.encode()).hexdigest()
+    return row[1] if row is not None and hmac.compare_digest(row[0], digest) else None
+
+
+def _redacted_task(request: UpgradeRequest, tenant_id: str) -> UpgradeTask:
+    placeholders = PlaceholderMap()
+    history = [
+        ConversationMessage(role=message.role, content=redact(message.content, placeholders))
+        for message in request.conversation_history
+    ]
+    now = now_utc()
+    return TASK_MODEL[Stage.SUMMARIZER](
+        upgrade_id=new_id(),
+        tenant_id=tenant_id,
+        period=period_of(now),
+        created_at=now,
+        deadline=now + _DEADLINE,
+        user_prompt=redact(request.user_prompt, placeholders),
+        conversation_history=history,
+        options=TaskOptions(**request.options.model_dump()),
+        placeholder_counts=placeholders.counts(),
+        itinerary=list(Stage),
+    )
+
+
+async def _admitted(redis: Redis, run_id: str, task: UpgradeTask) -> bool:
+    """The gateway's own script, asked for one request at a time."""
+    keys = [
+        redis_keys.admission_counters(task.tenant_id, task.period),
+        redis_keys.admission_holds(task.tenant_id, task.period),
+        redis_keys.admission_due(task.tenant_id, task.period),
+        redis_keys.admission_rate(task.tenant_id, "person"),
+        redis_keys.admission_claim(task.tenant_id, ""),
+    ]
+    now_ms, due_ms = round(time.time() * 1000), _ms(task.deadline)
+    arguments: list[str | int] = [run_id, now_ms, task.upgrade_id, _UPGRADES, _TOKENS, _EMBEDDINGS, due_ms]
+    arguments += [_MOST_ACCEPTED, RATE_WINDOW_MS, "", CLAIM_LIFE_MS]
+    answer = await redis.evalsha(SCRIPTS["admit"].sha, len(keys), *keys, *arguments)
+    return bool(answer[0] == b"admitted")
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    app = plain_app(Broker(options["kind"], options["url"]), options["redis"], options["path"])
-    uvicorn.run(app, host="127.0.0.1", port=options["port"], access_log=False, log_level="warning")
+    chosen = Options(**json.loads(sys.argv[1]))
+    uvicorn.run(plain_app(chosen), host="127.0.0.1", port=chosen.port, access_log=False, log_level="warning")

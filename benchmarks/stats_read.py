@@ -13,7 +13,7 @@ from benchmarks.gateway_accept import gateway_process
 from benchmarks.pairs import Measured, Row, percentile
 from benchmarks.usage_events import EVENTS_OF_AN_UPGRADE, upgrade
 from deploy.local.servers import start_valkey
-from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.usage.count_batch import CountBatch
 from services.usage.ledger_store import LedgerStore
 from shared.contracts.ids import new_id

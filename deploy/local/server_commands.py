@@ -192,14 +192,24 @@ def _kafka_properties(port: int, controller_port: int, log_dir: Path) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
+def kafka_cluster_id(random: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+    """A new cluster id as Kafka writes them: 22 characters of URL-safe base64, the first one no dash.
+
+    A dash in front would be read as an option (`org.apache.kafka.common.Uuid.randomUuid` avoids it as well).
+    """
+    while True:
+        cluster_id = base64.urlsafe_b64encode(random().bytes).decode().rstrip("=")
+        if not cluster_id.startswith("-"):
+            return cluster_id
+
+
 async def _format_kafka_log(libs: Path, properties: Path) -> None:
     tool = ["java", "-Xmx256m", "-cp", f"{libs}/*", "kafka.tools.StorageTool"]
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     process = await asyncio.create_subprocess_exec(
         *tool,
         "format",
         "-t",
-        cluster_id,
+        kafka_cluster_id(),
         "-c",
         str(properties),
         stdout=asyncio.subprocess.PIPE,

@@ -10,32 +10,32 @@ from typing import Any
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-from services.gateway.accept import AcceptUpgrade
-from services.gateway.accepted_store import ACCEPTED, AcceptedStore
-from services.gateway.admission import Admissions
+from services.gateway.admission.admissions import Admissions
+from services.gateway.api.document_routes import DocumentRoutes
+from services.gateway.api.idempotent_creations import CREATIONS, IdempotentCreations
+from services.gateway.api.public_http import public_app
+from services.gateway.api.upgrade_reads import UpgradeRoutes
+from services.gateway.api.upgrade_route import UpgradeRoute
 from services.gateway.app_admission import AdmissionParts, admission_parts
 from services.gateway.app_identity import IdentityParts, identity_parts
 from services.gateway.app_plans import plan_routers
-from services.gateway.caller import Identify
 from services.gateway.client_address import parse_networks
-from services.gateway.document_routes import DocumentRoutes
-from services.gateway.end_metrics import count_end
-from services.gateway.event_stream import EventStreams
-from services.gateway.idempotent_creations import CREATIONS, IdempotentCreations
-from services.gateway.listing import UpgradeListing
-from services.gateway.public_http import public_app
-from services.gateway.publishing import BrokerConnection, TaskPublisher
-from services.gateway.rag_http import RagDocuments
-from services.gateway.record_marks import RecordMarks
-from services.gateway.routes import UpgradeRoutes
+from services.gateway.identity.caller import Identify
 from services.gateway.settings import GatewaySettings
-from services.gateway.sweep_closing import EndingSweep
-from services.gateway.sweep_deadlines import DeadlineSweep
-from services.gateway.sweep_publishing import PublishingSweep
-from services.gateway.upgrade_route import UpgradeRoute
-from services.gateway.upgrader_http import UpgradeResults
-from services.gateway.view import UpgradeViews
-from services.gateway.waiting import Waiters
+from services.gateway.siblings.rag import RagDocuments
+from services.gateway.siblings.upgrader import UpgradeResults
+from services.gateway.upgrades.accept import AcceptUpgrade
+from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
+from services.gateway.upgrades.end_metrics import count_end
+from services.gateway.upgrades.event_stream import EventStreams
+from services.gateway.upgrades.listing import UpgradeListing
+from services.gateway.upgrades.publishing import BrokerConnection, TaskPublisher
+from services.gateway.upgrades.record_marks import RecordMarks
+from services.gateway.upgrades.sweep_closing import EndingSweep
+from services.gateway.upgrades.sweep_deadlines import DeadlineSweep
+from services.gateway.upgrades.sweep_publishing import PublishingSweep
+from services.gateway.upgrades.view import UpgradeViews
+from services.gateway.upgrades.waiting import Waiters
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
 from shared.contracts.schema_files import example_file

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from redis.asyncio import Redis
 
-from services.gateway.accepted_store import AcceptedStore, AcceptedWork
-from services.gateway.admission_connection import AdmissionConnection
-from services.gateway.admission_state import AdmissionState
-from services.gateway.api_keys import DEMO_TENANT_ID
-from services.gateway.demo_plan import DemoPlan
-from services.gateway.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
-from services.gateway.due_holds import DueHolds
-from services.gateway.failed_authentications import FailedAuthentications
-from services.gateway.holds import ModelBounds
-from services.gateway.quota_admissions import QuotaAdmissions
-from services.gateway.quota_routes import HoldRoutes, QuotaRoutes
-from services.gateway.rebuild import Rebuild
+from services.gateway.admission.demo_plan import DemoPlan
+from services.gateway.admission.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.admission.due_holds import DueHolds
+from services.gateway.admission.holds import ModelBounds
+from services.gateway.admission.quota_admissions import QuotaAdmissions
+from services.gateway.admission.rebuild import Rebuild
+from services.gateway.admission.redis_scripts import AdmissionConnection
+from services.gateway.admission.settlement import Settlement
+from services.gateway.admission.state import AdmissionState
+from services.gateway.admission.unfinished_work import UnfinishedWork
+from services.gateway.api.quota_routes import HoldRoutes, QuotaRoutes
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.failed_authentications import FailedAuthentications
 from services.gateway.settings import GatewaySettings
-from services.gateway.settlement import Settlement
-from services.gateway.unfinished_work import UnfinishedWork
-from services.gateway.usage_http import UsageClient
+from services.gateway.siblings.usage import UsageClient
+from services.gateway.upgrades.accepted_store import AcceptedStore, AcceptedWork
 from shared.observability.periodic import Periodic
 from shared.observability.service import Component
 from shared.privacy.sealing import Vault

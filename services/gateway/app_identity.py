@@ -5,25 +5,25 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from redis.asyncio import Redis
 
-from services.gateway.accepted_store import AcceptedStore
-from services.gateway.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
-from services.gateway.audit import AUDIT, AuditTrail
-from services.gateway.audit_routes import AuditRoutes
-from services.gateway.content_http import EventStreamContent, ServiceContent
-from services.gateway.erasure import Erasure
-from services.gateway.erasure_routes import ErasureRoutes
-from services.gateway.idempotent_creations import IdempotentCreations
-from services.gateway.identity import Identity, Refused, nobody_counts
-from services.gateway.jwks import RemoteKeys
-from services.gateway.jwt_tokens import SharedSecret, TokenVerifier
-from services.gateway.key_routes import KeyRoutes
-from services.gateway.once_only import OnceOnly
-from services.gateway.people import PEOPLE, People
-from services.gateway.purge import Purge
-from services.gateway.rag_http import RagDocuments
+from services.gateway.api.audit_routes import AuditRoutes
+from services.gateway.api.erasure_routes import ErasureRoutes
+from services.gateway.api.idempotent_creations import IdempotentCreations
+from services.gateway.api.key_routes import KeyRoutes
+from services.gateway.api.once_only import OnceOnly
+from services.gateway.api.workspace_routes import WorkspaceRoutes
+from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
+from services.gateway.identity.audit import AUDIT, AuditTrail
+from services.gateway.identity.identify import Identity, Refused, nobody_counts
+from services.gateway.identity.jwks import RemoteKeys
+from services.gateway.identity.jwt_tokens import SharedSecret, TokenVerifier
+from services.gateway.identity.people import PEOPLE, People
+from services.gateway.identity.purge import Purge
+from services.gateway.identity.workspaces import WORKSPACES, Workspaces
 from services.gateway.settings import GatewaySettings
-from services.gateway.workspace_routes import WorkspaceRoutes
-from services.gateway.workspaces import WORKSPACES, Workspaces
+from services.gateway.siblings.content import EventStreamContent, ServiceContent
+from services.gateway.siblings.rag import RagDocuments
+from services.gateway.upgrades.accepted_store import AcceptedStore
+from services.gateway.upgrades.erasure import Erasure
 from shared.observability.periodic import Periodic
 from shared.observability.service import Component
 from shared.privacy.sealing import Vault

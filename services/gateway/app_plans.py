@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from services.gateway.admin_routes import AdminRoutes
+from services.gateway.api.admin_routes import AdminRoutes
+from services.gateway.api.stats_routes import StatsRoutes
 from services.gateway.app_admission import AdmissionParts
 from services.gateway.app_identity import IdentityParts
 from services.gateway.settings import GatewaySettings
-from services.gateway.stats_routes import StatsRoutes
 
 
 def plan_routers(settings: GatewaySettings, identity: IdentityParts, admission: AdmissionParts) -> list[APIRouter]:

@@ -11,20 +11,20 @@ from redis.asyncio import Redis
 
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import start_valkey
-from services.gateway.accepted_record import AcceptedRecord, StoredHold
-from services.gateway.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
-from services.gateway.admission import Hold
-from services.gateway.admission_connection import AdmissionConnection
-from services.gateway.admission_state import AdmissionState
-from services.gateway.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
-from services.gateway.due_holds import DueHolds
-from services.gateway.held_work import EndedWork
-from services.gateway.holds import HoldSize
-from services.gateway.quota_admissions import QuotaAdmissions
-from services.gateway.rebuild import Rebuild
-from services.gateway.settlement import Settlement
-from services.gateway.unfinished_work import UnfinishedWork
-from services.gateway.usage_http import UsageUnavailable
+from services.gateway.admission.admissions import Hold
+from services.gateway.admission.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.admission.due_holds import DueHolds
+from services.gateway.admission.held_work import EndedWork
+from services.gateway.admission.holds import HoldSize
+from services.gateway.admission.quota_admissions import QuotaAdmissions
+from services.gateway.admission.rebuild import Rebuild
+from services.gateway.admission.redis_scripts import AdmissionConnection
+from services.gateway.admission.settlement import Settlement
+from services.gateway.admission.state import AdmissionState
+from services.gateway.admission.unfinished_work import UnfinishedWork
+from services.gateway.siblings.usage import UsageUnavailable
+from services.gateway.upgrades.accepted_record import AcceptedRecord, StoredHold
+from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
 from shared.contracts.contract import period_of
 from shared.contracts.ids import new_id
 from shared.contracts.plans import Plan, TenantStanding

@@ -12,8 +12,8 @@ import httpx
 from deploy.local.server_commands import ServerCommand
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port
-from services.gateway.api_keys import DEMO_TENANT_ID
-from services.gateway.held_work import end_event_of
+from services.gateway.admission.held_work import end_event_of
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED

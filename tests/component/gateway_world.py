@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from deploy.local.server_commands import ServerCommand
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port, start_tansu, start_valkey
-from services.gateway.accepted_store import ACCEPTED
+from services.gateway.upgrades.accepted_store import ACCEPTED
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import (
     DocumentHits,

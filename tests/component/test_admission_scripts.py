@@ -20,10 +20,10 @@ from redis.asyncio import Redis
 
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import start_valkey
-from services.gateway.admission_connection import AdmissionConnection
-from services.gateway.admission_state import AdmissionState
-from services.gateway.admission_terms import Admit, HoldChange, InstalledHold, Settled
-from services.gateway.holds import HoldSize
+from services.gateway.admission.holds import HoldSize
+from services.gateway.admission.redis_scripts import AdmissionConnection
+from services.gateway.admission.state import AdmissionState
+from services.gateway.admission.terms import Admit, HoldChange, InstalledHold, Settled
 from shared.contracts import redis_keys
 from shared.contracts.ids import new_id
 from shared.contracts.internal_http import TenantCounters

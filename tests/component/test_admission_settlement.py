@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.holds import HoldSize
-from services.gateway.problem_details import ProblemError
-from services.gateway.recording import record_in_time
-from services.gateway.usage_http import UsageUnavailable
+from services.gateway.admission.holds import HoldSize
+from services.gateway.problems import ProblemError
+from services.gateway.siblings.usage import UsageUnavailable
+from services.gateway.upgrades.recording import record_in_time
 from shared.contracts import redis_keys
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent

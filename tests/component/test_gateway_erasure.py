@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts import redis_keys
 from tests.component.gateway_world import World, world_in
 from tests.component.test_gateway_requests import problem

@@ -13,11 +13,11 @@ import pytest
 from starlette.requests import Request
 
 from deploy.local.server_process import ServerProcess
-from services.gateway.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
-from services.gateway.audit import AUDIT, AuditTrail
-from services.gateway.identity import Identity
-from services.gateway.people import PEOPLE, People
-from services.gateway.workspaces import WORKSPACES, Workspaces
+from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
+from services.gateway.identity.audit import AUDIT, AuditTrail
+from services.gateway.identity.identify import Identity
+from services.gateway.identity.people import PEOPLE, People
+from services.gateway.identity.workspaces import WORKSPACES, Workspaces
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
 from shared.storage.sqlite import SqliteDatabase

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
 from shared.contracts.topics import USAGE_RECORDED

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.gateway.api_keys import DEMO_TENANT_ID
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.plans import Plan
 from tests.component.gateway_world import World, world_in
 

@@ -9,10 +9,10 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.gateway.admission_connection import AdmissionConnection
-from services.gateway.admission_state import AdmissionState
-from services.gateway.admission_terms import InstalledHold
-from services.gateway.holds import HoldSize
+from services.gateway.admission.holds import HoldSize
+from services.gateway.admission.redis_scripts import AdmissionConnection
+from services.gateway.admission.state import AdmissionState
+from services.gateway.admission.terms import InstalledHold
 from services.usage.admission_check import OVERDUE_AFTER, check_admission
 from services.usage.admission_redis import RedisAdmissionStates
 from services.usage.count_batch import CountBatch

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from services.gateway.held_work import spent_by
+from services.gateway.admission.held_work import spent_by
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.internal_http import EventIds, TenantCounters
 from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange, TenantQuota, TenantStanding

@@ -11,8 +11,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.gateway.jwks import RemoteKeys, parse_keys
-from services.gateway.jwt_tokens import KeysUnavailable, SharedSecret, TokenRefused, TokenVerifier
+from services.gateway.identity.jwks import RemoteKeys, parse_keys
+from services.gateway.identity.jwt_tokens import KeysUnavailable, SharedSecret, TokenRefused, TokenVerifier
 from services.gateway.settings import GatewaySettings
 from shared.observability.settings import load_settings
 from tests.unit.jwt_keys import (

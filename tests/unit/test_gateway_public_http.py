@@ -5,8 +5,8 @@ from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from services.gateway.caller import Caller
-from services.gateway.public_http import public_app
+from services.gateway.api.public_http import public_app
+from services.gateway.identity.caller import Caller
 from shared.observability.settings import ObservabilitySettings
 from shared.observability.setup import Telemetry
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.caller import Role
 from services.gateway.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
-from services.gateway.memberships import (
+from services.gateway.identity.caller import Role
+from services.gateway.identity.memberships import (
     MAX_MEMBERS,
     MemberOf,
     Members,

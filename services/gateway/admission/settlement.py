@@ -1,0 +1,88 @@
+"""Keeps holds and counters in step: what usage has counted is held no longer, in the same step in which it counts."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from services.gateway.admission.held_work import HeldWork, all_events, changes_of
+from services.gateway.admission.rebuild import MOST_EVENTS, MOST_WORK
+from services.gateway.admission.state import AdmissionState
+from services.gateway.admission.terms import HoldChange
+from services.gateway.admission.unfinished_work import UnfinishedWork
+from services.gateway.siblings.usage import Usage, UsageUnavailable
+from shared.contracts.contract import now_utc
+
+_AT_ONCE = 8
+_MOST_REMEMBERED = 10_000
+
+
+class Settlement:
+    """Confirms a tenant's counters in its state, and looks at holds whose time has come."""
+
+    def __init__(
+        self, state: AdmissionState, work: UnfinishedWork, usage: Usage, clock: Callable[[], datetime] = now_utc
+    ) -> None:
+        self._state = state
+        self._work = work
+        self._usage = usage
+        self._clock = clock
+        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._done_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    async def sweep(self) -> int:
+        """One round over all tenants that have uncounted work; gives how many. Raises StorageUnavailable,
+        UsageUnavailable and AdmissionUnavailable."""
+        tenants = list(await self._work.uncounted_tenants())
+        for start in range(0, len(tenants), _AT_ONCE):
+            await asyncio.gather(*(self.refresh(*tenant) for tenant in tenants[start : start + _AT_ONCE]))
+        return len(tenants)
+
+    def seconds_since(self, tenant_id: str, period: str) -> float:
+        """How long ago this process has refreshed the tenant's state."""
+        return time.monotonic() - self._done_at.get((tenant_id, period), float("-inf"))
+
+    async def refresh(self, tenant_id: str, period: str, due: Sequence[str] = ()) -> None:
+        """Takes over what usage has counted. `due` are holds whose time has come. Raises as `sweep`."""
+        key = (tenant_id, period)
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = asyncio.create_task(self._refresh(tenant_id, period, due))
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        await asyncio.shield(running)
+
+    async def _refresh(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
+        works = await self._work.of(tenant_id, period, MOST_WORK)
+        listed = {work.hold_id for work in works}
+        others = [hold_id for hold_id in due if hold_id not in listed]
+        works = _within_limit([*await self._work.with_hold(others), *works])
+        recorded = {work.hold_id for work in works}
+        # What was never recorded owes nobody anything: a record is made long before its hold is due.
+        drops = [HoldChange(hold_id, "drop") for hold_id in others if hold_id not in recorded]
+        try:
+            standing = await self._usage.standing(tenant_id, period, all_events(works))
+        except UsageUnavailable:
+            if drops:
+                await self._state.confirm(tenant_id, period, None, drops)
+            raise
+        missing, now = set(standing.missing), self._clock()
+        outcome = await self._state.confirm(
+            tenant_id, period, standing.quota, [*changes_of(works, missing, now), *drops]
+        )
+        if outcome != "old":  # else somebody is ahead of this, and takes these off in a later round
+            await self._work.counted([work.hold_id for work in works if work.is_counted(missing, now)])
+        self._done_at[(tenant_id, period)] = time.monotonic()
+        if len(self._done_at) > _MOST_REMEMBERED:
+            self._done_at.popitem(last=False)
+
+
+def _within_limit(works: Sequence[HeldWork]) -> list[HeldWork]:
+    """As much of the work as one question has room for; the rest is held in full a little longer."""
+    chosen, events = [], 0
+    for work in works:
+        events += len(work.events())
+        if events > MOST_EVENTS:
+            break
+        chosen.append(work)
+    return chosen

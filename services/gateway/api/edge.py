@@ -1,0 +1,100 @@
+"""The outermost layer of the gateway's HTTP: request ids, security headers, and an answer for whatever went wrong."""
+
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.api.problem_details import problem_response, request_id_of
+from services.gateway.client_address import Network, came_by_https
+from services.gateway.problems import ProblemError
+from shared.contracts.ids import new_id
+from shared.contracts.problems import INTERNAL_ERROR
+from shared.observability.logs import get_logger
+
+_LONGEST_REQUEST_ID = 128
+_SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+_ONLY_HTTPS = "max-age=31536000"
+_API_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+# The docs pages carry their own scripts and styles, and load nothing from elsewhere.
+_DOCS_CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'"
+)
+_DOCS_PATHS = ("/docs", "/static-offline-docs")
+
+log = get_logger(__name__)
+
+
+class Edge:
+    """ASGI: gives each request an id and each answer its headers."""
+
+    def __init__(self, app: ASGIApp, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._app = app
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        by_https = came_by_https(scope, self._trusted_proxies)
+        request_id = sensible_request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        policy = _DOCS_CONTENT_POLICY if scope["path"].startswith(_DOCS_PATHS) else _API_CONTENT_POLICY
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers["X-Request-Id"] = request_id
+                headers["Content-Security-Policy"] = policy
+                for name, value in _SECURITY_HEADERS.items():
+                    headers[name] = value
+                if by_https:  # over plain HTTP it means nothing
+                    headers["Strict-Transport-Security"] = _ONLY_HTTPS
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class LastResort:
+    """ASGI: an error that nobody expected becomes a problem that tells nothing of the inside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def watching(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watching)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            request = Request(scope)
+            log.error("request_failed", request_id=request_id_of(request), method=scope["method"], exc_info=error)
+            if not answered:
+                await problem_response(request, unexpected_problem())(scope, receive, send)
+
+
+def unexpected_problem() -> ProblemError:
+    """The problem of an error that nobody expected; tells nothing of the inside."""
+    return ProblemError(INTERNAL_ERROR, "Something went wrong here. The request id helps to find it.")
+
+
+def sensible_request_id(given: str | None) -> str:
+    """The client's request id when it is 1 to 128 printable characters, else a new one."""
+    sensible = given and len(given) <= _LONGEST_REQUEST_ID and given.isascii() and given.isprintable() and given.strip()
+    return given.strip() if sensible and given else new_id()

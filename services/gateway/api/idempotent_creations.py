@@ -1,0 +1,93 @@
+"""`Idempotency-Key` for routes other than upgrades: the same key and request create one thing, also when it races."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from services.gateway.upgrades.accept import IDEMPOTENCY_WINDOW, IdempotencyKeyReused
+from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.ids import derived_id, new_id
+from shared.storage.documents import Collection, CollectionSpec, Index
+
+CREATIONS = CollectionSpec(name="idempotent_creations", indexes=(Index(fields=("createdAt",)),))
+
+_TAKEN_OVER_AFTER = timedelta(seconds=45)
+_WAIT_SECONDS = 40.0
+_LOOK_EVERY_SECONDS = 0.1
+
+Create = Callable[[str], Awaitable[dict[str, Any]]]
+
+
+class CreationUnderWay(Exception):
+    """The first request with this key has not finished in time; the client may ask again."""
+
+
+class IdempotentCreations:
+    """Claims of idempotency keys, one document per tenant, route and key."""
+
+    def __init__(self, claims: Collection, clock: Callable[[], datetime] = now_utc) -> None:
+        self._claims = claims
+        self._clock = clock
+
+    async def once(
+        self, tenant_id: str, route: str, key: str, body_hash: str, create: Create
+    ) -> tuple[dict[str, Any], bool]:
+        """What `create(id)` gave for the first request with this key, and whether this one is a repeat.
+
+        `create` gets the id that the new thing is to have. When it raises, the key is free again. Raises
+        IdempotencyKeyReused for another body, and CreationUnderWay.
+        """
+        claim_id = derived_id("creation", tenant_id, route, key)
+        until = time.monotonic() + _WAIT_SECONDS
+        while True:
+            claim, ours = await self._claim(claim_id, tenant_id, body_hash)
+            if ours:
+                return await self._create(claim, create), False
+            if claim["bodyHash"] != body_hash:
+                raise IdempotencyKeyReused
+            if "answer" in claim:
+                return dict(claim["answer"]), True
+            if time.monotonic() > until:
+                raise CreationUnderWay
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def forget_old(self) -> int:
+        """Deletes claims whose window is over; gives how many."""
+        return await self._claims.delete_many({"createdAt": {"$lt": format_utc(self._clock() - IDEMPOTENCY_WINDOW)}})
+
+    async def _claim(self, claim_id: str, tenant_id: str, body_hash: str) -> tuple[dict[str, Any], bool]:
+        now = self._clock()
+        fresh = {
+            "_id": claim_id,
+            "tenantId": tenant_id,
+            "bodyHash": body_hash,
+            "thingId": new_id(),
+            "createdAt": format_utc(now),
+            "claimedAt": format_utc(now),
+        }
+        claim, ours = await self._claims.insert_if_absent(fresh)
+        if ours:
+            return claim, True
+        if claim["createdAt"] < format_utc(now - IDEMPOTENCY_WINDOW):
+            await self._claims.delete_many({"_id": claim_id, "createdAt": claim["createdAt"]})
+            return await self._claims.insert_if_absent(fresh)
+        abandoned = "answer" not in claim and claim["claimedAt"] < format_utc(now - _TAKEN_OVER_AFTER)
+        if abandoned and claim["bodyHash"] == body_hash:
+            # The process that claimed it is gone; the same id makes sure that there is still only one thing.
+            taken = await self._claims.find_one_and_update(
+                {"_id": claim_id, "claimedAt": claim["claimedAt"]}, {"$set": {"claimedAt": format_utc(now)}}
+            )
+            if taken is not None:
+                return taken, True
+        return claim, False
+
+    async def _create(self, claim: dict[str, Any], create: Create) -> dict[str, Any]:
+        try:
+            answer = await create(claim["thingId"])
+        except BaseException:
+            await self._claims.delete_many({"_id": claim["_id"], "claimedAt": claim["claimedAt"]})
+            raise
+        await self._claims.update_one({"_id": claim["_id"]}, {"$set": {"answer": answer}})
+        return answer

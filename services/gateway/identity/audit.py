@@ -1,0 +1,132 @@
+"""Who changed what, when and from where. An entry is there before its change, so that no change goes without one."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from services.gateway.problems import ProblemError
+from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.ids import new_id
+from shared.contracts.workspaces_http import AuditActor, AuditView
+from shared.observability.logs import get_logger
+from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
+
+AUDIT = CollectionSpec(name="audit", indexes=(Index(fields=("tenantId", "_id")),))
+
+_BEGUN, _DONE = "unfinished", "done"
+
+log = get_logger(__name__)
+
+
+class Action(StrEnum):
+    """Every kind of change that is audited."""
+
+    WORKSPACE_CREATED = "workspace.created"
+    WORKSPACE_DELETED = "workspace.deleted"
+    MEMBER_ADDED = "member.added"
+    MEMBER_CHANGED = "member.changed"
+    MEMBER_REMOVED = "member.removed"
+    KEY_CREATED = "key.created"
+    KEY_REVOKED = "key.revoked"
+    PLAN_CHANGED = "plan.changed"
+    DOCUMENT_ADDED = "document.added"
+    DOCUMENT_DELETED = "document.deleted"
+    UPGRADE_ERASED = "upgrade.erased"
+    USER_ERASED = "user.erased"
+    PROMPT_CREATED = "prompt.created"
+    PROMPT_ROLLED_OUT = "prompt.rolled-out"
+    PROMPT_ROLLED_BACK = "prompt.rolled-back"
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who makes a change and from where. `kind` is person, key, operator or system."""
+
+    kind: str
+    id: str
+    address: str | None = None
+    request_id: str | None = None
+
+
+SYSTEM = Author("system", "system")
+
+
+class Audit(Protocol):
+    """What everything that changes something is given."""
+
+    def change(
+        self, tenant_id: str, author: Author, action: Action, target: str, details: Mapping[str, Any] | None = None
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Wraps one change of `target`, an id or a name. `details` are JSON and hold no secrets and no content.
+
+        The entry stays when the change was made or may have been made, and goes when it was refused. Raises
+        StorageUnavailable, before the change, when it cannot be written.
+        """
+
+
+class AuditTrail:
+    """The audit in the gateway's store."""
+
+    def __init__(self, entries: Collection) -> None:
+        self._entries = entries
+
+    @contextlib.asynccontextmanager
+    async def change(
+        self, tenant_id: str, author: Author, action: Action, target: str, details: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[None]:
+        entry_id = new_id()
+        await self._entries.insert(
+            {
+                "_id": entry_id,
+                "tenantId": tenant_id,
+                "at": format_utc(now_utc()),
+                "action": action.value,
+                "target": target,
+                "actor": {"kind": author.kind, "id": author.id},
+                "address": author.address,
+                "requestId": author.request_id,
+                "details": dict(details or {}),
+                "outcome": _BEGUN,
+            }
+        )
+        try:
+            yield
+        except BaseException as error:
+            if _changed_nothing(error):
+                with contextlib.suppress(StorageUnavailable):
+                    await self._entries.delete_many({"_id": entry_id})
+            raise
+        try:
+            await self._entries.update_one({"_id": entry_id}, {"$set": {"outcome": _DONE}})
+        except StorageUnavailable:
+            log.warning("audit_left_unfinished", entry_id=entry_id, action=action.value)
+
+    async def page(self, tenant_id: str, *, limit: int, before: str | None) -> list[AuditView]:
+        """A tenant's entries, newest first, from before the id `before` on. Raises StorageUnavailable."""
+        where: dict[str, Any] = {"tenantId": tenant_id}
+        if before:
+            where["_id"] = {"$lt": before}
+        return [_view(entry) for entry in await self._entries.find(where, sort=[("_id", -1)], limit=limit)]
+
+
+def _changed_nothing(error: BaseException) -> bool:
+    """Refusals change nothing; what was cut off or could not be reached may have."""
+    if isinstance(error, ProblemError):
+        return error.problem.status < 500
+    return isinstance(error, Exception) and not isinstance(error, StorageUnavailable | TimeoutError | OSError)
+
+
+def _view(entry: Mapping[str, Any]) -> AuditView:
+    return AuditView(
+        id=entry["_id"],
+        at=entry["at"],
+        action=entry["action"],
+        target=entry["target"],
+        actor=AuditActor(**entry["actor"]),
+        address=entry["address"],
+        request_id=entry["requestId"],
+        details=entry["details"],
+        outcome=entry["outcome"],
+    )

@@ -1,0 +1,26 @@
+"""How a rule of the gateway says no: a problem of the registry, with what its client should know of it."""
+
+from collections.abc import Mapping, Sequence
+
+from shared.contracts.problems import Problem
+from shared.contracts.upgrade_http import FieldProblem
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem. `extra` adds members to the body, `headers` to the answer."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.problem = problem
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})

@@ -1,0 +1,294 @@
+"""Accepts an upgrade: what its client sent becomes a redacted message and one record that decides everything later."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.gateway.admission.admissions import Admission, Admissions, Claim, Hold, Rate
+from services.gateway.admission.held_work import WORK_ENDS_WITHIN
+from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, upgrade_hold
+from services.gateway.identity.caller import Caller
+from services.gateway.problems import ProblemError
+from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StoredHold
+from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS, record_in_time
+from shared.contracts.contract import now_utc, period_of
+from shared.contracts.ids import new_id
+from shared.contracts.problems import UNAVAILABLE
+from shared.contracts.upgrade_http import UpgradeRequest
+from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
+from shared.privacy.redaction import PlaceholderMap, redact_all
+from shared.privacy.sealing import Vault
+
+IDEMPOTENCY_WINDOW = timedelta(hours=24)
+_REDACTED_IN_THREAD_CHARACTERS = 20_000
+_INSERT_ATTEMPTS = 3
+_CLAIM_ATTEMPTS = 3
+CLAIM_RECORDED_WITHIN_SECONDS = RECORD_WITHIN_SECONDS + 0.5
+_FIRST_PAUSE_SECONDS = 0.005
+_LONGEST_PAUSE_SECONDS = 0.1
+_MESSAGE_FRAME = 16
+
+
+class KeyTaken(Exception):
+    """Another record of the tenant holds the idempotency key."""
+
+
+class IdempotencyKeyReused(Exception):
+    """The key came with another body than the first time."""
+
+
+class AcceptedRecords(Protocol):
+    async def insert(self, record: AcceptedRecord) -> None:
+        """Stores the record durably. Raises KeyTaken when its tenant uses the idempotency key already."""
+
+    async def find_by_key(self, tenant_id: str, idempotency_key: str) -> AcceptedRecord | None: ...
+
+    async def find(self, tenant_id: str, upgrade_id: str) -> AcceptedRecord | None: ...
+
+    async def release_key(self, record: AcceptedRecord) -> None:
+        """Takes the idempotency key off a record, so that a new one can have it."""
+
+    async def remove(self, upgrade_id: str) -> None:
+        """Takes a record back."""
+
+
+class TenantDocuments(Protocol):
+    async def exist(self, tenant_id: str) -> bool:
+        """Whether the tenant has documents; True when that cannot be found out."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The record that stands for a request, and whether an earlier request with the same key made it."""
+
+    record: AcceptedRecord
+    task: UpgradeTask
+    replayed: bool
+    rate: Rate | None = None
+
+
+class AcceptUpgrade:
+    """The use case. `deadline_seconds` is the time an upgrade has, `replica_id` names the gateway that waits for it."""
+
+    def __init__(
+        self,
+        *,
+        records: AcceptedRecords,
+        admissions: Admissions,
+        documents: TenantDocuments,
+        vault: Vault,
+        bounds: ModelBounds,
+        deadline_seconds: float,
+        replica_id: str,
+        clock: Callable[[], datetime] = now_utc,
+    ) -> None:
+        self._records = records
+        self._admissions = admissions
+        self._documents = documents
+        self._vault = vault
+        self._bounds = bounds
+        self._deadline = timedelta(seconds=deadline_seconds)
+        self._replica_id = replica_id
+        self._clock = clock
+
+    async def __call__(
+        self,
+        caller: Caller,
+        request: UpgradeRequest,
+        *,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Acceptance:
+        """Records the upgrade once, also when the same key comes many times at once.
+
+        Raises IdempotencyKeyReused, KeyTaken, StorageUnavailable, and what admission raises; nothing is recorded then.
+        """
+        record, task = await self._prepare(caller, request, idempotency_key, traceparent)
+        hold = self._hold(record)
+        for _ in range(_CLAIM_ATTEMPTS):
+            try:
+                admission = await self._admissions.admit(hold)
+            except ProblemError as refusal:
+                # The claim may be lost with Redis. Who repeats an accepted request gets its upgrade, not a refusal.
+                earlier = await self._earlier_of(record)
+                if refusal.problem is UNAVAILABLE or earlier is None:
+                    raise
+                return _replay(earlier, record, None)
+            if admission.claim is None:
+                return await self._recorded(record, task, hold, admission)
+            earlier = await self._claimed(record, admission.claim)
+            if earlier is not None:
+                return _replay(earlier, record, admission.rate)
+            await self._admissions.forget(hold, admission.claim)
+        raise KeyTaken
+
+    async def _recorded(
+        self, record: AcceptedRecord, task: UpgradeTask, hold: Hold, admission: Admission
+    ) -> Acceptance:
+        """The upgrade is admitted: it is recorded now, or its hold is given back."""
+        earlier = await record_in_time(
+            lambda: self._record(record),
+            take_back=lambda: self._records.remove(record.upgrade_id),
+            release=lambda: self._admissions.release(hold),
+            until=admission.at + RECORD_WITHIN_SECONDS,
+        )
+        if earlier is None:
+            return Acceptance(record, task, replayed=False, rate=admission.rate)
+        return _replay(earlier, record, admission.rate)
+
+    async def _claimed(self, record: AcceptedRecord, claim: Claim) -> AcceptedRecord | None:
+        """The record of who claimed the key; None when that request came to nothing, or its day is over."""
+        until = time.monotonic() + CLAIM_RECORDED_WITHIN_SECONDS
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            earlier = await self._records.find(record.tenant_id, claim.upgrade_id)
+            if earlier is not None:
+                return None if self._is_over(earlier) else earlier
+            if time.monotonic() > until:
+                return None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _earlier_of(self, record: AcceptedRecord) -> AcceptedRecord | None:
+        if record.idempotency_key is None:
+            return None
+        earlier = await self._records.find_by_key(record.tenant_id, record.idempotency_key)
+        return None if earlier is None or self._is_over(earlier) else earlier
+
+    def _is_over(self, earlier: AcceptedRecord) -> bool:
+        """Whether the earlier request no longer has its key."""
+        return earlier.idempotency_key is None or earlier.older_than(self._clock() - IDEMPOTENCY_WINDOW)
+
+    def _hold(self, record: AcceptedRecord) -> Hold:
+        assert record.hold is not None  # noqa: S101 -- every new record has one
+        key_hash = None
+        if record.idempotency_key is not None:
+            key_hash = self._vault.keyed_hash("idempotency-key", record.tenant_id, record.idempotency_key)
+        return Hold(
+            tenant_id=record.tenant_id,
+            upgrade_id=record.upgrade_id,
+            period=record.period,
+            size=HoldSize(record.hold.upgrades, record.hold.tokens, record.hold.embeddings),
+            expires_at=record.hold.expires_at,
+            subject=record.user_ref or record.credential_id,
+            key_hash=key_hash,
+            body_hash=record.body_hash,
+        )
+
+    async def _prepare(
+        self, caller: Caller, request: UpgradeRequest, idempotency_key: str | None, traceparent: str | None
+    ) -> tuple[AcceptedRecord, UpgradeTask]:
+        itinerary = await self._itinerary(caller, request)
+        placeholders = PlaceholderMap()
+        if _characters(request) > _REDACTED_IN_THREAD_CHARACTERS:
+            prompt, history = await asyncio.to_thread(_redact, request, placeholders)
+        else:
+            prompt, history = _redact(request, placeholders)
+        upgrade_id, now = new_id(), self._clock()
+        sealed = None
+        if placeholders.counts():
+            sealed = self._vault.seal(placeholders.to_json(), tenant_id=caller.tenant_id, subject_id=upgrade_id)
+        task = TASK_MODEL[itinerary[0]](
+            upgrade_id=upgrade_id,
+            tenant_id=caller.tenant_id,
+            user_ref=self._vault.user_ref(caller.tenant_id, request.user_id) if request.user_id else None,
+            period=period_of(now),
+            created_at=now,
+            deadline=now + self._deadline,
+            user_prompt=prompt,
+            conversation_history=history,
+            options=TaskOptions(**request.options.model_dump()),
+            placeholder_counts=placeholders.counts(),
+            sealed_pii=None if request.options.enable_pii_redaction else sealed,
+            reply_to=self._replica_id,
+            itinerary=itinerary,
+        )
+        size = upgrade_hold(_input_of(request, task), self._bounds)
+        record = AcceptedRecord(
+            upgrade_id=upgrade_id,
+            tenant_id=caller.tenant_id,
+            credential_id=caller.credential_id,
+            user_ref=task.user_ref,
+            idempotency_key=idempotency_key,
+            body_hash=self._body_hash(caller, request) if idempotency_key else None,
+            period=task.period,
+            created_at=now,
+            deadline=task.deadline,
+            task=task.model_dump_json(by_alias=True),
+            sealed_pii=sealed,
+            traceparent=traceparent,
+            hold=StoredHold(
+                upgrades=size.upgrades,
+                tokens=size.tokens,
+                embeddings=size.embeddings,
+                expires_at=task.deadline + WORK_ENDS_WITHIN,
+            ),
+            open_since=now,
+        )
+        return record, task
+
+    async def _itinerary(self, caller: Caller, request: UpgradeRequest) -> list[Stage]:
+        stages = []
+        if request.conversation_history and request.options.enable_summarization:
+            stages.append(Stage.SUMMARIZER)
+        if request.options.enable_rag and await self._documents.exist(caller.tenant_id):
+            stages.append(Stage.RAG)
+        return [*stages, Stage.UPGRADER]
+
+    def _body_hash(self, caller: Caller, request: UpgradeRequest) -> str:
+        canonical = request.model_dump_json(by_alias=True, exclude_unset=True)
+        return self._vault.keyed_hash("upgrade-body", caller.tenant_id, canonical)
+
+    async def _record(self, record: AcceptedRecord) -> AcceptedRecord | None:
+        """Inserts the record, or gives the one that its idempotency key belongs to."""
+        for _ in range(_INSERT_ATTEMPTS):
+            try:
+                await self._records.insert(record)
+                return None
+            except KeyTaken:
+                assert record.idempotency_key is not None  # noqa: S101 -- only a key can be taken
+                earlier = await self._records.find_by_key(record.tenant_id, record.idempotency_key)
+            if earlier is None:
+                continue
+            if not self._is_over(earlier):
+                return earlier
+            await self._records.release_key(earlier)
+        raise KeyTaken
+
+
+def _replay(earlier: AcceptedRecord, record: AcceptedRecord, rate: Rate | None) -> Acceptance:
+    if earlier.body_hash != record.body_hash:
+        raise IdempotencyKeyReused
+    return Acceptance(earlier, earlier.first_task(), replayed=True, rate=rate)
+
+
+def _input_of(request: UpgradeRequest, task: UpgradeTask) -> UpgradeInput:
+    """Sizes as a stage may see them: with placeholders or, where redaction is off, with the values."""
+    history = [*zip(request.conversation_history, task.conversation_history, strict=True)]
+    return UpgradeInput(
+        itinerary=task.itinerary,
+        prompt_bytes=max(_bytes(request.user_prompt), _bytes(task.user_prompt)),
+        prompt_characters=min(len(request.user_prompt), len(task.user_prompt)),
+        history_bytes=sum(_MESSAGE_FRAME + max(_bytes(a.content), _bytes(b.content)) for a, b in history),
+        documents=request.options.rag_top_k,
+    )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _characters(request: UpgradeRequest) -> int:
+    return len(request.user_prompt) + sum(len(message.content) for message in request.conversation_history)
+
+
+def _redact(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
+    # History first: as a conversation grows its earlier messages keep their placeholders, and so their cached summary.
+    # All at once: what a later text shows to be a secret is one in the earlier texts too.
+    said = request.conversation_history
+    *contents, prompt = redact_all([*(message.content for message in said), request.user_prompt], placeholders)
+    history = [ConversationMessage(role=m.role, content=content) for m, content in zip(said, contents, strict=True)]
+    return prompt, history

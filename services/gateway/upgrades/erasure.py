@@ -1,0 +1,106 @@
+"""Erases what upgrades said: from the gateway's records at once, from every other store until it is really gone.
+
+Counters and what was used stay. An erasure is recorded before anything else, so it is finished whatever happens.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.gateway.upgrades.accepted_record import AcceptedRecord
+from services.gateway.upgrades.accepted_store import AcceptedStore
+from shared.contracts.contract import now_utc
+from shared.observability.logs import get_logger
+
+_BATCH = 200
+_AT_ONCE = 16
+_PATIENCE_SECONDS = 20.0
+# A stage that was late may still have written something down after the end; nothing does after this.
+_LATE_WORK = timedelta(seconds=120)
+
+log = get_logger(__name__)
+
+
+class HolderUnavailable(Exception):
+    """A store of content cannot be reached; the erasure goes on later."""
+
+
+class ContentHolder(Protocol):
+    async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
+        """Erases what it has of an upgrade; whether there was anything. Raises HolderUnavailable."""
+
+
+class Erasure:
+    """`ends` is the holder that has something of every upgrade that has ended, `others` hold content on the way."""
+
+    def __init__(
+        self,
+        store: AcceptedStore,
+        *,
+        ends: ContentHolder,
+        others: Sequence[ContentHolder],
+        clock: Callable[[], datetime] = now_utc,
+    ) -> None:
+        self._store = store
+        self._ends = ends
+        self._others = list(others)
+        self._clock = clock
+
+    async def upgrade(self, record: AcceptedRecord) -> bool:
+        """Erases one upgrade. True when all of it is gone now, False when the rest goes in the background."""
+        await self._store.erase([record], self._clock())
+        return all(await self._everywhere([record]))
+
+    async def of_tenant(self, tenant_id: str, user_ref: str | None) -> bool:
+        """Erases all upgrades of one user of a tenant, or of the tenant; the answer is as for one.
+
+        Raises StorageUnavailable; what was erased until then stays erased.
+        """
+        until = time.monotonic() + _PATIENCE_SECONDS
+        before, gone = None, True
+        while records := await self._store.to_erase(tenant_id, user_ref, before=before, limit=_BATCH):
+            before = records[-1].upgrade_id
+            await self._store.erase(records, self._clock())
+            # What is not done in time here, the sweep finds by the records.
+            gone = gone and time.monotonic() < until and all(await self._everywhere(records))
+        return gone
+
+    async def sweep(self) -> int:
+        """Goes on with what is not finished; gives how many are gone. Raises StorageUnavailable."""
+        after, found = "", 0
+        while records := await self._store.erasing(after, _BATCH):
+            after = records[-1].upgrade_id
+            gone = await self._everywhere(records)
+            found += sum(gone)
+            if not any(gone):
+                break
+        return found
+
+    async def _everywhere(self, records: Sequence[AcceptedRecord]) -> list[bool]:
+        """For each record whether nothing of it is left anywhere. The sweep sees those again that are still recent."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def erase(record: AcceptedRecord) -> bool:
+            async with turns:
+                return await self._holders_erase(record)
+
+        gone = list(await asyncio.gather(*map(erase, records)))
+        settled = self._clock() - _LATE_WORK
+        done = [r.upgrade_id for r, is_gone in zip(records, gone, strict=True) if is_gone and r.deadline < settled]
+        if done:
+            await self._store.erased(done)
+        return gone
+
+    async def _holders_erase(self, record: AcceptedRecord) -> bool:
+        try:
+            # The end first: if there is none yet, the stages may still write something down.
+            ended = await self._ends.erase(record.tenant_id, record.upgrade_id)
+            for holder in self._others:
+                await holder.erase(record.tenant_id, record.upgrade_id)
+        except HolderUnavailable as error:
+            log.warning("content_not_erased_yet", upgrade_id=record.upgrade_id, error=str(error))
+            return False
+        # One that is known to have ended and has no result there is so old that the result is deleted.
+        return ended or record.has_ended()

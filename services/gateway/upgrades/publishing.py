@@ -1,0 +1,116 @@
+"""Hands accepted upgrades to the first inbox of their itinerary. What fails here stays recorded and is swept later."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+
+from services.gateway.upgrades.accepted_record import AcceptedRecord
+from services.gateway.upgrades.record_marks import RecordMarks
+from shared.contracts.ids import derived_id
+from shared.contracts.topics import INBOX_OF, REWRITE, Topic
+from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason, RewriteTask, Stage, UpgradeTask
+from shared.messaging.errors import MessageTooLarge, PublishFailed
+from shared.messaging.producer import EventProducer
+from shared.observability.logs import get_logger
+
+_MOST_AT_ONCE = 1_000
+_SWEPT_AT_ONCE = 64
+_RECONNECT_SECONDS = 1.0
+
+log = get_logger(__name__)
+
+
+class BrokerConnection:
+    """Component: connects the producer in the background, so that a gateway records while the broker is out."""
+
+    def __init__(self, producer: EventProducer) -> None:
+        self._producer = producer
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._connecting = asyncio.create_task(self._connect(), name="broker-connection")
+
+    async def stop(self, grace_seconds: float) -> None:
+        if self._connecting:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+        await self._producer.stop(grace_seconds)
+
+    async def _connect(self) -> None:
+        while True:
+            try:
+                return await self._producer.start()
+            except PublishFailed as error:
+                log.warning("broker_not_reached", error=str(error))
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+class TaskPublisher:
+    """Publishes the messages of accepted upgrades. Component: `stop` lets what is under way finish."""
+
+    def __init__(self, producer: EventProducer, marks: RecordMarks, cluster_id: Callable[[], str | None]) -> None:
+        self._producer = producer
+        self._marks = marks
+        self._cluster_id = cluster_id
+        self._under_way: dict[str, asyncio.Task[bool]] = {}
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        if self._under_way:
+            await asyncio.wait(list(self._under_way.values()), timeout=grace_seconds)
+
+    def publish_soon(self, task: UpgradeTask, traceparent: str | None) -> None:
+        """Publishes in the background: the record stands, so nobody has to wait for the broker."""
+        upgrade_id = task.upgrade_id
+        if len(self._under_way) >= _MOST_AT_ONCE:
+            log.warning("publish_left_to_sweep", upgrade_id=upgrade_id)
+            return
+        self._under_way[upgrade_id] = asyncio.create_task(self._publish(task, traceparent))
+        self._under_way[upgrade_id].add_done_callback(lambda _: self._under_way.pop(upgrade_id, None))
+
+    async def publish_again(self, records: Iterable[AcceptedRecord]) -> int:
+        """Publishes records from the start of their itinerary; gives how many the broker confirmed."""
+        left = [record for record in records if record.upgrade_id not in self._under_way]
+        confirmed = 0
+        for start in range(0, len(left), _SWEPT_AT_ONCE):
+            some = left[start : start + _SWEPT_AT_ONCE]
+            done = await asyncio.gather(*(self._publish(r.first_task(), r.traceparent) for r in some))
+            confirmed += sum(done)
+            if not any(done):
+                break
+        return confirmed
+
+    async def publish_expired(self, record: AcceptedRecord) -> bool:
+        """Hands an upgrade that nobody has ended to the upgrader, which ends it as well as it still can."""
+        task = RewriteTask.model_validate_json(record.task).model_copy(
+            update={
+                "itinerary": [Stage.UPGRADER],
+                "conversation_history": [],  # nothing is rewritten any more, and a small message always fits
+                "given_up": GivenUp(
+                    stage="gateway", reason=GiveUpReason.EXPIRED, detail="The upgrade was not ended by its deadline."
+                ),
+            }
+        )
+        event_id = derived_id(record.upgrade_id, "expired", str(record.expiries))
+        return await self._send(REWRITE, task, event_id, record.traceparent)
+
+    async def _publish(self, task: UpgradeTask, traceparent: str | None) -> bool:
+        # Asked before sending: if the log is replaced in between, the message counts as not published, never as safe.
+        cluster_id = self._cluster_id()
+        topic = INBOX_OF[task.itinerary[0]]
+        sent = await self._send(topic, task, derived_id(task.upgrade_id, "inbox", topic.name), traceparent)
+        if sent and cluster_id is not None:
+            self._marks.published(task.upgrade_id, cluster_id)
+        return sent
+
+    async def _send(self, topic: Topic, task: UpgradeTask, event_id: str, traceparent: str | None) -> bool:
+        try:
+            await self._producer.publish(
+                topic, task.upgrade_id, task, event_id=event_id, subject=task.upgrade_id, traceparent=traceparent
+            )
+        except (PublishFailed, MessageTooLarge) as error:
+            log.warning("upgrade_not_published", upgrade_id=task.upgrade_id, topic=topic.name, error=str(error))
+            return False
+        return True

@@ -1,0 +1,89 @@
+"""Requests that wait for their upgrade to end. They are woken by a reply, by asking the upgrader, or to shut down."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from services.gateway.siblings.upgrader import UpgradeResults
+from services.gateway.upgrades.record_marks import RecordMarks
+from shared.contracts.upgrade_results import UpgradeResult
+
+_ASK_AFTER_SECONDS = 1.0
+_MOST_WAITING = 10_000
+
+
+class Waiter:
+    """One request that waits for one upgrade."""
+
+    def __init__(self, upgrade_id: str) -> None:
+        self.upgrade_id = upgrade_id
+        self.since = time.monotonic()
+        self.answer: asyncio.Future[UpgradeResult | None] = asyncio.get_running_loop().create_future()
+
+    def wake(self, result: UpgradeResult | None) -> None:
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+    def wake_if(self, result: UpgradeResult | None) -> None:
+        """Wakes it if there is a result."""
+        if result is not None:
+            self.wake(result)
+
+    def result(self) -> UpgradeResult | None:
+        """How the upgrade ended, as far as this waiter was told."""
+        return self.answer.result() if self.answer.done() else None
+
+
+class Waiters:
+    """All requests of this replica that wait. `on_result` takes replies; `ask` looks for those that were missed."""
+
+    def __init__(self, results: UpgradeResults, marks: RecordMarks, draining: Callable[[], bool]) -> None:
+        self._results = results
+        self._marks = marks
+        self._draining = draining
+        self._draining_since: float | None = None
+        self._waiting: dict[str, set[Waiter]] = {}
+
+    def join(self, upgrade_id: str) -> Waiter:
+        """A waiter for the upgrade, to be given to `wait`. Made before the upgrade is published: no reply is missed."""
+        waiter = Waiter(upgrade_id)
+        self._waiting.setdefault(upgrade_id, set()).add(waiter)
+        return waiter
+
+    async def wait(self, waiter: Waiter, seconds: float) -> UpgradeResult | None:
+        """How the upgrade ended; None after `seconds`, when too many wait, or when the process has to end first."""
+        try:
+            return await asyncio.wait_for(waiter.answer, seconds if len(self._waiting) <= _MOST_WAITING else 0)
+        except TimeoutError:
+            return None
+        finally:
+            self.leave(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        others = self._waiting.get(waiter.upgrade_id, set())
+        others.discard(waiter)
+        if not others:
+            self._waiting.pop(waiter.upgrade_id, None)
+
+    async def on_result(self, result: UpgradeResult) -> None:
+        """An upgrade has ended, whoever says so."""
+        self._marks.ended(result)
+        for waiter in self._waiting.get(result.upgrade_id, set()):
+            waiter.wake(result)
+
+    async def ask(self) -> None:
+        """Looks at the upgrader for everybody who has waited a while. Raises ResultsUnavailable."""
+        late = time.monotonic() - _ASK_AFTER_SECONDS
+        ids = [upgrade_id for upgrade_id, all_ in self._waiting.items() if any(w.since < late for w in all_)]
+        if ids:
+            for result in await self._results.among(ids):
+                await self.on_result(result)
+
+    async def let_go(self, after_seconds: float) -> None:
+        """Once the process is to end, wakes everybody empty-handed after `after_seconds`; call it now and then."""
+        if not self._draining():
+            return
+        self._draining_since = self._draining_since or time.monotonic()
+        if time.monotonic() - self._draining_since >= after_seconds:
+            for waiter in [waiter for all_ in self._waiting.values() for waiter in all_]:
+                waiter.wake(None)
