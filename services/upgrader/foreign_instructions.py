@@ -1,14 +1,25 @@
-"""Retrieved text is data: an instruction that only it contained must not survive in the rewritten prompt."""
+"""Retrieved text is data: an instruction that only it contained must not survive in what the client gets."""
+
+from functools import cached_property
 
 from shared.privacy.injection import remove, scan
 
 
-def remove_foreign_instructions(upgraded: str, own_words: str) -> tuple[str, bool]:
-    """`upgraded` without instructions to the model that the user's own words do not hold; whether any was removed."""
-    if not scan(upgraded):
-        return upgraded, False
-    own_rules = {finding.rule for finding in scan(own_words)}
-    if all(finding.rule in own_rules for finding in scan(upgraded)):
-        return upgraded, False
-    cleaned, findings = remove(upgraded)
-    return cleaned, bool(findings)
+class ForeignInstructions:
+    """Tells instructions to the model that the user's own words hold from those that came from elsewhere."""
+
+    def __init__(self, own_words: str) -> None:
+        self._own_words = own_words
+
+    def are_in(self, text: str) -> bool:
+        findings = scan(text)
+        return bool(findings) and not all(finding.rule in self._own_rules for finding in findings)
+
+    def removed_from(self, text: str) -> str:
+        """`text` without the sentences that instruct the model; unchanged when the user gave all instructions in it."""
+        return remove(text)[0] if self.are_in(text) else text
+
+    @cached_property
+    def _own_rules(self) -> set[str]:
+        """Found when first needed: a conversation may be long, and few answers hold any instruction."""
+        return {finding.rule for finding in scan(self._own_words)}

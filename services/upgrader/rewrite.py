@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from services.upgrader.faithfulness import keep_verbatim_parts
-from services.upgrader.foreign_instructions import remove_foreign_instructions
+from services.upgrader.foreign_instructions import ForeignInstructions
 from services.upgrader.language import detect_language
 from services.upgrader.mode import decide_mode
 from shared.contracts.problems import WarningCode
@@ -95,16 +95,28 @@ async def rewrite(request: RewriteRequest, model: RewriteModel) -> Rewrite:
     """A rewrite that keeps what the user gave verbatim and follows nobody but the user. Raises RewriteFailed."""
     answer = await model.rewrite(request, timedelta(seconds=RESERVE_SECONDS))
     own_words = "\n".join([request.prompt, *(message.content for message in request.task.conversation_history)])
-    text, removed = remove_foreign_instructions(answer.upgraded_prompt, own_words)
-    warnings = list(answer.warnings)
-    if removed:
-        detail = "An instruction that stood only in retrieved text was taken out of the rewritten prompt."
-        warnings.append(UpgradeWarning(code=WarningCode.INJECTION_REMOVED, detail=detail))
-    text = keep_verbatim_parts(request.prompt, text)
+    answer = _without(ForeignInstructions(own_words), answer)
+    text = keep_verbatim_parts(request.prompt, answer.upgraded_prompt)
     if not text.strip():
         raise RewriteFailed("model_answer_invalid", "The model's answer held no usable prompt.", answer.usage)
     cited = tuple(index for index in dict.fromkeys(answer.cited) if 0 <= index < len(request.documents))
-    return replace(answer, upgraded_prompt=text, cited=cited, warnings=tuple(warnings))
+    return replace(answer, upgraded_prompt=text, cited=cited)
+
+
+def _without(foreign: ForeignInstructions, answer: Rewrite) -> Rewrite:
+    """`answer` without foreign instructions in anything that the client reads, and with a warning if it held any."""
+    cleaned = replace(
+        answer,
+        upgraded_prompt=foreign.removed_from(answer.upgraded_prompt),
+        reasoning=foreign.removed_from(answer.reasoning),
+        # Dropped whole: what is left of a question without one of its sentences asks for something else.
+        missing_questions=tuple(question for question in answer.missing_questions if not foreign.are_in(question)),
+    )
+    if cleaned == answer:
+        return answer
+    detail = "An instruction that stood only in retrieved text was taken out of the answer."
+    warning = UpgradeWarning(code=WarningCode.INJECTION_REMOVED, detail=detail)
+    return replace(cleaned, warnings=(*answer.warnings, warning))
 
 
 def _clipped(message: ConversationMessage) -> ConversationMessage:
