@@ -33,7 +33,7 @@ class PromptRewrite(BaseModel):
     upgraded_prompt: str = Field(description="the rewritten prompt")
     reasoning: str = Field(description="what was changed and why, in two or three sentences")
     missing_questions: list[str] = Field(description="short questions whose answers would change the result")
-    confidence: float = Field(description="0 to 1")
+    confidence: float = Field(description="0 to 1", allow_inf_nan=False)
     cited_documents: list[int] = Field(description="numbers of the documents that were used")
 
 

@@ -1,0 +1,64 @@
+"""How the upgrader asks a model, and what becomes of what it answers, against a scripted server."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from services.upgrader.rewrite import Rewrite, request_for, rewrite
+from services.upgrader.rewrite_model import LlmRewriteModel
+from shared.contracts.contract import now_utc
+from shared.contracts.upgrade_tasks import UpgradeTask
+from shared.llm.client import ModelClient
+from shared.llm.settings import ModelSettings
+from shared.privacy.sealing import Vault
+from shared.privacy.settings import PrivacySettings
+from tests.model_server import ModelServer, Step
+from tests.model_server import scripted_model as scripted_model
+from tests.unit.upgrade_fixtures import make_task
+
+VAULT = Vault.from_settings(PrivacySettings(vault_key=SecretStr("A" * 43 + "="), _env_file=None))
+MAX_TOKENS = 2000
+
+
+@pytest.fixture
+async def model(scripted_model: ModelServer) -> AsyncIterator[LlmRewriteModel]:
+    client = ModelClient(
+        ModelSettings(openai_base_url=scripted_model.url, openai_model="scripted-chat", _env_file=None)
+    )
+    await client.start()
+    yield LlmRewriteModel(client, VAULT, MAX_TOKENS, temperature=0.2)
+    await client.stop(0)
+
+
+def current_task(prompt: str = "Write a haiku about rain", **changes: object) -> UpgradeTask:
+    return make_task(prompt, deadline=now_utc() + timedelta(seconds=10), **changes)
+
+
+async def rewritten(task: UpgradeTask, model: LlmRewriteModel) -> Rewrite:
+    return await rewrite(request_for(task), model)
+
+
+def answer_with(confidence: str) -> str:
+    return (
+        '{"upgraded_prompt": "x", "reasoning": "", "missing_questions": [], "cited_documents": [], '
+        f'"confidence": {confidence}}}'
+    )
+
+
+@pytest.mark.parametrize("confidence", ["NaN", "Infinity", "-Infinity", "1e999", '"NaN"'])
+async def test_a_confidence_that_is_no_number_is_asked_for_once_more(
+    scripted_model: ModelServer, model: LlmRewriteModel, confidence: str
+) -> None:
+    scripted_model.script(Step(kind="text", text=answer_with(confidence)), Step(kind="text", text=answer_with("0.9")))
+    assert (await rewritten(current_task(), model)).confidence == 0.9
+    assert "confidence: finite_number" in scripted_model.received("chat")[1].body["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(("confidence", "kept"), [("7", 1.0), ("-1", 0.0)])
+async def test_a_confidence_beyond_its_bounds_is_brought_within_them(
+    scripted_model: ModelServer, model: LlmRewriteModel, confidence: str, kept: float
+) -> None:
+    scripted_model.script(Step(kind="text", text=answer_with(confidence)))
+    assert (await rewritten(current_task(), model)).confidence == kept
