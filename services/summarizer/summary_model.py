@@ -1,6 +1,6 @@
 """Asks the language model for a summary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.resources import files
 
@@ -43,7 +43,9 @@ class LlmSummaryModel(SummaryModel):
         view = ModelView(task, self._vault)
         sections = {"conversation": view.reveal("\n\n".join(f"{m.role}: {m.content}" for m in messages))}
         if previous is not None:
-            sections["previous_summary"] = view.reveal(orjson.dumps(previous.to_document()).decode())
+            # Field by field: a value put into the JSON itself could hold a quotation mark and break it.
+            revealed = _with_each_text(previous, view.reveal)
+            sections["previous_summary"] = orjson.dumps(revealed.to_document()).decode()
         try:
             completion = await self._client.complete(
                 operation="summarize",
@@ -59,7 +61,7 @@ class LlmSummaryModel(SummaryModel):
         except ModelError as error:
             usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None
             raise SummaryFailed(error.detail, usage) from error
-        summary = _concealed(completion.value, view)
+        summary = _with_each_text(completion.value, view.conceal)
         return ModelSummary(
             summary=summary,
             usage=component_usage(COMPONENT, "summarize", completion.usage),
@@ -69,11 +71,11 @@ class LlmSummaryModel(SummaryModel):
         )
 
 
-def _concealed(answer: ConversationSummary, view: ModelView) -> Summary:
+def _with_each_text(summary: Summary | ConversationSummary, change: Callable[[str], str]) -> Summary:
     return Summary(
-        goal=view.conceal(answer.goal),
-        facts=[view.conceal(item) for item in answer.facts],
-        constraints=[view.conceal(item) for item in answer.constraints],
-        decisions=[view.conceal(item) for item in answer.decisions],
-        tried=[view.conceal(item) for item in answer.tried],
+        goal=change(summary.goal),
+        facts=[change(item) for item in summary.facts],
+        constraints=[change(item) for item in summary.constraints],
+        decisions=[change(item) for item in summary.decisions],
+        tried=[change(item) for item in summary.tried],
     )

@@ -1,16 +1,19 @@
 """How the upgrader asks a model, and what becomes of what it answers, against a scripted server."""
 
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import orjson
 import pytest
 from pydantic import SecretStr
 
 from services.upgrader.rewrite import Rewrite, request_for, rewrite
 from services.upgrader.rewrite_model import LlmRewriteModel
 from shared.contracts.contract import now_utc
-from shared.contracts.upgrade_tasks import UpgradeTask
+from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary, TaskOptions, UpgradeTask
 from shared.llm.client import ModelClient
+from shared.llm.sections import parse_sections
 from shared.llm.settings import ModelSettings
 from shared.privacy.sealing import Vault
 from shared.privacy.settings import PrivacySettings
@@ -62,3 +65,19 @@ async def test_a_confidence_beyond_its_bounds_is_brought_within_them(
 ) -> None:
     scripted_model.script(Step(kind="text", text=answer_with(confidence)))
     assert (await rewritten(current_task(), model)).confidence == kept
+
+
+async def test_a_summary_stays_json_whatever_the_values_in_it_hold(
+    scripted_model: ModelServer, model: LlmRewriteModel
+) -> None:
+    task = current_task("Rotate the key", options=TaskOptions(enable_pii_redaction=False))
+    placeholders = {"startAfter": {}, "last": {"SECRET": 1}, "values": {"<SECRET_1>": 'pa"ss\\w0rd\n9'}}
+    sealed = VAULT.seal(json.dumps(placeholders), tenant_id=task.tenant_id, subject_id=task.upgrade_id)
+    task = task.model_copy(update={"sealed_pii": sealed})
+    summary = Summary(goal="Rotate <SECRET_1>", facts=["It is <SECRET_1>."], tried=["mailing <SECRET_1>"])
+    await rewritten(task.advanced(StageOutput(stage=Stage.SUMMARIZER, summary=summary)), model)
+    sections = parse_sections(scripted_model.received("chat")[0].body["messages"][-1]["content"])
+    shown = orjson.loads(sections["summary"])
+    assert shown["goal"] == 'Rotate pa"ss\\w0rd\n9'
+    assert shown["facts"] == ['It is pa"ss\\w0rd\n9.']
+    assert shown["tried"] == ['mailing pa"ss\\w0rd\n9']
