@@ -8,9 +8,11 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from services.upgrader.rewrite import Rewrite, request_for, rewrite
+from services.upgrader.end_upgrade import original_after_failure
+from services.upgrader.rewrite import Rewrite, RewriteFailed, request_for, rewrite
 from services.upgrader.rewrite_model import LlmRewriteModel
 from shared.contracts.contract import now_utc
+from shared.contracts.upgrade_results import UpgradeStatus
 from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary, TaskOptions, UpgradeTask
 from shared.llm.client import ModelClient
 from shared.llm.sections import parse_sections
@@ -81,3 +83,28 @@ async def test_a_summary_stays_json_whatever_the_values_in_it_hold(
     assert shown["goal"] == 'Rotate pa"ss\\w0rd\n9'
     assert shown["facts"] == ['It is pa"ss\\w0rd\n9.']
     assert shown["tried"] == ['mailing pa"ss\\w0rd\n9']
+
+
+async def test_an_answer_cut_off_at_the_limit_gives_the_original_and_says_so(
+    scripted_model: ModelServer, model: LlmRewriteModel
+) -> None:
+    scripted_model.script(Step(kind="length", times=2))
+    task = current_task("word " * 2_000)
+    with pytest.raises(RewriteFailed) as failure:
+        await rewritten(task, model)
+    result = original_after_failure(request_for(task), failure.value, now_utc())
+    assert result.status == UpgradeStatus.ORIGINAL
+    assert result.upgraded_prompt == task.user_prompt
+    assert result.error is not None
+    assert result.error.detail == f"The model's answer was cut off at its limit of {MAX_TOKENS} tokens."
+    assert [warning.detail for warning in result.warnings] == [result.error.detail]
+    assert result.usage[-1].tokens_in > 4_000
+
+
+async def test_an_answer_cut_off_once_is_asked_for_more_briefly(
+    scripted_model: ModelServer, model: LlmRewriteModel
+) -> None:
+    scripted_model.script(Step(kind="length"))
+    made = await rewritten(current_task(), model)
+    assert made.upgraded_prompt == "Upgraded (full): Write a haiku about rain"
+    assert "answer more briefly" in scripted_model.received("chat")[1].body["messages"][-1]["content"]
