@@ -179,7 +179,7 @@ class StageDriver(_Driver):
             tenant_id=task.tenant_id,
             credential_id="bench",
             user_ref=task.user_ref,
-            idempotency_key=None,
+            key_hash=None,
             body_hash=None,
             period=task.period,
             created_at=task.created_at,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 
@@ -45,7 +45,7 @@ def format_usd(nano_usd: int) -> str:
     return f"{Decimal(nano_usd).scaleb(-9):.9f}"
 
 
-Timestamp = Annotated[datetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
+Timestamp = Annotated[AwareDatetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
 
 
 def now_utc() -> datetime:

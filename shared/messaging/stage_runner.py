@@ -228,6 +228,10 @@ class StageRunner:
             finished = True
         except Abandoned:
             pass
+        except Exception as error:
+            # Nothing that a message holds gets here. Left alone it would keep its partition's offset where it is.
+            log.critical("delivery_ended", topic=self._topic.name, exc_info=error)
+            self._telemetry.fatal(f"{self._group}: {type(error).__name__} while seeing to a message")
         finally:
             del self._works[asyncio.current_task()]  # type: ignore[arg-type]
             if work.abandoned:

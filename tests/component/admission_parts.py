@@ -125,7 +125,7 @@ class AdmissionParts:
             tenant_id=TENANT,
             credential_id="c",
             user_ref=None,
-            idempotency_key=None,
+            key_hash=None,
             body_hash=None,
             period=hold.period,
             created_at=now,

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from deploy.local.server_commands import ServerCommand
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port, start_tansu, start_valkey
+from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.upgrades.accepted_store import ACCEPTED
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import (
@@ -42,6 +43,7 @@ from shared.messaging.connection import make_consumer
 from shared.messaging.progress import ProgressLog
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topic_admin import create_topics
+from shared.privacy.sealing import Vault
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.usage_stand_in import UsageStandIn
 
@@ -49,6 +51,14 @@ API_KEY = "pu_component_test_key"
 VAULT_KEY = base64.b64encode(b"k" * 32).decode()
 TOKEN = "internal-token-of-the-tests"
 DEADLINE_SECONDS = 20
+
+
+def key_hash(idempotency_key: str) -> str:
+    """How the demo tenant's records know a request with that key."""
+    vault = Vault([base64.b64decode(VAULT_KEY)])
+    return vault.keyed_hash("idempotency-key", DEMO_TENANT_ID, idempotency_key)
+
+
 TenantId = Annotated[str, Query(alias="tenantId")]
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from shared.contracts.contract import format_utc, now_utc
-from tests.component.gateway_world import World, world_in
+from tests.component.gateway_world import World, key_hash, world_in
 
 PROMPT = {"userPrompt": "write about rain"}
 ASYNC = {"Prefer": "respond-async"}
@@ -38,8 +38,9 @@ async def test_fifty_at_once_are_one_upgrade(world: World, client: httpx.AsyncCl
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len([a for a in answers if "idempotent-replayed" not in a.headers]) == 1
-    records = [r for r in await world.records() if r.get("idempotencyKey") == "fifty"]
+    records = [r for r in await world.records() if r.get("keyHash") == key_hash("fifty")]
     assert len(records) == 1
+    assert "fifty" not in str(records)
     assert len(world.worker.tasks(records[0]["_id"])) == 1
 
 

@@ -13,10 +13,12 @@ from shared.contracts.topics import Topic, dead_letter_topic
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason
 from shared.messaging.cloudevents import Envelope, encode
 from shared.messaging.connection import make_producer
-from shared.messaging.errors import PublishFailed, Transient
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.errors import PublishFailed, Transient, Unprocessable
 from shared.messaging.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from tests.component.messaging_setup import (
+    Ended,
     Parcel,
     TimedParcel,
     committed,
@@ -153,7 +155,8 @@ async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
     _, headers = encode(topic, Parcel(number=1), source="tests")
     null_id: list[Any] = [(name, None if name == "ce_id" else content) for name, content in headers]
     await producer.publish_record(topic, b"a", b"{}", null_id)
-    await producer.publish_record(topic, b"b", b'{"number": 1, "deadline": "0001-01-01T00:00:00"}', headers)
+    await producer.publish_record(topic, b"b", b'{"number": 1, "deadline": "0001-01-01T00:00:00+14:00"}', headers)
+    await producer.publish_record(topic, b"c", b'{"number": 1, "deadline": "2026-11-23T00:00:00"}', headers)
     await send(producer, topic, range(2, 3), deadline=datetime.now(UTC) + timedelta(minutes=1))
     seen = set[int]()
 
@@ -162,12 +165,12 @@ async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
 
     runner = stage(settings, topic, producer, note)
     await runner.start()
-    await everything_committed(settings, topic, 3)
+    await everything_committed(settings, topic, 4)
     await runner.stop(1)
     assert seen == {2}
     letters = await records_of(settings, dead_letter_topic(topic))
     classes = {letter.key: dict(letter.headers)["dlq_error_class"] for letter in letters}
-    assert classes == {b"a": b"Undecodable", b"b": b"ValueError"}
+    assert classes == {b"a": b"Undecodable", b"b": b"Overdue", b"c": b"Undecodable"}
 
 
 async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(
@@ -430,3 +433,29 @@ async def test_a_record_over_the_limit_is_dead_lettered_without_its_body(
 
 def test_a_contract_is_what_the_tests_send() -> None:
     assert issubclass(TimedParcel, Contract)
+
+
+async def test_an_error_that_nobody_foresaw_ends_the_process_and_commits_nothing(
+    settings: KafkaSettings, producer: EventProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await created(settings, own_topic(partitions=1))
+    await send(producer, topic, range(3))
+
+    async def broken(_: DeadLetters, *__: Any, **___: Any) -> None:
+        raise RuntimeError("a programming error")
+
+    async def refuse(_: Envelope) -> None:
+        raise Unprocessable("refused")
+
+    monkeypatch.setattr(DeadLetters, "bury", broken)
+    ended = Ended()
+    runner = stage(settings, topic, producer, refuse, telemetry=ended)
+    await runner.start()
+
+    async def told() -> bool:
+        return bool(ended.reasons)
+
+    await eventually(told, 10)
+    await runner.stop(1)
+    assert "RuntimeError" in ended.reasons[0]
+    assert await committed(settings, topic) == 0

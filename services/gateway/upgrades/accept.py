@@ -44,7 +44,7 @@ class AcceptedRecords(Protocol):
     async def insert(self, record: AcceptedRecord) -> None:
         """Stores the record durably. Raises KeyTaken when its tenant uses the idempotency key already."""
 
-    async def find_by_key(self, tenant_id: str, idempotency_key: str) -> AcceptedRecord | None: ...
+    async def find_by_key(self, tenant_id: str, key_hash: str) -> AcceptedRecord | None: ...
 
     async def find(self, tenant_id: str, upgrade_id: str) -> AcceptedRecord | None: ...
 
@@ -153,20 +153,17 @@ class AcceptUpgrade:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _earlier_of(self, record: AcceptedRecord) -> AcceptedRecord | None:
-        if record.idempotency_key is None:
+        if record.key_hash is None:
             return None
-        earlier = await self._records.find_by_key(record.tenant_id, record.idempotency_key)
+        earlier = await self._records.find_by_key(record.tenant_id, record.key_hash)
         return None if earlier is None or self._is_over(earlier) else earlier
 
     def _is_over(self, earlier: AcceptedRecord) -> bool:
         """Whether the earlier request no longer has its key."""
-        return earlier.idempotency_key is None or earlier.older_than(self._clock() - IDEMPOTENCY_WINDOW)
+        return earlier.key_hash is None or earlier.older_than(self._clock() - IDEMPOTENCY_WINDOW)
 
     def _hold(self, record: AcceptedRecord) -> Hold:
         assert record.hold is not None  # noqa: S101 -- every new record has one
-        key_hash = None
-        if record.idempotency_key is not None:
-            key_hash = self._vault.keyed_hash("idempotency-key", record.tenant_id, record.idempotency_key)
         return Hold(
             tenant_id=record.tenant_id,
             upgrade_id=record.upgrade_id,
@@ -174,7 +171,7 @@ class AcceptUpgrade:
             size=HoldSize(record.hold.upgrades, record.hold.tokens, record.hold.embeddings),
             expires_at=record.hold.expires_at,
             subject=record.user_ref or record.credential_id,
-            key_hash=key_hash,
+            key_hash=record.key_hash,
             body_hash=record.body_hash,
         )
 
@@ -212,7 +209,7 @@ class AcceptUpgrade:
             tenant_id=caller.tenant_id,
             credential_id=caller.credential_id,
             user_ref=task.user_ref,
-            idempotency_key=idempotency_key,
+            key_hash=self._key_hash(caller, idempotency_key) if idempotency_key else None,
             body_hash=self._body_hash(caller, request) if idempotency_key else None,
             period=task.period,
             created_at=now,
@@ -238,6 +235,10 @@ class AcceptUpgrade:
             stages.append(Stage.RAG)
         return [*stages, Stage.UPGRADER]
 
+    def _key_hash(self, caller: Caller, idempotency_key: str) -> str:
+        # Clients put order numbers and worse into it: nobody who reads the store needs to see that.
+        return self._vault.keyed_hash("idempotency-key", caller.tenant_id, idempotency_key)
+
     def _body_hash(self, caller: Caller, request: UpgradeRequest) -> str:
         canonical = request.model_dump_json(by_alias=True, exclude_unset=True)
         return self._vault.keyed_hash("upgrade-body", caller.tenant_id, canonical)
@@ -249,8 +250,8 @@ class AcceptUpgrade:
                 await self._records.insert(record)
                 return None
             except KeyTaken:
-                assert record.idempotency_key is not None  # noqa: S101 -- only a key can be taken
-                earlier = await self._records.find_by_key(record.tenant_id, record.idempotency_key)
+                assert record.key_hash is not None  # noqa: S101 -- only a key can be taken
+                earlier = await self._records.find_by_key(record.tenant_id, record.key_hash)
             if earlier is None:
                 continue
             if not self._is_over(earlier):

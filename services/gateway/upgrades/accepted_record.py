@@ -45,7 +45,7 @@ class AcceptedRecord(Contract):
     tenant_id: str
     credential_id: str
     user_ref: str | None
-    idempotency_key: str | None
+    key_hash: str | None = Field(description="keyed hash of the idempotency key")
     body_hash: str | None = Field(description="keyed hash of the body as it was sent")
     period: str
     created_at: Timestamp
@@ -71,7 +71,7 @@ class AcceptedRecord(Contract):
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "AcceptedRecord":
-        optional = dict.fromkeys(("userRef", "idempotencyKey", "bodyHash", "sealedPii", "traceparent"))
+        optional = dict.fromkeys(("userRef", "keyHash", "bodyHash", "sealedPii", "traceparent"))
         return AcceptedRecord.model_validate({**optional, **document})
 
     def first_task(self) -> UpgradeTask:

@@ -22,7 +22,7 @@ ACCEPTED = CollectionSpec(
     name="accepted_upgrades",
     revision=_ENDS,
     indexes=(
-        Index(fields=("tenantId", "idempotencyKey"), unique=True, only_when_present="idempotencyKey"),
+        Index(fields=("tenantId", "keyHash"), unique=True, only_when_present="keyHash"),
         Index(fields=("tenantId", "_id")),
         Index(fields=("createdAt",)),
         Index(fields=("openSince",), only_when_present="openSince"),
@@ -45,17 +45,17 @@ class AcceptedStore:
         try:
             await self._records.insert(record.to_document())
         except DuplicateKey as error:
-            if "idempotencyKey" in error.index_fields:
+            if "keyHash" in error.index_fields:
                 raise KeyTaken from None
             raise
 
-    async def find_by_key(self, tenant_id: str, idempotency_key: str) -> AcceptedRecord | None:
-        document = await self._records.find_one({"tenantId": tenant_id, "idempotencyKey": idempotency_key})
+    async def find_by_key(self, tenant_id: str, key_hash: str) -> AcceptedRecord | None:
+        document = await self._records.find_one({"tenantId": tenant_id, "keyHash": key_hash})
         return AcceptedRecord.from_document(document) if document else None
 
     async def release_key(self, record: AcceptedRecord) -> None:
         await self._records.update_one(
-            {"_id": record.upgrade_id, "idempotencyKey": record.idempotency_key}, {"$unset": {"idempotencyKey": ""}}
+            {"_id": record.upgrade_id, "keyHash": record.key_hash}, {"$unset": {"keyHash": ""}}
         )
 
     async def find(self, tenant_id: str, upgrade_id: str) -> AcceptedRecord | None:
