@@ -1,10 +1,18 @@
 """HTML to sections: what a reader would see, under the headings that lead to it."""
 
 import re
+from concurrent.futures import Future
+from threading import Thread
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from services.rag.file_types import FileRejected
 from services.rag.sections import Section, SectionCollector
+from shared.contracts.problems import INVALID_REQUEST
+
+_PARSE_SECONDS = 2.0
+_PARSE_CHARACTERS_PER_SECOND = 2_000_000
+"""About a tenth of what an ordinary page needs: 20 MB of small elements are parsed in a second."""
 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _NOT_SHOWN = {
@@ -29,12 +37,38 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-siz
 
 
 def html_sections(html: str) -> list[Section]:
-    """The visible text of a page. Hidden elements are left out: they are what a reader never agreed to."""
-    tree = LexborHTMLParser(html)
+    """The visible text of a page. Hidden elements are left out: they are what a reader never agreed to.
+
+    Raises FileRejected for a page whose elements are nested too deeply.
+    """
+    tree = _parsed(html)
     reader = _PageReader()
     if tree.body is not None:
         reader.read(tree.body)
     return reader.collector.sections()
+
+
+def _parsed(html: str) -> LexborHTMLParser:
+    """The page's tree. Raises FileRejected when that takes far longer than it does for pages of this size.
+
+    The parser's time grows with the square of the nesting, of unclosed formatting and of a tag's attributes, and it has
+    no limit of its own. Only it knows how deep a page really is, since HTML closes many elements by itself; so time is
+    what is bounded. It works without Python's lock and in a daemon thread: nobody waits for it longer than that.
+    """
+    parsed: Future[LexborHTMLParser] = Future()
+
+    def parse() -> None:
+        try:
+            parsed.set_result(LexborHTMLParser(html))
+        except Exception as error:  # whatever it is, it is for the thread that waits
+            parsed.set_exception(error)
+
+    Thread(target=parse, daemon=True).start()
+    try:
+        return parsed.result(_PARSE_SECONDS + len(html) / _PARSE_CHARACTERS_PER_SECOND)
+    except TimeoutError:
+        detail = "The page takes too long to read: its elements are nested too deeply, or its tags hold too much."
+        raise FileRejected(INVALID_REQUEST, detail) from None
 
 
 class _PageReader:

@@ -198,6 +198,23 @@ async def test_files_are_opened_in_a_process_of_their_own() -> None:
         await preparer.check(pdf_of("x", password="p"), FileType(DocumentType.PDF))
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<div>" * 200_000 + "deep",
+        "".join(f"<b title={number}>" for number in range(60_000)) + "bold",
+        "<p " + " ".join(f"a{number}=1" for number in range(110_000)) + ">crowded",
+    ],
+    ids=["nested", "unclosed", "crowded"],
+)
+async def test_a_page_that_only_keeps_the_parser_busy_fails_soon_and_says_why(page: str) -> None:
+    preparer = Preparer(check_seconds=60, prepare_seconds=60, processes=1)
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(FileRejected, match="nested too deeply"):
+        await preparer.prepare(page.encode(), FileType(DocumentType.HTML), "Page")
+    assert asyncio.get_running_loop().time() - started < 15
+
+
 async def test_a_file_that_takes_too_long_is_refused() -> None:
     preparer = Preparer(check_seconds=0.01, prepare_seconds=0.01, processes=1)
     started = asyncio.get_running_loop().time()
