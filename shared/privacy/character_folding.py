@@ -1,4 +1,13 @@
-"""Characters that mean the same as an ASCII one, replaced one for one, so that positions stay the same."""
+"""Text as the recognizers read it, with positions that lead back to the original.
+
+Characters that mean the same as an ASCII one are replaced one for one; those that nobody sees are left out.
+"""
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from shared.privacy.spans import Span
 
 _ZEROS = (
     0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040,
@@ -27,6 +36,9 @@ _TABLE |= {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
 _TABLE |= {0xFF21 + letter: chr(ord("A") + letter) for letter in range(26)}
 _TABLE |= {0xFF41 + letter: chr(ord("a") + letter) for letter in range(26)}
 
+# Soft hyphen, zero-width space, non-joiner and joiner, word joiner, byte order mark.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
+
 
 def folded(text: str) -> str:
     """`text` with full-width letters, digits of any script, dashes, spaces and quotes as ASCII; same length."""
@@ -37,3 +49,25 @@ def lowered(text: str) -> str:
     """`text` in lower case with the same length (`str.lower` makes some letters two)."""
     lower = text.lower()
     return lower if len(lower) == len(text) else "".join(c if len(c.lower()) > 1 else c.lower() for c in text)
+
+
+@dataclass(frozen=True)
+class VisibleText:
+    """`text` is an original without its invisible characters; `gaps[i]` is where in `text` the i-th was, ascending."""
+
+    text: str
+    gaps: list[int]
+
+    def original_span(self, span: Span) -> Span:
+        """The finding with its positions in the original, invisible characters at its ends left out."""
+        start = span.start + bisect_right(self.gaps, span.start)
+        end = span.end + bisect_right(self.gaps, span.end - 1)
+        return Span(start, end, span.kind, span.rank)
+
+
+def without_invisible(original: str) -> VisibleText | None:
+    """The text without its invisible characters; None when it has none."""
+    if original.isascii() or not _INVISIBLE.search(original):
+        return None
+    gaps = [match.start() - before for before, match in enumerate(_INVISIBLE.finditer(original))]
+    return VisibleText(_INVISIBLE.sub("", original), gaps)

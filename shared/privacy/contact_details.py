@@ -12,6 +12,21 @@ _LOCAL_REVERSED = re.compile(rf"(?:[^\W{_CJK}]|[.!#$%&*+=?^`{{|}}~'/-]){{1,64}}|
 _QUOTED_LOCAL = re.compile(r'"[^"\\\r\n]{1,62}"$')
 _ASCII_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,63})")
 _IDN_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[^\W\d_]{2,63})")
+# `example(dot)com`
+_DOT = r"(?:\.| ?[(\[{] ?dot ?[)\]}] ?)"
+_SPELLED_DOMAIN = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9-]{{0,62}}{_DOT}){{1,8}}[A-Za-z]{{2,63}}", re.IGNORECASE)
+# In front of an at sign that is not written `@`: special characters would be encoded too, as the plus in `ann%2Bnews`.
+_ENCODED_LOCAL_REVERSED = re.compile(
+    rf"(?:b2%| ?[)\]}}] ?tod ?[(\[{{] ?|[^\W{_CJK}]|[.+-]){{1,64}}|[\w.+-]{{1,64}}",
+    re.IGNORECASE,
+)
+# What is no part of the address in `%3Cann%40example.com` and `\u003cann\u0040example.com`.
+_ENCODED_BEFORE = {"%": re.compile("[0-9A-Fa-f]{2}"), "\\": re.compile("u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[nrt]")}
+# The first character goes before what tells it apart, so that the search jumps from one to the next.
+_AT = re.compile(
+    r"[@%\\&(\[{](?:(?<=@)|(?<=%)40|(?<=\\)(?:[uU]0040|[xX]40)|(?<=&)(?:#0{0,5}64|#[xX]0{0,5}40|commat);"
+    r"|(?<=[(\[{]) ?[aA][tT] ?[)\]}] ?)"
+)
 _CJK_CHARACTER = re.compile(f"[{_CJK}]")
 _FILE_ENDINGS = frozenset(
     "png jpg jpeg gif svg webp css js ts tsx jsx json html htm txt pdf zip gz yml yaml".split()  # noqa: SIM905
@@ -23,12 +38,32 @@ _LEADING_JUNK = "./'*=&?|{}#!%$^`~-+"
 
 def find_emails(text: str) -> Iterator[Span]:
     """E-mail addresses, internationalized ones too."""
-    at = text.find("@")
-    while at != -1:
-        start, end = _local_start(text, at), _domain_end(text, at + 1)
-        if start < at and end and _is_address(text, start, at, end):
+    for sign in _AT.finditer(text):
+        at = sign.start()
+        if sign[0] == "@":
+            start = _local_start(text, at)
+        else:
+            at -= _spaces_around(text, sign)
+            start = _encoded_local_start(text, at)
+        if start < at and (end := _domain_end(text, sign.end())) and _is_address(text, start, at, sign.end(), end):
             yield Span(start, end, "EMAIL", rank=5)
-        at = text.find("@", at + 1)
+
+
+def _spaces_around(text: str, sign: re.Match[str]) -> int:
+    """1 when there is a space on both sides, as in `ann (at) example.com`, else 0."""
+    return 1 if sign[0][-1] == " " and text[sign.start() - 1 : sign.start()] == " " else 0
+
+
+def _encoded_local_start(text: str, at: int) -> int:
+    local = _ENCODED_LOCAL_REVERSED.match(text[max(0, at - 64) : at][::-1])
+    if local is None:
+        return at
+    start = at - local.end()
+    if start and (before := _ENCODED_BEFORE.get(text[start - 1])) and (code := before.match(text, start, at)):
+        start = code.end()
+    while start < at and text[start] in _LEADING_JUNK:
+        start += 1
+    return start
 
 
 def _local_start(text: str, at: int) -> int:
@@ -58,6 +93,11 @@ def _domain_end(text: str, start: int) -> int:
 
 
 def _host_end(text: str, start: int) -> int:
+    spelled = _SPELLED_DOMAIN.match(text, start)
+    return max(_plain_host_end(text, start), spelled.end() if spelled else 0)
+
+
+def _plain_host_end(text: str, start: int) -> int:
     ascii_domain = _ASCII_DOMAIN.match(text, start)
     if ascii_domain:
         following = text[ascii_domain.end() : ascii_domain.end() + 1]
@@ -67,8 +107,8 @@ def _host_end(text: str, start: int) -> int:
     return idn.end() if idn else 0
 
 
-def _is_address(text: str, start: int, at: int, end: int) -> bool:
-    domain = text[at + 1 : end]
+def _is_address(text: str, start: int, at: int, domain_start: int, end: int) -> bool:
+    domain = text[domain_start:end]
     if domain.rpartition(".")[2].lower() in _FILE_ENDINGS:
         return False
     # `git@host.org:owner/name` is where a repository is, nobody's mail.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from shared.privacy.command_line_secrets import find_command_line_secrets
 from shared.privacy.labelled_secrets import find_labelled_secrets
 from shared.privacy.spans import UNBREAKABLE, Span
 
@@ -50,6 +51,7 @@ def find_secrets(text: str, lower: str) -> Iterator[Span]:
     yield from _private_keys(text)
     yield from _url_passwords(text)
     yield from find_labelled_secrets(text, lower)
+    yield from find_command_line_secrets(text)
 
 
 def _private_keys(text: str) -> Iterator[Span]:

@@ -1,10 +1,11 @@
-"""Finds secrets by what stands in front of them: `password: …`, `API_KEY=…`, `Authorization: Bearer …`."""
+"""Finds secrets by what stands in front of them: `password: …`, `API_KEY=…`, `--password …`, `<password>…`."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
+from typing import NamedTuple
 
 from shared.privacy.spans import Span
 
@@ -16,6 +17,27 @@ class Label(Enum):
     KEY = "a generated key or token"
     CODE = "a short number: PIN, security code, one-time code"
     KEYLIKE = "perhaps a key: only when it looks random"
+
+
+class Link(Enum):
+    """What joins a label to its value, the surest first."""
+
+    TAG = "<password>…</password>"
+    SETTING = "password: … or password=…"
+    OPTION_SETTING = "--password=…"
+    OPTION = "--password …"
+    IS = "the password is …"
+    SPACE = "with password …"
+
+
+_SURE = frozenset({Link.TAG, Link.SETTING, Link.OPTION_SETTING, Link.OPTION})
+
+
+class _Gap(NamedTuple):
+    """What is between a label and its value, and where it ends."""
+
+    link: Link
+    end: int
 
 
 _LABELS: dict[Label, tuple[str, ...]] = {
@@ -56,18 +78,43 @@ _BY_LENGTH = sorted(
 _MAY_END_A_NAME = {word for word, label in _BY_LENGTH if label in (Label.PASSWORD, Label.KEY) and len(word) > 4}
 
 _STRONG = re.compile(
-    r"[\"'`\]*_]{0,3}[ ]{0,4}(?:=>|:=|==?|:|->)[ ]{0,4}(?:\r?\n[ ]{0,4})?(?:(?:bearer|basic|token)[ ]{1,3})?",
+    r"(?:\\{0,7}[\"'`\]*_]|&quot;){0,3}[ \t]{0,4}(?:=>|:=|==?|:|->)[ \t]{0,4}"
+    r"(?:\r?\n[ \t]{0,4})?(?:(?:bearer|basic|token)[ ]{1,3})?",
     re.IGNORECASE,
 )
 _WEAK = re.compile(
     r"[ ]{0,2}(?:(?:for|of|für|von|pour|de|para|của)(?: [^\s:=]{1,30}){1,3}[ ])?"
     r"(?:\b(?:is|was|are|to|ist|lautet|est|es|é|är|er|on|to jest|là|это|is now|is set to)\b|是|为|為|は|는|은|—"
-    r"|-)[ ]{0,2}[:=]?[ ]{0,2}",
+    r"|-(?!-))[ ]{0,2}[:=]?[ ]{0,2}",
     re.IGNORECASE,
 )
-_SPACE = re.compile(r"[ ]{1,3}")
-_VALUE = re.compile(r"\"([^\"\r\n]{1,400})\"|'([^'\r\n]{1,400})'|`([^`\r\n]{1,400})`|([^\s\"'`,;<>|]{1,400})")
-_CODE_VALUE = re.compile(r"[0-9]{3,8}(?![0-9A-Za-z_.,:/%-])")
+_SPACE = re.compile(r"[ \t]{1,3}")
+# On a command line: `--password …`, `--db-password=…`, `-pw …`.
+_OPTION_DASHES = re.compile(r"(?:^|[\s\"'`(\[,])--?[\w-]{0,30}\Z")
+_PATH = re.compile(r"[~.]{0,2}/.*|.*\.[a-z]{2,5}", re.IGNORECASE)
+# In prose: `as ann with the password …`.
+_JOINING_WORDS = re.compile(
+    r"(?:\b(?:with|and|using|mit|und|avec|et|con|y|com|e|met|en|med|och|og|z|i|с|и|với|và)|[&+,/])"
+    r"(?: (?:the|a|my|his|her|its|our|their|your|new|old|default|root|admin|das|dem|meinem|le|la|el|mi|il|de))? \Z"
+)
+# What stands behind "password" in prose, has digits or odd characters, and is none.
+_TECHNICAL = re.compile(
+    r"(?:sha|md|aes|rsa|base|utf|argon|pbkdf|oauth|ntlmv?|rfc|iso|ipv|tls|field|input|box|column|line|step|level|type"
+    r"|option|rule|page|version|v)[-_ ]?[0-9].*|[0-9]{1,3}(?:[-+].*|st|nd|rd|th|chars?)|[a-z_]+[<>=]+[0-9]+"
+    r"|[\w.-]*/.*|[\w-]+\.[a-z]{2,4}",
+    re.IGNORECASE,
+)
+_IN_TAG = re.compile(r"<[\w.:-]*\Z")
+_TAG_VALUE = re.compile(
+    r"(?: [^<>]{0,200})?>(?:\s{0,20}<!\[CDATA\[([^\]<>]{1,400})\]\]>\s{0,20}|([^<>]{1,400}))</([\w.:-]{1,80})"
+)
+_VALUE = re.compile(
+    r"(\\{1,7}[\"']|&quot;)(?!\1)([^\r\n]{1,400}?)\1|\"((?:[^\"\\\r\n]|\\[^\r\n]){1,400})\"|'([^'\r\n]{1,400})'"
+    r"|`([^`\r\n]{1,400})`|([^\s\"'`,;<>|]{1,400})"
+)
+# The group of `_VALUE` that has no quotes around it.
+_UNQUOTED = 6
+_CODE_VALUE = re.compile(r"(?:\\{0,7}[\"']|&quot;)?([0-9]{3,8})(?![0-9A-Za-z_.,:/%-])")
 _NOT_A_VALUE = re.compile(
     r"(?:str|string|text|bytes|int|integer|number|bool|boolean|any|null|none|nil|undefined|true|false|optional"
     r"|required"
@@ -88,13 +135,14 @@ _CLOSED = re.compile(r"[ ]*(?:$|[\r\n,;})\]]|\.(?:\s|$))")
 
 
 def find_labelled_secrets(text: str, lower: str) -> Iterator[Span]:
-    """Values behind the name of a secret, in prose, headers, settings and code."""
+    """Values behind the name of a secret, in prose, headers, settings, code, markup and command lines."""
     for word, label in _BY_LENGTH:
         position = lower.find(word)
         while position != -1:
             end = position + len(word)
             if _stands_alone(lower, position, end, word):
-                span = _value_behind(text, end, label, word)
+                gap = _gap(text, lower, position, end, label)
+                span = _value_behind(text, gap, label) if gap else None
                 if span:
                     yield span
             position = lower.find(word, end)
@@ -109,50 +157,97 @@ def _stands_alone(lower: str, start: int, end: int, word: str) -> bool:
     return word in _MAY_END_A_NAME or not before.isalnum() or not before.isascii()
 
 
-def _value_behind(text: str, position: int, label: Label, word: str) -> Span | None:
-    strong = _STRONG.match(text, position)
-    if strong is None and word == "bearer":
-        strong = _SPACE.match(text, position)
-    gap = strong or _WEAK.match(text, position)
-    if gap is None and label is Label.CODE:
-        gap = _SPACE.match(text, position)
-    if gap is None:
-        return None
+def _gap(text: str, lower: str, start: int, end: int, label: Label) -> _Gap | None:
+    """What joins the label at `text[start:end]` to a value behind it."""
+    before = lower[max(0, start - 40) : start]
+    option = "-" in before and _OPTION_DASHES.search(before)
+    if setting := _STRONG.match(text, end):
+        return _Gap(Link.OPTION_SETTING if option and setting[0] == "=" else Link.SETTING, setting.end())
+    tag = _TAG_VALUE.match(text, end) if "<" in before and _IN_TAG.search(before) else None
+    if tag and tag[3].lower().endswith(lower[start:end]):
+        return _Gap(Link.TAG, end)
+    space = _SPACE.match(text, end)
+    if option:
+        return _Gap(Link.OPTION, space.end()) if space else None
+    if space and lower[start:end] == "bearer":
+        return _Gap(Link.SETTING, space.end())
+    if weak := _WEAK.match(text, end):
+        return _Gap(Link.IS, weak.end())
+    # "Pass" is a verb too.
+    joined = label is Label.PASSWORD and lower[start:end] != "pass" and _JOINING_WORDS.search(before)
+    return _Gap(Link.SPACE, space.end()) if space and (joined or label is Label.CODE) else None
+
+
+def _value_behind(text: str, gap: _Gap, label: Label) -> Span | None:
+    start, end, quoted = _tag_value(text, gap.end) if gap.link is Link.TAG else _value(text, gap)
     if label is Label.CODE:
-        code = _CODE_VALUE.match(text, gap.end())
-        return Span(code.start(), code.end(), "SECRET", rank=4) if code else None
-    match = _VALUE.match(text, gap.end())
-    if match is None or match.lastindex is None:
-        return None
-    start, end = match.span(match.lastindex)
-    quoted = match.lastindex < 4
-    if not quoted:
-        while end > start and text[end - 1] in ".!?:)]}*…" and not (text[end - 1] in "!?" and strong):
-            end -= 1
-    parameter = _NEXT_PARAMETER.search(text, start, end)
-    if parameter and not quoted:
-        end = parameter.start()
+        code = _CODE_VALUE.match(text, start if gap.link is Link.TAG else gap.end)
+        return Span(code.start(1), code.end(1), "SECRET", rank=4) if code else None
     value = text[start:end]
-    if value and not _NOT_A_VALUE.fullmatch(value) and _is_secret(text, end, value, label, bool(strong), quoted):
-        return Span(start, end, "SECRET", rank=7 if strong else 4)
+    if value and not _NOT_A_VALUE.fullmatch(value) and _is_secret(text, end, value, label, gap.link, quoted):
+        return Span(start, end, "SECRET", rank=7 if gap.link in _SURE else 4)
     return None
 
 
-def _is_secret(text: str, end: int, value: str, label: Label, strong: bool, quoted: bool) -> bool:
+def _tag_value(text: str, position: int) -> tuple[int, int, bool]:
+    """Where the content of a tag starts and ends, white space around it left out."""
+    match = _TAG_VALUE.match(text, position)
+    if match is None:
+        return position, position, True
+    group = 2 if match[1] is None else 1
+    content = match[group]
+    start = match.start(group) + len(content) - len(content.lstrip())
+    return start, start + len(content.strip()), True
+
+
+def _value(text: str, gap: _Gap) -> tuple[int, int, bool]:
+    """Where the value starts and ends, and whether it stands in quotes."""
+    match = _VALUE.match(text, gap.end)
+    if match is None or match.lastindex is None:
+        return gap.end, gap.end, False
+    start, end = match.span(match.lastindex)
+    if match.lastindex < _UNQUOTED:
+        return start, end, True
+    while end > start and text[end - 1] in ".!?:)]}*…\\" and not (text[end - 1] in "!?" and gap.link in _SURE):
+        end -= 1
+    parameter = _NEXT_PARAMETER.search(text, start, end)
+    return start, parameter.start() if parameter else end, False
+
+
+def _is_secret(text: str, end: int, value: str, label: Label, link: Link, quoted: bool) -> bool:
     mixed = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+    if link is Link.OPTION and (value[0] == "-" or label is Label.KEYLIKE):
+        return False
     if label is Label.KEYLIKE:
-        return strong and len(value) >= 20 and " " not in value and mixed and randomness(value) >= 3.3
+        return link in _SURE and len(value) >= 20 and " " not in value and mixed and randomness(value) >= 3.3
     if label is Label.KEY:
-        return _is_key(value, mixed, strong)
+        return not (link is Link.OPTION and _PATH.fullmatch(value)) and _is_key(value, mixed, link in _SURE)
     if " " in value:
-        return strong and quoted
+        return link in _SURE and quoted and "\n" not in value
     if _WORD.fullmatch(value):
-        # A plain word is a password only where nothing else can follow: `password: swordfish`.
-        return strong and len(value) >= 5 and (quoted or bool(_CLOSED.match(text, end)))
-    if strong:
+        return len(value) >= 5 and _word_is_password(text, end, value, link, quoted)
+    if link in _SURE:
         return len(value) >= 3
+    if link is Link.SPACE:
+        return _looks_like_password(value)
     odd = any(not c.isalnum() and c not in "-'’/._" for c in value)
     return len(value) >= 5 and (mixed or odd)
+
+
+def _word_is_password(text: str, end: int, value: str, link: Link, quoted: bool) -> bool:
+    """A plain word is a password only where nothing else can follow: `password: swordfish`."""
+    if link is Link.OPTION_SETTING:
+        # `--password=PASSWORD` is how the option is described.
+        return quoted or not value.isupper()
+    return link in _SURE and (quoted or (link is Link.SETTING and bool(_CLOSED.match(text, end))))
+
+
+def _looks_like_password(value: str) -> bool:
+    """Whether it can only be a password, with no more than "and password" in front."""
+    if len(value) < 5 or _TECHNICAL.fullmatch(value):
+        return False
+    digits = sum(c.isdigit() for c in value)
+    return digits >= 6 or 0 < digits < len(value) or any(c in "!#$%^~*" for c in value[1:])
 
 
 def _is_key(value: str, mixed: bool, strong: bool) -> bool:

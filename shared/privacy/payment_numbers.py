@@ -8,14 +8,23 @@ from stdnum import luhn
 
 from shared.privacy.spans import Span
 
-# Looked at from every start, overlapping: a number in front of a card must not hide it.
+_LIST_BREAK = r" {0,2}(?:[,/_\t]|\r?\n) {0,2}"
+_BREAK = rf"(?:[ .-]{{1,3}}|{_LIST_BREAK})"
+# Looked at from every start, overlapping: a number in front of a card must not hide it. The first digit goes before the
+# look-behind, so that the search runs from digit to digit.
 _CARD = re.compile(
-    r"(?<![0-9A-Za-z_])(?<![0-9][.,])(?=("
-    r"[0-9]{4}[ .-]{1,3}[0-9]{4}[ .-]{1,3}[0-9]{4}[ .-]{1,3}[0-9]{4}(?:[ .-][0-9]{3})?"
-    r"|3[0-9]{3}[ .-]{1,3}[0-9]{6}[ .-]{1,3}[0-9]{4,5}"
-    r"|[0-9]{12,19}"
-    r")(?![0-9A-Za-z_]|[.,][0-9]))"
+    r"[0-9](?<![0-9].)(?<![0-9][.].)(?="
+    rf"([0-9]{{3}}{_BREAK}[0-9]{{4}}{_BREAK}[0-9]{{4}}{_BREAK}[0-9]{{4}}(?![0-9]))([ .-][0-9]{{3}}(?![0-9]))?"
+    rf"|((?<=3)[0-9]{{3}}{_BREAK}[0-9]{{6}}{_BREAK}[0-9]{{4,5}}(?![0-9]))"
+    r"|([0-9]{11,18}(?![0-9]))"
+    r")"
 )
+# Part of a name or of another number, unless a card is spoken of.
+_GLUED_BEFORE = re.compile(r"(?:[A-Za-z_]|[0-9],)\Z")
+_GLUED_BEHIND = re.compile(r"[A-Za-z_]|[.,][0-9]")
+_SPLIT_LIKE_A_LIST = re.compile(r"[,/_\t\n]")
+_LISTED_BEFORE = re.compile(rf"(?<![0-9])([0-9]{{1,5}}){_LIST_BREAK}\Z")
+_LISTED_BEHIND = re.compile(rf"{_LIST_BREAK}([0-9]{{1,5}})(?![0-9])")
 _CARD_WORDS = re.compile(
     r"card|carte|karte|tarjeta|cart[aã]o|carta|kaart|kort|kart|thẻ|карт|visa|mastercard|amex|maestro|credit"
     r"|debit|\bcc\b"
@@ -61,16 +70,33 @@ _ISSUERS: tuple[tuple[int, int, frozenset[int], bool], ...] = (
 def find_cards(text: str) -> Iterator[Span]:
     """Payment card numbers, in groups or in one piece."""
     for match in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", match[1])
-        certainty = _issuer_certainty(digits)
-        if certainty is None or not luhn.is_valid(digits):
-            continue
-        start, end = match.span(1)
-        before = text[max(0, start - 40) : start]
-        named = _CARD_WORDS.search(before) or _CARD_WORDS.search(text[end : end + 25])
-        grouped = len(match[1]) > len(digits)
-        if named or (certainty and (grouped or not _OTHER_NUMBER_WORDS.search(before))):
-            yield Span(start, end, "CARD", rank=6)
+        # Behind 16 digits in groups, three more may be of the card, or its security code.
+        for end in {match.end(group) for group in range(1, 5)} - {-1}:
+            if _is_card(text, match.start(), end):
+                yield Span(match.start(), end, "CARD", rank=6)
+
+
+def _is_card(text: str, start: int, end: int) -> bool:
+    value = text[start:end]
+    digits = re.sub(r"\D", "", value)
+    certainty = _issuer_certainty(digits)
+    if certainty is None or not luhn.is_valid(digits):
+        return False
+    before, behind = text[max(0, start - 40) : start], text[end : end + 25]
+    neighbours = _neighbours_in_list(before, behind) if _SPLIT_LIKE_A_LIST.search(value) else []
+    if any(len(neighbour) == 4 for neighbour in neighbours):
+        return False
+    if _CARD_WORDS.search(before) or _CARD_WORDS.search(behind):
+        return True
+    if not certainty or neighbours or _GLUED_BEFORE.search(before) or _GLUED_BEHIND.match(behind):
+        return False
+    return len(value) > len(digits) or not _OTHER_NUMBER_WORDS.search(before)
+
+
+def _neighbours_in_list(before: str, behind: str) -> list[str]:
+    """The numbers that continue `1111, 2222, 3333, 4444` to either side: such groups are items of a longer list."""
+    found = (_LISTED_BEFORE.search(before), _LISTED_BEHIND.match(behind))
+    return [match[1] for match in found if match]
 
 
 @lru_cache(maxsize=1024)

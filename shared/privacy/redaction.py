@@ -1,13 +1,14 @@
 """Takes personal values and secrets out of text and puts typed placeholders in their places.
 
 What is found: mail and IP addresses, phone, card and account numbers, national and tax ids, secrets. Names and postal
-addresses are not. Positions are found on a copy of the text with full-width and similar characters folded.
+addresses are not. Positions are found on a copy of the text with full-width and similar characters folded, and, where
+there are any, on one without the characters that nobody sees.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from shared.privacy.character_folding import folded, lowered
+from shared.privacy.character_folding import folded, lowered, without_invisible
 from shared.privacy.contact_details import find_emails, find_ip_addresses
 from shared.privacy.credentials import find_secrets
 from shared.privacy.identity_numbers import find_identity_numbers
@@ -69,18 +70,24 @@ def redact_all(
 def find(text: str) -> list[Span]:
     """The personal values and secrets in `text`, in order and without overlaps."""
     plain = folded(text)
+    found = _recognized(plain)
+    # Both are needed: a zero-width space may stand within a value, and may part it from a word.
+    if visible := without_invisible(plain):
+        found += [visible.original_span(span) for span in _recognized(visible.text)]
+    return merge(found)
+
+
+def _recognized(plain: str) -> list[Span]:
     lower = lowered(plain)
-    return merge(
-        [
-            *find_emails(plain),
-            *find_ip_addresses(plain),
-            *find_phone_numbers(plain),
-            *find_cards(plain),
-            *find_ibans(plain),
-            *find_identity_numbers(plain, lower),
-            *find_secrets(plain, lower),
-        ]
-    )
+    return [
+        *find_emails(plain),
+        *find_ip_addresses(plain),
+        *find_phone_numbers(plain),
+        *find_cards(plain),
+        *find_ibans(plain),
+        *find_identity_numbers(plain, lower),
+        *find_secrets(plain, lower),
+    ]
 
 
 def _with_known_values(text: str, spans: list[Span], known: KnownValues) -> list[Span]:

@@ -251,6 +251,10 @@ HOSTILE = (
     '::', 'a:', '(+', '+1', '"', '4111 ', 'A1', 'AB12 ', 'ssn 123-45-6789 ', '<EMAIL_1> ', 'a@a.',
     'token = ', 'sk-', 'İ', '-----BEGIN PRIVATE KEY-----', 'eyJaaaaaaaaaa.', 'DE89 3704 0044 0532 0130 ',
     '10.1.2.3 ', 'call 0123456789 ', '-----BEGIN ', 'bearer ', 'is ', '\n', '\t',
+    '(at)', 'a (at) b', 'a(at)b(dot)', '%40', 'a%40b.co ', '(dot)', '&#0', '4111,', '4111\n', '4111/1111_', 'card4',
+    '4' * 17 + ',', '\\"', 'password\\": \\"', 'password="\\', '<password>', '<password ', 'password> ', '<', '-',
+    '--password ', '--password x1=', ' -u a:', 'curl -u a:b ', ' -p', 'mysql -p1 ', 'with password ', '\u200b',
+    'a\u200b',
 )  # fmt: skip
 
 
