@@ -2,14 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from sys import executable
 from typing import Any
 
 from benchmarks.brokers import KAFKA, Broker, running
 from benchmarks.http_load import post_for
-from benchmarks.machine import cpu_seconds_at_rest
+from benchmarks.machine import cpu_seconds
 from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
 from deploy.local.probes import http_ready
@@ -24,6 +25,7 @@ from tests.component.gateway_world import API_KEY, TOKEN, VAULT_KEY, Siblings
 
 _PROJECT = Path(__file__).parent.parent
 _SECONDS = 3.0
+_WARM_UP_SECONDS = 0.5
 _SIDES = (
     "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. "
     "B is FastAPI on uvicorn whose every request does the same steps one after another: looks up and compares the key, "
@@ -37,7 +39,7 @@ def _rate(connections: int) -> Row:
 
 
 def _per_core(connections: int) -> Row:
-    sentence = "Requests per second of CPU time of the serving process, what it does after its answers included"
+    sentence = "Requests per second of CPU time of the serving process, what it does in the background included"
     return Row(
         f"gateway-core-{connections}",
         "requests/CPU s",
@@ -70,34 +72,31 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
     siblings = Siblings()
     # Nobody ends what is accepted here, so nothing that is held comes back.
     siblings.usage.set_plan(DEMO_TENANT_ID, Plan.ENTERPRISE)
-    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
-        async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
-            await create_topics(broker.settings())
-            plain = _plain(broker, valkey.url, Path(folder) / "plain.sqlite3")
-            gateway = gateway_process(broker, valkey.url, siblings, Path(folder))
-            async with gateway, plain, side("benchmarks.gateway_accept:Client") as client:
-                for connections in _CONNECTIONS:
-                    rows = [
-                        row
-                        for row in chosen
-                        if row in (_rate(connections), _per_core(connections), _durable(connections))
-                    ]
-                    if rows:
-                        results += await _measure(kind, rows, connections, client, gateway, plain)
+    async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
+        await create_topics(broker.settings())
+        async with side("benchmarks.gateway_accept:Client") as client:
+            for connections in _CONNECTIONS:
+                of_these = (_rate(connections), _per_core(connections), _durable(connections))
+                rows = [row for row in chosen if row in of_these]
+                if rows:
+                    pairs = await paired(
+                        partial(_run, partial(gateway_process, broker, valkey.url, siblings), client, connections),
+                        partial(_run, partial(_plain, broker, valkey.url), client, connections),
+                    )
+                    results += [_measured(kind, row, connections, pairs) for row in rows]
     return results
 
 
-async def _measure(
-    kind: str, rows: Sequence[Row], connections: int, client: SideProcess, gateway: ServerProcess, plain: ServerProcess
-) -> list[Measured]:
-    async def run(server: ServerProcess) -> Mapping[str, float]:
-        before = await cpu_seconds_at_rest(server.pid)
-        numbers: dict[str, float] = await client.call("load", port=server.port, connections=connections)
-        spent = await cpu_seconds_at_rest(server.pid) - before
-        return {**numbers, "per_cpu_second": numbers["requests"] / spent}
-
-    pairs = await paired(lambda: run(gateway), lambda: run(plain))
-    return [_measured(kind, row, connections, pairs) for row in rows]
+async def _run(server: Callable[[Path], ServerProcess], client: SideProcess, connections: int) -> Mapping[str, float]:
+    """One run in a new process: what an earlier one accepted would be swept over while this one is measured."""
+    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
+        async with server(Path(folder)) as running_server:
+            at = {"port": running_server.port, "connections": connections}
+            await client.call("load", seconds=_WARM_UP_SECONDS, **at)
+            before = cpu_seconds(running_server.pid)
+            numbers: dict[str, float] = await client.call("load", seconds=_SECONDS, **at)
+            spent = cpu_seconds(running_server.pid) - before
+    return {**numbers, "per_cpu_second": numbers["requests"] / spent}
 
 
 def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> Measured:
@@ -140,14 +139,14 @@ def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path
     return ServerProcess(ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment))
 
 
-def _plain(broker: Broker, redis: str, path: Path) -> ServerProcess:
+def _plain(broker: Broker, redis: str, folder: Path) -> ServerProcess:
     port = free_port()
     options = {
         "port": port,
         "kind": broker.kind,
         "url": broker.url,
         "redis": redis,
-        "path": str(path),
+        "path": str(folder / "plain.sqlite3"),
         "api_key": API_KEY,
     }
     argv = (executable, "-m", "benchmarks.plain_gateway", json.dumps(options))
@@ -161,10 +160,10 @@ class Client:
 
     async def start(self) -> None: ...
 
-    async def load(self, port: int, connections: int) -> dict[str, float]:
+    async def load(self, port: int, connections: int, seconds: float) -> dict[str, float]:
         """Requests per second, and milliseconds to the answer."""
         headers = {"X-API-Key": API_KEY, "Prefer": "respond-async"}
-        answers = await post_for(port, "/api/upgrade", headers, _body, connections=connections, seconds=_SECONDS)
+        answers = await post_for(port, "/api/upgrade", headers, _body, connections=connections, seconds=seconds)
         milliseconds = [1000 * seconds for seconds in answers.seconds]
         return {
             "requests": float(len(answers.seconds)),

@@ -6,8 +6,6 @@ import platform
 import sys
 from pathlib import Path
 
-_REST_SECONDS = 0.4
-
 
 def machine() -> str:
     """Cores, CPU model, Python and system, in one line."""
@@ -41,18 +39,6 @@ def cpu_seconds(pid: int) -> float:
     # After the name in brackets, which may hold spaces: fields 14 and 15 of proc(5), in clock ticks.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def cpu_seconds_at_rest(pid: int, within_seconds: float = 10.0) -> float:
-    """As `cpu_seconds`, once the process has hardly anything left to do: less than a twentieth of a core."""
-    async with asyncio.timeout(within_seconds):
-        before = cpu_seconds(pid)
-        while True:
-            await asyncio.sleep(_REST_SECONDS)
-            now = cpu_seconds(pid)
-            if now - before < _REST_SECONDS / 20:
-                return now
-            before = now
 
 
 async def busy_share(seconds: float = 1.0) -> float:

@@ -133,6 +133,11 @@ _NOT_A_HOST = ("0.", "127.", "255.", "224.0.0.")
 
 def find_ip_addresses(text: str) -> Iterator[Span]:
     """IPv4 and IPv6 addresses of some host: not loopback, not a netmask, not a version number."""
+    yield from _ipv4_addresses(text) if text.count(".") >= 3 else ()
+    yield from _ipv6_addresses(text) if text.count(":") >= 2 else ()
+
+
+def _ipv4_addresses(text: str) -> Iterator[Span]:
     for match in _IPV4.finditer(text):
         value = match[0]
         if value.startswith(_NOT_A_HOST) or not _parses(value):
@@ -140,6 +145,9 @@ def find_ip_addresses(text: str) -> Iterator[Span]:
         before = text[max(0, match.start() - 24) : match.start()]
         if not _NUMBERED_THING.search(before) or _labelled_as_address(before):
             yield Span(match.start(), match.end(), "IP", rank=3)
+
+
+def _ipv6_addresses(text: str) -> Iterator[Span]:
     for match in _IPV6.finditer(text):
         value = match[0]
         groups = [group for group in value.split(":") if group]

@@ -10,6 +10,8 @@ from shared.privacy.identity_rules import NATIONAL, RULES, TAX, IdRule
 from shared.privacy.spans import Span
 
 _ATOM = re.compile(r"(?<![0-9A-Za-z_@.,$€£])(?=[A-Za-z]{0,8}[0-9])[0-9A-Za-z]{1,20}(?![0-9A-Za-z_@])")
+# Its groups look like the numbers of half the world, and it is nobody's.
+_UUID = re.compile(r"(?<![0-9A-Za-z_-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![0-9A-Za-z_-])", re.IGNORECASE)
 _NEXT_ATOM = re.compile(r"([ ./()+-])([0-9A-Za-z]{1,12})(?![0-9A-Za-z_@])(\)?)")
 _LETTERS_BEFORE = re.compile(r"(?<![0-9A-Za-z_])[A-Z]{1,4}[ -]$")
 _SHAPE = str.maketrans("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", "9" * 10 + "A" * 26)
@@ -93,7 +95,13 @@ class _Words:
 def find_identity_numbers(text: str, lower: str) -> Iterator[Span]:
     """National and tax ids. `lower` is the text in lower case, with the same positions."""
     words = _Words(lower)
+    uuids = _UUID.finditer(text) if text.count("-") >= 4 else iter(())
+    uuid = next(uuids, None)
     for atom in _ATOM.finditer(text):
+        while uuid and uuid.end() <= atom.start():
+            uuid = next(uuids, None)
+        if uuid and uuid.start() <= atom.start():
+            continue
         yield from _labelled(text, lower, atom)
         letters = _LETTERS_BEFORE.search(text, max(0, atom.start() - 6), atom.start())
         for first in (atom.start(), letters.start()) if letters else (atom.start(),):

@@ -71,11 +71,21 @@ _LABELS: dict[Label, tuple[str, ...]] = {
     Label.KEYLIKE: ("key", "session", "sessionid", "session_id", "sid", "cookie", "signature", "sig", "auth",
     "schlüssel"),
 }  # fmt: skip
-_BY_LENGTH = sorted(
-    ((word, label) for label, words in _LABELS.items() for word in words), key=lambda pair: len(pair[0]), reverse=True
-)
+_LABEL_OF = {word: label for label, words in _LABELS.items() for word in words}
+
+
+def _by_stem() -> dict[str, tuple[str, ...]]:
+    """The words by a shorter one that each of them holds: where `key` is not, `api_key` need not be looked for."""
+    by_stem: dict[str, tuple[str, ...]] = {}
+    for word in sorted(_LABEL_OF, key=len):
+        stem = next((stem for stem in by_stem if stem in word), word)
+        by_stem[stem] = (*by_stem.get(stem, ()), word)
+    return by_stem
+
+
+_WORDS_BY_STEM = _by_stem()
 # These say more with something in front (`db_password`), the rest only when they stand by themselves.
-_MAY_END_A_NAME = {word for word, label in _BY_LENGTH if label in (Label.PASSWORD, Label.KEY) and len(word) > 4}
+_MAY_END_A_NAME = {word for word, label in _LABEL_OF.items() if label in (Label.PASSWORD, Label.KEY) and len(word) > 4}
 
 _STRONG = re.compile(
     r"(?:\\{0,7}[\"'`\]*_]|&quot;){0,3}[ \t]{0,4}(?:=>|:=|==?|:|->)[ \t]{0,4}"
@@ -136,16 +146,23 @@ _CLOSED = re.compile(r"[ ]*(?:$|[\r\n,;})\]]|\.(?:\s|$))")
 
 def find_labelled_secrets(text: str, lower: str) -> Iterator[Span]:
     """Values behind the name of a secret, in prose, headers, settings, code, markup and command lines."""
-    for word, label in _BY_LENGTH:
-        position = lower.find(word)
-        while position != -1:
-            end = position + len(word)
-            if _stands_alone(lower, position, end, word):
-                gap = _gap(text, lower, position, end, label)
-                span = _value_behind(text, gap, label) if gap else None
-                if span:
-                    yield span
-            position = lower.find(word, end)
+    for stem, words in _WORDS_BY_STEM.items():
+        if stem in lower:
+            for word in words:
+                yield from _values_of(word, text, lower)
+
+
+def _values_of(word: str, text: str, lower: str) -> Iterator[Span]:
+    label = _LABEL_OF[word]
+    position = lower.find(word)
+    while position != -1:
+        end = position + len(word)
+        if _stands_alone(lower, position, end, word):
+            gap = _gap(text, lower, position, end, label)
+            span = _value_behind(text, gap, label) if gap else None
+            if span:
+                yield span
+        position = lower.find(word, end)
 
 
 def _stands_alone(lower: str, start: int, end: int, word: str) -> bool:

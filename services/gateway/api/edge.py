@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,20 +14,22 @@ from shared.contracts.problems import INTERNAL_ERROR
 from shared.observability.logs import get_logger
 
 _LONGEST_REQUEST_ID = 128
-_SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
-_ONLY_HTTPS = "max-age=31536000"
-_API_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+_SECURITY_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+_REQUEST_ID, _CONTENT_POLICY = b"x-request-id", b"content-security-policy"
+_OURS = frozenset({_REQUEST_ID, _CONTENT_POLICY, *(name for name, _ in _SECURITY_HEADERS)})
+_ONLY_HTTPS = (b"strict-transport-security", b"max-age=31536000")
+_API_CONTENT_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 # The docs pages carry their own scripts and styles, and load nothing from elsewhere.
 _DOCS_CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; frame-ancestors 'none'"
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; frame-ancestors 'none'"
 )
 _DOCS_PATHS = ("/docs", "/static-offline-docs")
 
@@ -52,13 +54,11 @@ class Edge:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
-                headers["X-Request-Id"] = request_id
-                headers["Content-Security-Policy"] = policy
-                for name, value in _SECURITY_HEADERS.items():
-                    headers[name] = value
+                headers = [header for header in message.get("headers", ()) if header[0].lower() not in _OURS]
+                headers += [(_REQUEST_ID, request_id.encode()), (_CONTENT_POLICY, policy), *_SECURITY_HEADERS]
                 if by_https:  # over plain HTTP it means nothing
-                    headers["Strict-Transport-Security"] = _ONLY_HTTPS
+                    headers.append(_ONLY_HTTPS)
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, with_headers)
