@@ -49,8 +49,8 @@ class RecordedStage:
         async with self._at_work.on(task.upgrade_id):
             record = await self._outputs.find(task.upgrade_id) or await self._work_and_record(task)
         output = StageOutput.model_validate(record["content"])
-        # Together: the client waits for the hand-over, and it does not depend on the ledger's copy.
-        await asyncio.gather(self._outputs.publish(record), self._hand_over(task, output))
+        # Together, since neither depends on the other; the hand-over first, since the client waits for it.
+        await asyncio.gather(self._hand_over(task, output), self._outputs.publish(record))
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         """Hands the upgrade on, marked, so that it still ends. Repeats the recorded output where there is one."""
