@@ -11,7 +11,7 @@ from services.usage.admission_redis import RedisAdmissionStates
 from services.usage.announcements import OutboxAnnouncements
 from services.usage.batch_window import LEASE_SECONDS
 from services.usage.count_batch import CountBatch
-from services.usage.everything import Reconciled, reconcile_everything
+from services.usage.full_reconciliation import Reconciled, reconcile_everything
 from services.usage.handlers import ledger_handler, removing_old, resuming
 from services.usage.ledger_store import LedgerStore
 from services.usage.pending import GROUP, Pending, pending_events

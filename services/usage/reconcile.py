@@ -7,7 +7,7 @@ import sys
 from datetime import timedelta
 
 from services.usage.admission_redis import RedisAdmissionStates
-from services.usage.everything import Reconciled, reconcile_everything
+from services.usage.full_reconciliation import Reconciled, reconcile_everything
 from services.usage.ledger_store import LedgerStore
 from services.usage.pending import GROUP, Pending, pending_events
 from services.usage.settings import ReconcileSettings

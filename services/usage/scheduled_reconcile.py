@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from services.usage.everything import Reconciled
+from services.usage.full_reconciliation import Reconciled
 from shared.contracts.contract import format_utc, now_utc
 from shared.observability.logs import get_logger
 from shared.observability.metrics import (

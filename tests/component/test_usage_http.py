@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.usage.count_batch import CountBatch
-from services.usage.everything import Reconciled
+from services.usage.full_reconciliation import Reconciled
 from services.usage.ledger_documents import COUNTERS, ROLLUPS
 from services.usage.ledger_store import LedgerStore
 from services.usage.reconcile import reconcile_stored
