@@ -6,6 +6,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from shared.contracts.topics import all_topics
 from shared.messaging.settings import KafkaSettings
 
 METADATA_MAX_AGE_MS = 30_000
@@ -37,6 +38,8 @@ def make_producer(settings: KafkaSettings, max_request_bytes: int) -> AIOKafkaPr
         linger_ms=0,
         enable_idempotence=settings.kafka_enable_idempotence,
         max_request_size=max_request_bytes,
+        # What piles up while a request is under way goes with the next one, in a batch that every topic takes.
+        max_batch_size=min(topic.max_message_bytes for topic in all_topics()),
     )
 
 
