@@ -28,6 +28,7 @@ SECONDS = 60
 _TICK_SECONDS = 0.05
 _PREPARED = 20_000
 _BOUND_SECONDS = 5.0
+_SESSION_MS = 6_000  # Apache Kafka takes no less
 _DRAIN_SECONDS = 120.0
 LAG = Row(
     "usage-lag",
@@ -49,7 +50,9 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             side("benchmarks.usage_lag:Publisher", kind=broker.kind, url=broker.url) as publisher,
         ):
             await create_topics(broker.settings())
-            async with usage_process(broker.url, Path(folder), batch_events=2_000) as usage:
+            async with usage_process(
+                broker.url, Path(folder), batch_events=2_000, session_timeout_ms=_SESSION_MS
+            ) as usage:
                 await eventually(usage.is_ready, 60)
                 idle_cpu = await _metric(usage, "process_cpu_seconds_total")
                 publishing = asyncio.create_task(publisher.call("publish", within=4 * SECONDS))

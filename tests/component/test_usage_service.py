@@ -46,14 +46,21 @@ class UsageProcess:
         return missing
 
 
-def environment(kafka: str, data_dir: Path, port: int, token: str = TOKEN, batch_events: int = 200) -> dict[str, str]:
+def environment(
+    kafka: str,
+    data_dir: Path,
+    port: int,
+    token: str = TOKEN,
+    batch_events: int = 200,
+    session_timeout_ms: int = 2_000,
+) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "KAFKA_BOOTSTRAP_SERVERS": kafka,
         "KAFKA_ENABLE_IDEMPOTENCE": "false",
         "KAFKA_INSTANCE_NAME": new_id(),
-        "KAFKA_SESSION_TIMEOUT_MS": "2000",
+        "KAFKA_SESSION_TIMEOUT_MS": str(session_timeout_ms),
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "DATA_DIR": str(data_dir),
         "INTERNAL_TOKEN": token,
@@ -65,12 +72,11 @@ def environment(kafka: str, data_dir: Path, port: int, token: str = TOKEN, batch
 
 @asynccontextmanager
 async def usage_process(
-    kafka: str, data_dir: Path, token: str = TOKEN, batch_events: int = 200
+    kafka: str, data_dir: Path, token: str = TOKEN, batch_events: int = 200, session_timeout_ms: int = 2_000
 ) -> AsyncIterator[UsageProcess]:
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.usage", cwd=ROOT, env=environment(kafka, data_dir, port, token, batch_events)
-    )
+    variables = environment(kafka, data_dir, port, token, batch_events, session_timeout_ms)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.usage", cwd=ROOT, env=variables)
     headers = {INTERNAL_TOKEN_HEADER: token}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
         try:

@@ -153,13 +153,16 @@ class Limited:
         return "unread"
 
 
-@pytest.fixture(scope="module")
-async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Limited]:
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.cluster)], ids=["embedded", "apache-kafka"]
+)
+async def limited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Limited]:
     model = ModelServer()
     await model.start()
     model.behaviour = Behaviour(latency_seconds=MODEL_SECONDS)
     environment = {**ENVIRONMENT, "OPENAI_BASE_URL": model.url}
-    async with RunningStack(tmp_path_factory.mktemp("limits"), environment=environment) as stack:
+    folder = tmp_path_factory.mktemp("limits")
+    async with RunningStack(folder, cluster=request.param, environment=environment) as stack:
         second = second_gateway(stack)
         limits = httpx.Limits(max_connections=200)
         async with await second.start(), stack.client(limits=limits) as one, stack.client(limits=limits) as two:
