@@ -136,14 +136,14 @@ class Limited:
 
     async def ends(self, round_: Round) -> Counter[str]:
         """How the accepted upgrades have ended."""
-
-        async def all_ended() -> Counter[str] | None:
-            statuses = Counter(await asyncio.gather(*(self._status(i) for i in round_.accepted.values())))
-            return statuses if set(statuses) <= ENDED else None
-
-        found = await eventually(all_ended, HOLDS_END_WITHIN_SECONDS)
-        assert found is not None
-        return found
+        deadline = time.monotonic() + HOLDS_END_WITHIN_SECONDS
+        known = dict.fromkeys(round_.accepted.values(), "unread")
+        while waiting := [upgrade_id for upgrade_id, status in known.items() if status not in ENDED]:
+            assert time.monotonic() < deadline, Counter(known.values())
+            statuses = await asyncio.gather(*(self._status(upgrade_id) for upgrade_id in waiting))
+            known |= dict(zip(waiting, statuses, strict=True))
+            await asyncio.sleep(0.3)
+        return Counter(known.values())
 
     async def _status(self, upgrade_id: str) -> str:
         with contextlib.suppress(httpx.TransportError):
