@@ -3,13 +3,21 @@
 import asyncio
 import sys
 
+from aiokafka.errors import KafkaError
+
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topic_admin import create_topics
 from shared.observability.settings import load_settings
 
 
 def main() -> int:
-    asyncio.run(create_topics(load_settings(KafkaSettings)))
+    settings = load_settings(KafkaSettings)
+    try:
+        asyncio.run(create_topics(settings))
+    except (KafkaError, OSError, TimeoutError) as error:
+        reason = f"no broker at KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers} ({type(error).__name__})"
+        sys.stderr.write(f"topics could not be created: {reason}\n")
+        return 1
     return 0
 
 

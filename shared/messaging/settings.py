@@ -3,7 +3,7 @@
 import socket
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,6 +28,15 @@ class KafkaSettings(BaseSettings):
     kafka_instance_name: str = Field(
         default_factory=socket.gethostname, description="unique per process of a service; names the static member"
     )
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _names_hosts_and_ports(cls, servers: str) -> str:
+        for server in servers.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError("must be host:port, or several of them with commas in between")
+        return servers
 
     stage_concurrency: int = Field(default=256, ge=1)
     stage_max_uncommitted: int = Field(default=4096, ge=1, description="records of a partition above the committed one")

@@ -14,6 +14,7 @@ from typing import Any
 from shared.storage.documents import StorageUnavailable
 
 READ_BATCH = 16
+_IDLE_SECONDS = 2.0
 _SWITCH_INTERVAL_SECONDS = 0.0001
 _READ_LOCK_TIMEOUT_SECONDS = 10.0
 _CACHE_KIB = 16 * 1024
@@ -134,6 +135,9 @@ class SqliteThread(ABC):
     def open(self) -> sqlite3.Connection:
         """The thread's connection."""
 
+    def tidy_up(self, connection: sqlite3.Connection, *, idle: bool) -> None:  # noqa: B027 -- most have nothing to tidy
+        """Called after each batch, and now and then while there is nothing to do. Must not raise."""
+
     def close(self, connection: sqlite3.Connection) -> None:
         """Closes the thread's connection."""
         connection.close()
@@ -152,10 +156,14 @@ class SqliteThread(ABC):
             if batch:
                 outcomes = list(self.process(connection, batch))
                 self._in_loop(self._deliver, outcomes)
+            self.tidy_up(connection, idle=not batch)
         self.close(connection)
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
-        first = self._queue.get()
+        try:
+            first = self._queue.get(timeout=_IDLE_SECONDS)
+        except queue.Empty:
+            return [], False
         if first is None:
             return [], True
         batch = [first]

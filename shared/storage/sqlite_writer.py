@@ -23,6 +23,7 @@ from shared.storage.sqlite_threads import (
 
 WRITE_BATCH = 256
 WRITE_LOCK_TIMEOUT_SECONDS = 20.0
+_LONGEST_IN_WAL_SECONDS = 60.0
 _BULK_SIZES = (64, 16, 4, 1)
 
 
@@ -32,6 +33,7 @@ class WriterThread(SqliteThread):
     def __init__(self, path: Path, name: str, limit: int, definition: Sequence[str]) -> None:
         super().__init__(path, name, limit)
         self._definition = definition
+        self._oldest_in_wal: float | None = None
 
     @property
     def batch_size(self) -> int:
@@ -53,7 +55,17 @@ class WriterThread(SqliteThread):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
 
+    def tidy_up(self, connection: sqlite3.Connection, *, idle: bool) -> None:
+        """Empties the write-ahead log when nothing is to do, or after a minute: it still has what was erased."""
+        if self._oldest_in_wal is None:
+            return
+        if idle or time.monotonic() - self._oldest_in_wal > _LONGEST_IN_WAL_SECONDS:
+            with contextlib.suppress(sqlite3.Error):
+                [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._oldest_in_wal = time.monotonic() if busy else None
+
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
+        self._oldest_in_wal = self._oldest_in_wal or time.monotonic()
         try:
             _begin(connection)
             outcomes = self._run_all(connection, batch)

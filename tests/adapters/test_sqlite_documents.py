@@ -16,6 +16,7 @@ from shared.storage.sqlite import SqliteDatabase
 from shared.storage.sqlite_queries import Table
 from tests.adapters.document_store_behaviour import SPEC, DocumentStoreBehaviour, a_document
 from tests.adapters.sqlite_child import SHARED_KEYS, SHARED_UPDATES
+from tests.conftest import eventually
 
 CHILD_SECONDS = 60.0
 
@@ -236,3 +237,17 @@ async def test_a_list_in_an_indexed_field_is_refused(tmp_path: Path) -> None:
 def test_an_index_is_known_by_what_it_is() -> None:
     assert Index(("tenantId", "key"), unique=True, only_when_present="key").name == "ux_tenantId_key_if_key"
     assert Index(("a.b", "c")).name == "ix_a.b_c"
+
+
+async def test_what_was_erased_is_soon_in_no_file(tmp_path: Path) -> None:
+    async with opened(tmp_path / "things.sqlite3") as things:
+        await things.insert(a_document("a", text="about my salary"))
+        await things.insert(a_document("b", text="about the weather"))
+        await things.update_one({"_id": "a"}, {"$unset": {"text": ""}})
+
+        async def is_gone() -> bool:
+            files = list(tmp_path.iterdir())
+            return len(files) == 3 and not any(b"about my salary" in file.read_bytes() for file in files)
+
+        await eventually(is_gone, 10)
+        assert (await things.get("b") or {})["text"] == "about the weather"

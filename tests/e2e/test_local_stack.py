@@ -102,10 +102,19 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_wrong_setting_of_a_service_is_one_line_before_anything_starts(tmp_path: Path) -> None:
-    refused = Local(tmp_path).run("run", "--no-sample", KAFKA_SESSION_TIMEOUT_MS="soon")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KAFKA_SESSION_TIMEOUT_MS", "soon"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "nope"),
+        ("REDIS_URL", "nope"),
+        ("MONGODB_URL", "nope"),
+    ],
+)
+def test_a_wrong_setting_of_a_service_is_one_line_before_anything_starts(tmp_path: Path, name: str, value: str) -> None:
+    refused = Local(tmp_path).run("run", "--no-sample", **{name: value})
     assert refused.returncode == 2
-    assert refused.stderr.startswith("wrong setting: KAFKA_SESSION_TIMEOUT_MS: ")
+    assert refused.stderr.startswith(f"wrong setting: {name}: ")
     assert len(refused.stderr.splitlines()) == 1
     assert refused.stdout == ""
 
