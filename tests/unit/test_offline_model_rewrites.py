@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deploy.local.offline_model.chat import answer
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import CODES, language_of
+from deploy.local.offline_model.summaries import as_json, summarize
 from shared.llm.sections import render_sections
 
 EMBEDDER = Embedder()
@@ -250,6 +251,29 @@ HTTPS = {
 )
 def test_a_follow_up_is_completed_with_what_it_refers_to(language: str, follow_up: str, added: str) -> None:
     assert contextual(HTTPS[language], follow_up, language) == f"{HTTPS[language]} {added}"
+
+
+@pytest.mark.parametrize(
+    ("language", "earlier", "follow_up", "added"),
+    [
+        ("fr", "Écris un article sur le vélo en ville.", "plus court", "Réponds brièvement."),
+        ("es", "Explica qué es la inflación.", "y para niños?", "Escríbelo para niños."),
+        ("pt", "Explique o que é a inflação.", "mais curto", "Responda de forma breve."),
+        ("it", "Spiega la fotosintesi.", "più breve", "Rispondi brevemente."),
+        ("de", "Erkläre das Grundgesetz.", "kürzer", "Halte die Antwort kurz."),
+        ("nl", "Vat het boek samen.", "korter", "Houd het antwoord kort."),
+        ("en", "Explain this theorem.", "shorter", "Keep the answer short."),
+    ],
+)
+def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, follow_up: str, added: str) -> None:
+    conversation = f"user: {earlier}\n\nassistant: Voilà."
+    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+
+    for constraints in ([], [earlier]):
+        told = json.dumps({**json.loads(summary), "constraints": constraints})
+        answered = rewrite(follow_up, language, "contextual", conversation=conversation, summary=told)
+        assert answered["upgraded_prompt"] == f"{earlier} {added}"
+    assert json.loads(summary)["constraints"] == []
 
 
 @pytest.mark.parametrize(

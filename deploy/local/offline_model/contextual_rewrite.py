@@ -81,7 +81,8 @@ def _referred(
     request, between = last_request(earlier, spoken)
     if request is None and summary and summary.goal.strip():
         wished = [item for item in summary.constraints if language and _is_change(item, language)]
-        request, between = summary.goal.strip(), distinct([*wished, *between])
+        request = summary.goal.strip()
+        between = [text for text in distinct([*wished, *between]) if normalized(text) != normalized(request)]
     if request is None and between:
         request, between = between[0], between[1:]
     if request is None:

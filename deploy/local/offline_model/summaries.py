@@ -99,7 +99,8 @@ def _sort_user_message(
         return [(_rank(s, weights, None), _entry(s)) for s in split_sentences(text) if _is_fact(s, into.goal)]
     facts: list[tuple[float, str]] = []
     if is_follow_up(text, language) and not _says_more(text, language):
-        into.constraints.append(_entry(text))
+        if normalized(text) != normalized(into.goal):
+            into.constraints.append(_entry(text))
         return facts
     parts = take_apart(text, language)
     told = [sentence for text in [*parts.context, *parts.task] for sentence in split_sentences(text)]
