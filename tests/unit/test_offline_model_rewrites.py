@@ -277,6 +277,34 @@ def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, fo
 
 
 @pytest.mark.parametrize(
+    ("answered", "kept"),
+    [
+        ("1. Run pg_dump every night. 2. Copy the file elsewhere.", ""),
+        (
+            "Do this: 1. Run pg_dump at 3 o'clock. 2. Copy the file elsewhere.",
+            " Take into account: Run pg_dump at 3 o'clock.",
+        ),
+        ("1) Keep the dumps for 30 days. 2) Copy the file.", " Take into account: Keep the dumps for 30 days."),
+    ],
+)
+def test_items_of_a_list_within_a_line_stay_whole(answered: str, kept: str) -> None:
+    conversation = f"user: How do I back up PostgreSQL?\n\nassistant: {answered}"
+    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+
+    text = rewrite("make it shorter", mode="contextual", conversation=conversation, summary=summary)["upgraded_prompt"]
+
+    assert text == f"How do I back up PostgreSQL? Keep the answer short.{kept}"
+
+
+def test_an_end_mark_is_not_doubled() -> None:
+    summary = json.dumps({"goal": HTTPS["en"], "facts": ["The class has 24 pupils. ."]})
+
+    text = rewrite("shorter", mode="contextual", summary=summary)["upgraded_prompt"]
+
+    assert str(text).endswith("Take into account: The class has 24 pupils.")
+
+
+@pytest.mark.parametrize(
     ("language", "earlier", "follow_up", "moved"),
     [
         ("en", "How do I install Docker on Windows?", "and for Linux?", "How do I install Docker on Linux?"),

@@ -17,6 +17,7 @@ from deploy.local.offline_model.text_pieces import (
     as_sentence,
     clipped,
     distinct,
+    list_lines,
     normalized,
     split_sentences,
     words,
@@ -196,7 +197,7 @@ def _meant_item(follow_up: str, turns: list[Turn], language: Language) -> str:
 
 def _items_of_last_answer(turns: list[Turn]) -> list[str]:
     answers = [turn.text for turn in turns if turn.role == "assistant"]
-    lines = answers[-1].splitlines() if answers else []
+    lines = list_lines(answers[-1]) if answers else []
     return [LIST_ITEM.sub("", line, count=1).strip() for line in lines if LIST_ITEM.match(line)]
 
 
@@ -210,7 +211,7 @@ def _kept(summary: Summary | None, said: str, follow_ups: list[str], moved_to: s
 
     def new(items: list[str]) -> list[str]:
         fresh = [
-            clipped(item.strip().rstrip("."), 160)
+            clipped(item.strip().rstrip(" ."), 160)
             for item in distinct(items)
             if normalized(item) not in present
             and not used & set(PLACEHOLDER.findall(item))

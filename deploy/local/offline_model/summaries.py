@@ -23,6 +23,7 @@ from deploy.local.offline_model.text_pieces import (
     as_sentence,
     clipped,
     distinct,
+    list_lines,
     normalized,
     split_sentences,
     words,
@@ -134,7 +135,7 @@ def _assistant_facts(turns: list[Turn], weights: Counter[str], language: Languag
     for turn in turns:
         if turn.role != "assistant":
             continue
-        for sentence in split_sentences(turn.text):
+        for sentence in split_sentences("\n".join(list_lines(turn.text))):
             bare = LIST_ITEM.sub("", sentence, count=1) if LIST_ITEM.match(sentence) else sentence
             telling = PLACEHOLDER.search(bare) or any(character.isdigit() for character in bare)
             if telling and _is_fact(bare, "") and len(bare) <= _ENTRY_CHARACTERS:

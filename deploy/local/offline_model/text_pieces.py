@@ -7,6 +7,7 @@ PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 QUOTATION = re.compile(r'"[^"\n]{1,500}"|“[^“”\n]{1,500}”|«[^«»\n]{1,500}»|„[^„“”\n]{1,500}[“”]|`[^`\n]{1,300}`')
 LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
+_ITEM_NUMBER = re.compile(r"(?<!\S)(\d{1,2})[.)] +(?=\S)")
 
 _KEPT_WHOLE = re.compile(
     rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
@@ -44,6 +45,16 @@ def split_clauses(sentence: str) -> list[str]:
 def unwrapped(text: str) -> str:
     """Text of a document with lines that a layout broke in mid-sentence joined again."""
     return re.sub(r"(?<![.!?:;\n])\n(?=[^\W\d_A-Z]|[a-zà-ÿ(])", " ", text)
+
+
+def list_lines(text: str) -> list[str]:
+    """The lines, those that hold a list such as "1. Stop. 2. Look." with a line for each item."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        numbers = [int(match.group(1)) for match in _ITEM_NUMBER.finditer(line)]
+        counted = len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1))
+        lines += _ITEM_NUMBER.sub(r"\n\g<0>", line).splitlines() if counted else [line]
+    return lines
 
 
 def words(text: str, stopwords: frozenset[str] = frozenset()) -> list[str]:
