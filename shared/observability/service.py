@@ -77,6 +77,9 @@ async def run_service(
             server_header=False,
             # Whose X-Forwarded-For is believed, the gateway decides by itself.
             proxy_headers=False,
+            # Longer than clients and load balancers keep theirs (5 and 60 s are common): who closes first does not get
+            # a request on a connection that is just going away.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, int(grace_seconds / 2)),
         )
     )

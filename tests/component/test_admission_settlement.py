@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.usage import UsageUnavailable
+from services.gateway.upgrades.accepted_store import AcceptedWork
 from services.gateway.upgrades.recording import record_in_time
 from shared.contracts import redis_keys
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
@@ -145,6 +147,40 @@ async def test_a_lost_state_is_rebuilt_exactly(parts: AdmissionParts) -> None:
     assert await parts.meter("upgrades") == (3, 0)
     for _ in range(2):
         await parts.accept()
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+
+
+async def test_a_lost_state_is_rebuilt_from_all_the_work_there_is(
+    parts: AdmissionParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.upgrades.accepted_store._PAGE", 4)
+    parts.limit(upgrades=10)
+    for _ in range(10):
+        await parts.accept()
+    await lose(parts)
+    assert (await refused(parts)).problem is QUOTA_EXCEEDED
+    assert await parts.meter("upgrades") == (0, 10)
+    # Where it would be too much, nobody is let in on a part of it.
+    monkeypatch.setattr("services.gateway.admission.rebuild.MOST_WORK", 9)
+    await lose(parts)
+    assert (await refused(parts)).problem is UNAVAILABLE
+
+
+async def test_a_plan_that_changes_while_a_state_is_rebuilt_counts(
+    parts: AdmissionParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.limit(upgrades=10)
+    await parts.accept()
+    rates = AcceptedWork.rates
+
+    async def changed_meanwhile(work: AcceptedWork, tenant_id: str, since: datetime) -> dict[str, dict[str, int]]:
+        monkeypatch.setattr(AcceptedWork, "rates", rates)
+        await parts.set_limits(upgrades=2)
+        return await rates(work, tenant_id, since)
+
+    monkeypatch.setattr(AcceptedWork, "rates", changed_meanwhile)
+    await lose(parts)
+    await parts.accept()
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
 
 

@@ -233,6 +233,15 @@ async def test_members(first: ServerProcess) -> None:
         ]  # fmt: skip
 
 
+async def test_no_member_is_named_so_that_its_address_is_the_workspace(first: ServerProcess) -> None:
+    async with person(first, "dora") as dora:
+        home = await home_of(dora)
+        for subject in (".", ".."):
+            member = {"subject": subject, "role": "VIEWER"}
+            body = problem(await dora.post(f"/api/workspaces/{home}/members", json=member), 422, "invalid_request")
+            assert body["errors"][0]["field"] == "subject"
+
+
 async def test_two_owners_who_leave_at_once(first: ServerProcess, second: ServerProcess) -> None:
     async with person(first, "lea") as lea, person(second, "leo") as leo:
         team = await team_of(lea, leo="OWNER")
@@ -303,6 +312,13 @@ async def test_a_key_is_shown_to_who_repeats_the_request_and_kept_by_nobody(worl
         assert len({answer.content for answer in answers}) == 1
         assert len((await rita.get("/api/keys")).json()["items"]) == 1
         assert await world.files_hold([answers[0].json()["key"]]) == []
+        # Another admin who guesses the idempotency key gets a key of their own.
+        home = await home_of(rita)
+        await rita.post(f"/api/workspaces/{home}/members", json={"subject": "sam", "role": "ADMIN"})
+        async with person(first, "sam") as sam:
+            own = await sam.post("/api/keys", json=body, headers=headers | {"X-Workspace-Id": home})
+            assert own.status_code == 201
+            assert own.json()["id"] != answers[0].json()["id"]
 
 
 async def test_keys_end(first: ServerProcess, second: ServerProcess) -> None:
@@ -311,6 +327,9 @@ async def test_keys_end(first: ServerProcess, second: ServerProcess) -> None:
         body = problem(
             await eve.post("/api/keys", json={"name": "n", "role": "MEMBER", "expiresAt": past}), 422, "invalid_request"
         )
+        assert body["errors"][0]["field"] == "expiresAt"
+        never = {"name": "n", "role": "MEMBER", "expiresAt": "9999-12-31T23:59:59-14:00"}
+        body = problem(await eve.post("/api/keys", json=never), 422, "invalid_request")
         assert body["errors"][0]["field"] == "expiresAt"
         soon = await key_of(eve, "MEMBER", expiresAt=format_utc(now_utc() + timedelta(seconds=2)))
         revoked = await key_of(eve, "MEMBER")

@@ -21,7 +21,8 @@ from shared.contracts.ids import new_id
 from shared.observability.logs import get_logger
 
 KNOWN_FOR_SECONDS = RECORD_WITHIN_SECONDS + 0.5
-MOST_WORK = 3_000
+MOST_WORK = 20_000
+"""A tenant with more unfinished work is admitted again once there is less: a part of it would say too little."""
 MOST_EVENTS = 10_000
 _ATTEMPTS = 5
 
@@ -29,7 +30,7 @@ log = get_logger(__name__)
 
 
 class RebuildFailed(Exception):
-    """Redis kept changing while the state was built."""
+    """Redis kept changing while the state was built, or there was too much to build it from."""
 
 
 class Rebuild:
@@ -91,7 +92,10 @@ class Rebuild:
 
     async def _read_and_install(self, tenant_id: str, period: str, run_id: str, token: str) -> str:
         # Records first: what is closed by then is in the counters that are read after.
-        works = await self._work.of(tenant_id, period, MOST_WORK)
+        works = await self._work.of(tenant_id, period, MOST_WORK + 1)
+        if len(works) > MOST_WORK:
+            log.warning("admission_not_rebuilt", unfinished=len(works))
+            raise RebuildFailed
         events = all_events(works)
         standing = await self._usage.standing(tenant_id, period, events[:MOST_EVENTS])
         missing = {*standing.missing, *events[MOST_EVENTS:]}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from services.gateway.admission.held_work import HeldWork, all_events, changes_of
-from services.gateway.admission.rebuild import MOST_EVENTS, MOST_WORK
+from services.gateway.admission.rebuild import MOST_EVENTS
 from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.terms import HoldChange
 from services.gateway.admission.unfinished_work import UnfinishedWork
@@ -15,6 +15,7 @@ from services.gateway.siblings.usage import Usage, UsageUnavailable
 from shared.contracts.contract import now_utc
 
 _AT_ONCE = 8
+_MOST_WORK = 3_000
 _MOST_REMEMBERED = 10_000
 
 
@@ -53,7 +54,7 @@ class Settlement:
         await asyncio.shield(running)
 
     async def _refresh(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
-        works = await self._work.of(tenant_id, period, MOST_WORK)
+        works = await self._work.of(tenant_id, period, _MOST_WORK)
         listed = {work.hold_id for work in works}
         others = [hold_id for hold_id in due if hold_id not in listed]
         works = _within_limit([*await self._work.with_hold(others), *works])

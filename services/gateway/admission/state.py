@@ -130,7 +130,8 @@ class AdmissionState:
     async def set_limits(self, quota: TenantQuota) -> None:
         """A change of plan, for all replicas at once. A state that is cold learns of it when it is rebuilt."""
         _, _, _, version, plan, *limits = _base(quota)
-        await self._connection.run("set_limits", _keys(quota.tenant_id, quota.period), version, plan, *limits)
+        keys = [*_keys(quota.tenant_id, quota.period), redis_keys.admission_rebuild(quota.tenant_id, quota.period)]
+        await self._connection.run("set_limits", keys, version, plan, *limits)
 
     async def failure(self, address_hash: str, now_ms: int, most: int) -> tuple[bool, int]:
         """Notes a refused credential: whether it was within the limit, and the ms until that changes."""

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
-from services.gateway.api.once_only import OnceOnly
+from services.gateway.api.once_only import OnceOnly, scope_of
 from services.gateway.api.roles import Admin, forbidden
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.api.workspace_routes import MAX_BODY_BYTES, json_answer, json_body
@@ -71,7 +71,7 @@ class KeyRoutes:
             return NewKeyView(**key.view().model_dump(), key=plain)
 
         try:
-            answer, headers = await self._once.create(request, caller.tenant_id, "keys", body, create)
+            answer, headers = await self._once.create(request, scope_of(caller), "keys", body, create)
         except TooManyKeys:
             raise ProblemError(CONFLICT, f"A workspace has at most {MAX_KEYS} keys.") from None
         except StorageUnavailable:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from services.gateway.api.idempotent_creations import CreationUnderWay, IdempotentCreations
 from services.gateway.api.preferences import idempotency_key_of
+from services.gateway.identity.caller import Caller
 from services.gateway.problems import ProblemError
 from services.gateway.upgrades.accept import IdempotencyKeyReused
 from shared.contracts.contract import Contract
@@ -17,6 +18,11 @@ from shared.contracts.upgrade_tasks import SealedText
 from shared.privacy.sealing import Vault
 
 _PURPOSE = "creation"
+
+
+def scope_of(caller: Caller) -> str:
+    """Whose idempotency keys these are: nobody else gets the answer again, which may be a secret of whoever asked."""
+    return f"{caller.tenant_id}:{caller.credential_id}"
 
 
 class OnceOnly:
@@ -31,7 +37,7 @@ class OnceOnly:
     ) -> tuple[bytes, dict[str, str]]:
         """The JSON that `create(id)` gave for the first request with its key, and the headers that say so.
 
-        `scope` is the tenant or person whose keys these are. Raises ProblemError, StorageUnavailable and what `create`
+        `scope` is whose idempotency keys these are. Raises ProblemError, StorageUnavailable and what `create`
         raises.
         """
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
-from services.gateway.api.once_only import OnceOnly
+from services.gateway.api.once_only import OnceOnly, scope_of
 from services.gateway.api.roles import Viewer, forbidden, requires
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.identity.audit import Action, Audit
@@ -177,7 +177,7 @@ class WorkspaceRoutes:
             return _member_view(member)
 
         with told():
-            answer, headers = await self._once.create(request, caller.tenant_id, "members", body, create)
+            answer, headers = await self._once.create(request, scope_of(caller), "members", body, create)
         return json_answer(answer, 201, headers)
 
     async def change_member(self, request: Request, caller: AdminThere, subject: Subject) -> Response:

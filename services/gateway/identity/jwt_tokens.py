@@ -75,9 +75,10 @@ class TokenVerifier:
                 leeway=SKEW_SECONDS,
                 options={"require": _REQUIRED},
             )
+            expires_at = float(int(claims["exp"])) + SKEW_SECONDS
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
             raise TokenRefused from None
         subject = claims["sub"]
         if not subject.strip() or len(subject) > _LONGEST_SUBJECT or not subject.isprintable():
             raise TokenRefused
-        return Token(self._issuer, subject, float(int(claims["exp"])) + SKEW_SECONDS)
+        return Token(self._issuer, subject, expires_at)

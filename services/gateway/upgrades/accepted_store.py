@@ -1,7 +1,7 @@
 """Accepted records in the gateway's store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,9 +10,11 @@ from services.gateway.upgrades.accept import KeyTaken
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import id_floor
-from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Index
+from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Filter, Index
 
 _MOST_SWEPT = 2_000
+_MOST_RATED = 20_000
+_PAGE = 500
 _ID_BEFORE_RECORD = timedelta(seconds=1)
 
 # Raised by the one change that may come from several replicas at once: the end.
@@ -90,17 +92,17 @@ class AcceptedStore:
 
     async def unfinished(self, tenant_id: str, period: str, limit: int) -> list[AcceptedRecord]:
         """A tenant's records of a period that are open or not counted, of each at most `limit`, oldest first."""
-        found: list[AcceptedRecord] = []
+        found: dict[str, AcceptedRecord] = {}
         for since in ("openSince", "uncountedSince"):
             where = {"tenantId": tenant_id, "period": period, since: {"$exists": True}}
-            found += self._parsed(await self._records.find(where, sort=[(since, 1)], limit=limit))
-        return list({record.upgrade_id: record for record in found}.values())
+            async for page in self._pages(where, limit):
+                found |= {record.upgrade_id: record for record in page}
+        return list(found.values())
 
     async def accepted_since(self, tenant_id: str, moment: datetime, limit: int) -> list[AcceptedRecord]:
-        """A tenant's records accepted at that moment or later, newest first."""
-        where = {"tenantId": tenant_id, "_id": {"$gte": id_floor(moment - _ID_BEFORE_RECORD)}}
-        found = self._parsed(await self._records.find(where, sort=[("_id", -1)], limit=limit))
-        return [record for record in found if record.created_at >= moment]
+        """A tenant's records accepted at that moment or later, oldest first."""
+        pages = self._pages({"tenantId": tenant_id}, limit, after=id_floor(moment - _ID_BEFORE_RECORD))
+        return [record async for page in pages for record in page if record.created_at >= moment]
 
     async def get_many(self, upgrade_ids: Sequence[str]) -> list[AcceptedRecord]:
         return self._parsed(await self._records.get_many(upgrade_ids))
@@ -193,6 +195,19 @@ class AcceptedStore:
         """Nothing is left of them anywhere."""
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"erasureSince": ""}})
 
+    async def _pages(self, where: Filter, limit: int, after: str = "") -> AsyncIterator[list[AcceptedRecord]]:
+        """At most `limit` records, oldest first, so many at a time that nobody else has to wait for them."""
+        while limit > 0:
+            size = min(limit, _PAGE)
+            page = self._parsed(
+                await self._records.find({**where, "_id": {"$gt": after}}, sort=[("_id", 1)], limit=size)
+            )
+            if page:
+                yield page
+            if len(page) < size:
+                return
+            limit, after = limit - size, page[-1].upgrade_id
+
     @staticmethod
     def _parsed(documents: Sequence[dict[str, Any]]) -> list[AcceptedRecord]:
         return [AcceptedRecord.from_document(document) for document in documents]
@@ -219,7 +234,7 @@ class AcceptedWork:
     async def rates(self, tenant_id: str, since: datetime) -> dict[str, dict[str, int]]:
         """By user or credential: what was accepted since then, with its time in ms."""
         rates: dict[str, dict[str, int]] = {}
-        for record in await self._store.accepted_since(tenant_id, since, _MOST_SWEPT):
+        for record in await self._store.accepted_since(tenant_id, since, _MOST_RATED):
             subject = record.user_ref or record.credential_id
             rates.setdefault(subject, {})[record.upgrade_id] = round(record.created_at.timestamp() * 1000)
         return rates

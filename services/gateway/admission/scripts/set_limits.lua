@@ -1,6 +1,8 @@
--- A plan was changed. KEYS 1-3 as in holds.lua; ARGV 1 run id, 2 version of the plan, 3 plan, 4-6 limits
+-- A plan was changed. KEYS 1-3 as in holds.lua, 4 rebuild; ARGV 1 run id, 2 version of the plan, 3 plan, 4-6 limits
 
 if not is_warm() then
+  -- Whoever is rebuilding may have read the old plan: without its token nothing is installed, and it reads again.
+  redis.call('DEL', KEYS[4])
   return 'cold'
 end
 if tonumber(ARGV[2]) <= tonumber(redis.call('HGET', KEYS[1], 'pv')) then
