@@ -75,13 +75,28 @@ def test_sentences_do_not_end_at_abbreviations(text: str, count: int) -> None:
         ("Summarize this:", "The cat sat. The dog ran."),
         ("Summarise in french:", "'The cat sat. It was fine.'"),
         ("Reply to the following message:", "Are you coming? We start at 5."),
+        (
+            "Summarize the following email in 3 bullet points for my boss:",
+            "Hi all, the launch moves to May 3 because QA found two blockers. Budget stays at $40k. Thanks, Kim",
+        ),
+        ("Translate into German, please keep it formal and change no names:", "Hi Bob. See you at 5."),
+        (
+            "Write a short and friendly answer that declines to the wish of this customer:",
+            "I want my money back. It must be today.",
+        ),
     ],
 )
 def test_a_text_given_on_the_same_line_stays_whole_and_is_not_asked_for(head: str, given: str) -> None:
-    answered = rewrite(f"{head.lower()} {given}")
+    answered = rewrite(f"{head[0].lower()}{head[1:]} {given}")
 
     assert f"TASK\n{head}\n{given}\n\nCONTEXT" in str(answered["upgraded_prompt"])
     assert "Which text is meant? Please add it." not in answered["missing_questions"]  # type: ignore[operator]
+
+
+def test_limits_that_a_colon_announces_are_no_given_text() -> None:
+    parts = take_apart("Write a poem about my cat with these constraints: max 10 lines, no rhymes", language_of("en"))
+
+    assert parts.blocks == []
 
 
 def test_headings_are_not_quoted_and_the_answering_passage_is() -> None:

@@ -15,7 +15,6 @@ from deploy.local.offline_model.text_pieces import CODE_BLOCK, LIST_ITEM, split_
 _GOALS_WITH_A_SOURCE = ("summarize", "translate", "improve", "explain", "analyze")
 _GOALS_ON_A_TEXT = ("summarize", "translate", "improve")
 _LONG_INLINE = 150
-_HEAD_WORDS = 10
 _QUOTE = re.compile(r"\s*[\"'“„«‘]")
 _BACKGROUND_SENTENCES = 3
 _CLOSING_CHARACTERS = 300
@@ -125,7 +124,7 @@ def _announces_text(head: str, rest: str, language: Language) -> bool:
     goal = language.first_kind("goals", head)
     if goal in _GOALS_WITH_A_SOURCE and (len(rest) >= _LONG_INLINE or _QUOTE.match(rest)):
         return True
-    if len(head.split()) > _HEAD_WORDS:
+    if language.pattern["constraint"].fullmatch(head.split()[-1]):
         return False
     return goal in _GOALS_ON_A_TEXT or language.pattern["pointing"].search(head) is not None
 

@@ -101,7 +101,7 @@ def _limits_of(sentence: str, language: Language) -> list[str]:
 def _move_trailing_limits(parts: PromptParts, language: Language) -> None:
     """Clauses at the end of what is asked that only limit it become constraints of their own."""
     for index, sentence in enumerate(parts.task):
-        if "\n" in sentence or sentence.rstrip().endswith("?"):
+        if "\n" in sentence or sentence.rstrip().endswith(("?", ":")):
             continue
         clauses = split_clauses(sentence)
         moved: list[str] = []
