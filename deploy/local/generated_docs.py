@@ -2,8 +2,8 @@
 
 `python -m deploy.local.generated_docs` writes them, `--check` compares.
 
-Generated whole: docs/settings.md, .env.example, docs/asyncapi.json. In docs/events.md, what stands between a pair of
-`<!-- generated: name -->` and `<!-- /generated -->` is.
+Generated whole: docs/settings.md, .env.example, docs/asyncapi.json. In docs/events.md and docs/access.md, what stands
+between a pair of `<!-- generated: name -->` and `<!-- /generated -->` is.
 """
 
 import argparse
@@ -14,26 +14,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local.event_tables import fields_tables, topics_table
+from deploy.local.plans_table import plans_table
 from deploy.local.settings_reference import env_example, settings_page
 from shared.messaging.asyncapi import asyncapi_document
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(\n<!-- /generated -->)", re.DOTALL)
-_EVENTS = "docs/events.md"
+_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+_WITH_BLOCKS = ("docs/events.md", "docs/access.md")
 
 
 def documents() -> dict[str, str]:
     """What each generated file has to hold, by its path in the project."""
     asyncapi = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
-    blocks = {"topics": topics_table(), "fields": fields_tables()}
-    events = _BLOCK.sub(
-        lambda found: f"{found[1]}\n{blocks[found[2]]}\n{found[3]}", (_PROJECT / _EVENTS).read_text(encoding="utf-8")
-    )
+    blocks = {"topics": topics_table(), "fields": fields_tables(), "plans": plans_table()}
+    filled = {
+        path: _BLOCK.sub(
+            lambda found: f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}", (_PROJECT / path).read_text(encoding="utf-8")
+        )
+        for path in _WITH_BLOCKS
+    }
     return {
         ".env.example": env_example(),
         "docs/settings.md": settings_page(),
         "docs/asyncapi.json": asyncapi,
-        _EVENTS: events,
+        **filled,
     }
 
 

@@ -1,8 +1,10 @@
 """Every route of the OpenAPI document, with every role and with none: who gets in, and what a refusal gives away."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -44,6 +46,17 @@ NEEDS = {
     "get /api/audit": "ADMIN",
 }
 PERSONS_ONLY = "post /api/workspaces"
+ACCESS_PAGE = Path(__file__).parents[2] / "docs" / "access.md"
+
+
+def test_the_page_about_access_says_the_same() -> None:
+    said = {
+        f"{method.lower()} {path}": role
+        for role in LADDER
+        for row in re.findall(rf"^\| {role} \| (.*) \|$", ACCESS_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+        for method, path in re.findall(r"`([A-Z]+) (/api/[^`]*)`", row)
+    }
+    assert said == NEEDS
 
 
 @dataclass(frozen=True)
