@@ -243,3 +243,21 @@ def test_a_text_that_is_to_change_need_not_stay_as_it_is(prompt: str) -> None:
 
 def test_a_length_in_words_is_a_length() -> None:
     assert "How long should it be?" not in rewrite("Explain tea. Not too long.")["missing_questions"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "said", "not_said"),
+    [
+        ("en", "Translate 'good morning, my friend' into German", "translator", "Which text is meant?"),
+        ("en", "fix my code", "Which code is meant?", " text"),
+        ("en", "write a haiku about rain", "experienced author", "How long should it be?"),
+        ("it", "Dammi una ricetta in meno di 30 minuti", "in meno di 30 minuti", "Lunghezza"),
+        ("it", "scrivi una mail al mio capo", "Un'e-mail con", "argomento di questo compito"),
+    ],
+)
+def test_what_a_prompt_speaks_of(language: str, prompt: str, said: str, not_said: str) -> None:
+    answered = rewrite(prompt, language)
+    text = f"{answered['upgraded_prompt']} {answered['missing_questions']}"
+
+    assert said in text
+    assert not_said not in text

@@ -1,5 +1,7 @@
 """A first prompt, or a new topic, as a whole structured prompt: role, task, context, constraints, format."""
 
+import re
+
 from deploy.local.offline_model.answers import Rewrite, Summary
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
@@ -24,6 +26,7 @@ _FOLLOW_UP_WORDS = 6
 _GOALS_THAT_CHANGE_THE_TEXT = ("translate", "improve")
 _FORM_OF_GOAL = {"summarize": "summary"}
 _WRITING_GOALS = ("write", "ideas")
+_OF_SET_LENGTH = re.compile(r"\b(?:ha[iï]ku|limerick|sonn?et)", re.IGNORECASE)
 _FORMS_WITH_A_PURPOSE = ("email", "letter", "post", "story")
 
 
@@ -159,7 +162,7 @@ def _missing(parts: PromptParts, prompt: str, language: Language) -> list[str]:
     missing: list[str] = []
     brings_text = _brings_text(parts, prompt)
     if parts.goal in ("translate", "summarize", "improve") and not brings_text:
-        missing.append("source")
+        missing.append("source_code" if code else "source")
     elif len(words(prompt, language.stopword_set)) < 4 and not brings_text:
         missing.append("detail")
     if parts.domain == "code" and not any(character.isdigit() for character in prompt):
@@ -172,7 +175,8 @@ def _missing(parts: PromptParts, prompt: str, language: Language) -> list[str]:
         missing.append("audience")
     if parts.goal in _WRITING_GOALS and not code and parts.tone is None:
         missing.append("tone")
-    if parts.length is None and not code and parts.goal not in ("translate", "plan", "improve"):
+    set_length = _OF_SET_LENGTH.search(prompt)
+    if parts.length is None and not set_length and not code and parts.goal not in ("translate", "plan", "improve"):
         missing.append("length")
     if not parts.context and not code and parts.format not in _FORMS_WITH_A_PURPOSE:
         missing.append("purpose")

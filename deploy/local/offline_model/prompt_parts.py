@@ -141,6 +141,8 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
         parts.domain = "tech"
     if any(looks_like_code(block) for block in parts.blocks) and parts.domain in (None, "code"):
         parts.domain, parts.format = "code", parts.format or "code"
+    if parts.domain == "code" and parts.goal == "improve":
+        parts.format = parts.format or "code"
     named = language.pattern["in_language"].search(wanted)
     if named:
         parts.answer_language = language.first_kind("language_words", named.group(0))

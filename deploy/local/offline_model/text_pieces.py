@@ -5,7 +5,10 @@ from collections.abc import Iterable
 
 PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-QUOTATION = re.compile(r'"[^"\n]{1,500}"|“[^“”\n]{1,500}”|«[^«»\n]{1,500}»|„[^„“”\n]{1,500}[“”]|`[^`\n]{1,300}`')
+QUOTATION = re.compile(
+    r'"[^"\n]{1,500}"|“[^“”\n]{1,500}”|«[^«»\n]{1,500}»|„[^„“”\n]{1,500}[“”]|`[^`\n]{1,300}`|'
+    r"(?<!\w)'[^'\n]{1,500}'(?!\w)"
+)
 LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
 _ITEM_NUMBER = re.compile(r"(?<!\S)(\d{1,2})[.)] +(?=\S)")
 
