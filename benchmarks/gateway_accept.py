@@ -8,6 +8,8 @@ from pathlib import Path
 from sys import executable
 from typing import Any
 
+from redis.asyncio import Redis
+
 from benchmarks.brokers import KAFKA, Broker, running
 from benchmarks.http_load import post_for
 from benchmarks.machine import cpu_seconds
@@ -80,23 +82,35 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
                 rows = [row for row in chosen if row in of_these]
                 if rows:
                     pairs = await paired(
-                        partial(_run, partial(gateway_process, broker, valkey.url, siblings), client, connections),
-                        partial(_run, partial(_plain, broker, valkey.url), client, connections),
+                        partial(
+                            _run, partial(gateway_process, broker, valkey.url, siblings), client, valkey, connections
+                        ),
+                        partial(_run, partial(_plain, broker, valkey.url), client, valkey, connections),
                     )
                     results += [_measured(kind, row, connections, pairs) for row in rows]
     return results
 
 
-async def _run(server: Callable[[Path], ServerProcess], client: SideProcess, connections: int) -> Mapping[str, float]:
+async def _run(
+    server: Callable[[Path], ServerProcess], client: SideProcess, valkey: ServerProcess, connections: int
+) -> Mapping[str, float]:
     """One run in a new process: what an earlier one accepted would be swept over while this one is measured."""
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
         async with server(Path(folder)) as running_server:
             at = {"port": running_server.port, "connections": connections}
             await client.call("load", seconds=_WARM_UP_SECONDS, **at)
+            async with Redis.from_url(valkey.url) as redis:
+                await redis.config_resetstat()
             before = cpu_seconds(running_server.pid)
             numbers: dict[str, float] = await client.call("load", seconds=_SECONDS, **at)
             spent = cpu_seconds(running_server.pid) - before
-    return {**numbers, "per_cpu_second": numbers["requests"] / spent}
+            async with Redis.from_url(valkey.url) as redis:
+                scripts = (await redis.info("commandstats"))["cmdstat_evalsha"]
+    return {
+        **numbers,
+        "per_cpu_second": numbers["requests"] / spent,
+        "script_us": float(scripts["usec_per_call"]),
+    }
 
 
 def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> Measured:
@@ -110,6 +124,8 @@ def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> M
         )
         return Measured(row.on(kind), row, ratios(pairs, "p50"), absolute)
     absolute = ", ".join(f"{name} {middle(pairs, at, key):.0f}{unit}" for name, at in BOTH)
+    if row == _rate(connections):
+        absolute += f"; a script takes Redis {middle(pairs, 'a', 'script_us'):.0f} µs in A"
     return Measured(row.on(kind), row, ratios(pairs, key), absolute)
 
 

@@ -155,7 +155,7 @@ async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
     _, headers = encode(topic, Parcel(number=1), source="tests")
     null_id: list[Any] = [(name, None if name == "ce_id" else content) for name, content in headers]
     await producer.publish_record(topic, b"a", b"{}", null_id)
-    await producer.publish_record(topic, b"b", b'{"number": 1, "deadline": "0001-01-01T00:00:00+14:00"}', headers)
+    await producer.publish_record(topic, b"b", b'{"number": 1, "deadline": "0001-01-01T00:00:00Z"}', headers)
     await producer.publish_record(topic, b"c", b'{"number": 1, "deadline": "2026-11-23T00:00:00"}', headers)
     await send(producer, topic, range(2, 3), deadline=datetime.now(UTC) + timedelta(minutes=1))
     seen = set[int]()
