@@ -28,6 +28,15 @@ from shared.storage.documents import Collection, Database
 _PAGE = 2000
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Counters, and which events they lacked when they had the version `as_of`."""
+
+    counters: TenantCounters
+    as_of: int
+    missing: list[str]
+
+
 class LedgerStore:
     """`Ledger` of `count_batch`, and what is read from it. Declares its collections: make it before the start."""
 
@@ -80,12 +89,13 @@ class LedgerStore:
         return TenantCounters(tenant_id=tenant_id, period=period) if document is None else _counters_of(document)
 
     async def standing(
-        self, tenant_id: str, period: str, event_ids: Sequence[str]
-    ) -> tuple[TenantCounters, list[str]] | None:
-        """The counters, and which of these events of theirs are not in them; None when they changed meanwhile.
+        self, tenant_id: str, period: str, event_ids: Sequence[str], as_of: int | None = None
+    ) -> Standing | None:
+        """The counters, and which of these events of theirs they lack; None when they changed meanwhile.
 
         An event is in the counters from the moment they have its batch, a little before the batch is closed. While
-        the counters do not change, what is closed was in them from the beginning.
+        the counters do not change, what is closed was in them from the beginning. Each batch raises their version by
+        1, so their last batches also tell what they lacked `as_of` an earlier version.
         """
         id = counter_id(CounterKey(tenant_id, period))
         before = await self._counters.get(id)
@@ -93,10 +103,19 @@ class LedgerStore:
         waiting = {event["_id"] for event in await self.uncounted_among(stored)}
         if await self._counters.get(id) != before:
             return None
-        batches = {batch_id(number) for number in before["recentBatches"]} if before else set()
-        included = {event["_id"] for event in stored if event["_id"] not in waiting or event["batchId"] in batches}
         counters = _counters_of(before) if before else TenantCounters(tenant_id=tenant_id, period=period)
-        return counters, [event_id for event_id in event_ids if event_id not in included]
+        batches = [batch_id(number) for number in before["recentBatches"]] if before else []
+        since = 0 if as_of is None else counters.version - as_of
+        if not 0 <= since <= len(batches):
+            since = 0
+        had, later = set(batches[: len(batches) - since]), set(batches[len(batches) - since :])
+        included = {
+            event["_id"]
+            for event in stored
+            if event["batchId"] in had or (event["_id"] not in waiting and event["batchId"] not in later)
+        }
+        missing = [event_id for event_id in event_ids if event_id not in included]
+        return Standing(counters, counters.version - since, missing)
 
     async def counters_of(self, keys: Sequence[CounterKey]) -> list[TenantCounters]:
         """Those of the counters that exist."""

@@ -36,16 +36,17 @@ def plan_routes(ledger: LedgerStore, plans: Plans, notice: Notice | None = None)
         return _json(quota_of(tenant_id, period, await plans.of(tenant_id), counters))
 
     @router.post("/standing")
-    async def standing(tenant_id: str, period: Period, question: EventIds) -> Response:
-        """The quota and which of the tenant's events are not in its counters, as of one moment."""
+    async def standing(
+        tenant_id: str, period: Period, question: EventIds, as_of: Annotated[int | None, Query(alias="asOf")] = None
+    ) -> Response:
+        """The quota, and which of the tenant's events its counters lack, or lacked as of a version of a moment ago."""
         if len(question.event_ids) > MAX_EVENT_IDS:
             return problem_response(problems.INVALID_REQUEST, f"at most {MAX_EVENT_IDS} event ids")
         for _ in range(_STANDING_ATTEMPTS):
-            found = await ledger.standing(tenant_id, period, question.event_ids)
+            found = await ledger.standing(tenant_id, period, question.event_ids, as_of)
             if found is not None:
-                counters, missing = found
-                record = await plans.of(tenant_id)
-                return _json(TenantStanding(quota=quota_of(tenant_id, period, record, counters), missing=missing))
+                quota = quota_of(tenant_id, period, await plans.of(tenant_id), found.counters)
+                return _json(TenantStanding(quota=quota, as_of=found.as_of, missing=found.missing))
             await asyncio.sleep(_PAUSE_SECONDS)
         return problem_response(problems.UNAVAILABLE, "the counters change all the time", headers={"Retry-After": "1"})
 

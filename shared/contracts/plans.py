@@ -67,11 +67,12 @@ class TenantQuota(Contract):
     counters: TenantCounters
 
 
-# usage: POST /internal/tenants/{tenantId}/standing?period=YYYY-MM (EventIds) -> TenantStanding
+# usage: POST /internal/tenants/{tenantId}/standing?period=YYYY-MM[&asOf=version] (EventIds) -> TenantStanding
 class TenantStanding(Contract):
-    """A tenant's quota, and which of the events that were asked for are not in those very counters."""
+    """A tenant's quota, and which of the events that were asked for its counters lacked when they had a version."""
 
     quota: TenantQuota
+    as_of: int = Field(description="the version that was asked for, or when it is too long ago that of `quota`")
     missing: list[str]
 
 

@@ -27,7 +27,7 @@ from services.gateway.upgrades.accepted_record import AcceptedRecord, StoredHold
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
 from shared.contracts.contract import period_of
 from shared.contracts.ids import new_id
-from shared.contracts.plans import Plan, TenantStanding
+from shared.contracts.plans import Plan, TenantQuota, TenantStanding
 from shared.contracts.upgrade_results import UpgradeError, UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import ComponentUsage, RewriteTask, Stage
 from shared.storage.sqlite import SqliteDatabase
@@ -55,13 +55,19 @@ class LocalUsage:
         self.results: dict[str, UpgradeResult] = {}
         self.stand_in = UsageStandIn(lambda: self.results.values())
 
-    async def standing(self, tenant_id: str, period: str, event_ids: Sequence[str]) -> TenantStanding:
+    async def quota(self, tenant_id: str, period: str) -> TenantQuota:
         if self.stand_in.out:
             raise UsageUnavailable("out")
         if self.stand_in.counting:
             self.stand_in.count()
-        missing = [event_id for event_id in event_ids if event_id not in self.stand_in.counted]
-        return TenantStanding(quota=self.stand_in.quota(tenant_id, period), missing=missing)
+        return self.stand_in.quota(tenant_id, period)
+
+    async def standing(
+        self, tenant_id: str, period: str, event_ids: Sequence[str], as_of: int | None = None
+    ) -> TenantStanding:
+        if self.stand_in.out:
+            raise UsageUnavailable("out")
+        return self.stand_in.standing(tenant_id, period, event_ids, as_of)
 
 
 class AdmissionParts:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.admission.held_work import HeldWork
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.usage import UsageUnavailable
@@ -71,6 +72,28 @@ async def test_events_are_taken_off_one_by_one(parts: AdmissionParts) -> None:
     stand_in.count()
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (30, 0)
+
+
+async def test_what_is_accepted_and_counted_while_a_state_is_refreshed_is_not_counted_twice(
+    parts: AdmissionParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.limit(upgrades=2)
+    await parts.end(await parts.accept())
+    read = parts.work.of
+
+    async def and_meanwhile(tenant_id: str, period: str, limit: int) -> list[HeldWork]:
+        works = await read(tenant_id, period, limit)
+        await parts.end(await parts.accept())
+        return works
+
+    monkeypatch.setattr(parts.work, "of", and_meanwhile)
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert await parts.meter("upgrades") == (1, 1)
+    assert await parts.meter("tokens") == (30, 30)
+    monkeypatch.undo()
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert await parts.meter("upgrades") == (2, 0)
+    assert await parts.meter("tokens") == (60, 0)
 
 
 async def test_an_end_that_is_counted_before_it_is_known_here_is_not_held_twice(parts: AdmissionParts) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.usage.batch_window import RECENT
 from services.usage.count_batch import CountBatch
 from services.usage.increments import increments_of
 from services.usage.ledger_store import LedgerStore
@@ -28,7 +29,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[LedgerStore]:
 async def standing(ledger: LedgerStore, *event_ids: str) -> tuple[int, list[str]]:
     found = await ledger.standing(TENANT, PERIOD, event_ids)
     assert found is not None
-    return found[0].tokens, found[1]
+    assert found.as_of == found.counters.version
+    return found.counters.tokens, found.missing
 
 
 async def test_an_event_is_in_the_counters_or_missing_at_every_step(ledger: LedgerStore) -> None:
@@ -63,7 +65,24 @@ async def test_while_events_are_counted_nothing_is_twice_or_nowhere(ledger: Ledg
         now = await ledger.standing(TENANT, PERIOD, ids)
         if now is not None:
             found += 1
-            assert now[0].tokens + TOKENS * len(now[1]) == TOKENS * len(ids)
+            assert now.counters.tokens + TOKENS * len(now.missing) == TOKENS * len(ids)
     await counted
     assert found > asked / 10
     assert await standing(ledger, *ids) == (TOKENS * len(ids), [])
+
+
+async def test_what_counters_of_a_moment_ago_lack_is_known_for_as_long_as_they_tell_their_batches(
+    ledger: LedgerStore,
+) -> None:
+    ids = [f"e{number}" for number in range(RECENT + 4)]
+    counting = CountBatch(ledger, ledger.registry, owner="one", lease_seconds=5.0)
+    for id_ in ids:
+        await counting.count([operation(id_)])
+    for as_of in range(4, len(ids) + 1):
+        found = await ledger.standing(TENANT, PERIOD, ids, as_of)
+        assert found is not None
+        assert (found.as_of, found.missing) == (as_of, ids[as_of:])
+    for unknown in (0, 3, len(ids) + 1):
+        found = await ledger.standing(TENANT, PERIOD, ids, unknown)
+        assert found is not None
+        assert (found.as_of, found.missing) == (len(ids), [])

@@ -1,6 +1,6 @@
 """Stands where the usage service is: plans, and counters over the results that the test's upgrader has made."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -22,6 +22,7 @@ class UsageStandIn:
         self.plans: dict[str, PlanChange] = {}
         self.plan_versions: dict[str, int] = {}
         self.counted: set[str] = set()
+        self._counted_at: dict[str, int] = {}
         self.counters: dict[tuple[str, str], TenantCounters] = {}
 
     def set_plan(self, tenant_id: str, plan: Plan, **overrides: int | None) -> None:
@@ -38,6 +39,7 @@ class UsageStandIn:
                     continue
                 self.counted.add(spent.event_id)
                 had = self.counters.get(key) or TenantCounters(tenant_id=key[0], period=key[1])
+                self._counted_at[spent.event_id] = had.version + 1
                 self.counters[key] = had.model_copy(
                     update={
                         "upgrades": had.upgrades + spent.upgrades,
@@ -46,6 +48,14 @@ class UsageStandIn:
                         "version": had.version + 1,
                     }
                 )
+
+    def standing(self, tenant_id: str, period: str, event_ids: Sequence[str], as_of: int | None) -> TenantStanding:
+        if self.counting:
+            self.count()
+        quota = self.quota(tenant_id, period)
+        version = quota.counters.version if as_of is None else as_of
+        missing = [id_ for id_ in event_ids if id_ not in self.counted or self._counted_at.get(id_, 0) > version]
+        return TenantStanding(quota=quota, as_of=version, missing=missing)
 
     def quota(self, tenant_id: str, period: str) -> TenantQuota:
         change = self.plans.get(tenant_id, PlanChange(plan=Plan.FREE))
@@ -60,15 +70,20 @@ class UsageStandIn:
 
     def add_routes(self, app: FastAPI) -> None:
         @app.post("/internal/tenants/{tenant_id}/standing")
-        async def standing(tenant_id: str, period: str, request: Request) -> Response:
+        async def standing(tenant_id: str, period: str, request: Request, asOf: int | None = None) -> Response:
+            if self.out:
+                return Response(status_code=503)
+            ids = EventIds.model_validate_json(await request.body()).event_ids
+            body = self.standing(tenant_id, period, ids, asOf)
+            return Response(body.to_json(), media_type="application/json")
+
+        @app.get("/internal/tenants/{tenant_id}/quota")
+        async def quota(tenant_id: str, period: str) -> Response:
             if self.out:
                 return Response(status_code=503)
             if self.counting:
                 self.count()
-            ids = EventIds.model_validate_json(await request.body()).event_ids
-            missing = [event_id for event_id in ids if event_id not in self.counted]
-            body = TenantStanding(quota=self.quota(tenant_id, period), missing=missing)
-            return Response(body.to_json(), media_type="application/json")
+            return Response(self.quota(tenant_id, period).to_json(), media_type="application/json")
 
         @app.put("/internal/tenants/{tenant_id}/plan")
         async def set_plan(tenant_id: str, request: Request, ifUnset: bool = False) -> Response:

@@ -54,28 +54,39 @@ class Settlement:
         await asyncio.shield(running)
 
     async def _refresh(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
-        works = await self._work.of(tenant_id, period, _MOST_WORK)
-        listed = {work.hold_id for work in works}
-        others = [hold_id for hold_id in due if hold_id not in listed]
-        works = _within_limit([*await self._work.with_hold(others), *works])
-        recorded = {work.hold_id for work in works}
-        # What was never recorded owes nobody anything: a record is made long before its hold is due.
-        drops = [HoldChange(hold_id, "drop") for hold_id in others if hold_id not in recorded]
         try:
-            standing = await self._usage.standing(tenant_id, period, all_events(works))
+            await self._take_over(tenant_id, period, due)
         except UsageUnavailable:
+            _, drops = await self._held(tenant_id, period, due)
             if drops:
                 await self._state.confirm(tenant_id, period, None, drops)
             raise
-        missing, now = set(standing.missing), self._clock()
-        outcome = await self._state.confirm(
-            tenant_id, period, standing.quota, [*changes_of(works, missing, now), *drops]
-        )
-        if outcome != "old":  # else somebody is ahead of this, and takes these off in a later round
-            await self._work.counted([work.hold_id for work in works if work.is_counted(missing, now)])
         self._done_at[(tenant_id, period)] = time.monotonic()
         if len(self._done_at) > _MOST_REMEMBERED:
             self._done_at.popitem(last=False)
+
+    async def _take_over(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
+        # Counters before records: what they have was recorded earlier, so none of it keeps its hold beside them.
+        quota = await self._usage.quota(tenant_id, period)
+        works, drops = await self._held(tenant_id, period, due)
+        standing = await self._usage.standing(tenant_id, period, all_events(works), quota.counters.version)
+        if standing.as_of != quota.counters.version:
+            quota = standing.quota
+        missing, now = set(standing.missing), self._clock()
+        outcome = await self._state.confirm(tenant_id, period, quota, [*changes_of(works, missing, now), *drops])
+        if outcome != "old":  # else somebody is ahead of this, and takes these off in a later round
+            await self._work.counted([work.hold_id for work in works if work.is_counted(missing, now)])
+
+    async def _held(self, tenant_id: str, period: str, due: Sequence[str]) -> tuple[list[HeldWork], list[HoldChange]]:
+        """The work that holds something, and the end of due holds that stand for none."""
+        works = await self._work.of(tenant_id, period, _MOST_WORK)
+        listed = {work.hold_id for work in works}
+        others = [hold_id for hold_id in due if hold_id not in listed]
+        found = await self._work.with_hold(others)
+        recorded = {work.hold_id for work in found}
+        # What was never recorded owes nobody anything: a record is made long before its hold is due.
+        drops = [HoldChange(hold_id, "drop") for hold_id in others if hold_id not in recorded]
+        return _within_limit([*found, *works]), drops
 
 
 def _within_limit(works: Sequence[HeldWork]) -> list[HeldWork]:

@@ -38,8 +38,15 @@ class RangeRefused(Exception):
 
 
 class Usage(Protocol):
-    async def standing(self, tenant_id: str, period: str, event_ids: Sequence[str]) -> TenantStanding:
-        """The tenant's quota, and which of its events are not in those counters. Raises UsageUnavailable."""
+    """Every call may raise UsageUnavailable."""
+
+    async def quota(self, tenant_id: str, period: str) -> TenantQuota:
+        """The tenant's plan and counters."""
+
+    async def standing(
+        self, tenant_id: str, period: str, event_ids: Sequence[str], as_of: int | None = None
+    ) -> TenantStanding:
+        """Which of its events the tenant's counters lack, or lacked as of a version of a moment ago."""
 
 
 class UsageClient:
@@ -58,10 +65,13 @@ class UsageClient:
     async def quota(self, tenant_id: str, period: str) -> TenantQuota:
         return await self._send(TenantQuota, "GET", tenant_id, "quota", {"period": period})
 
-    async def standing(self, tenant_id: str, period: str, event_ids: Sequence[str]) -> TenantStanding:
+    async def standing(
+        self, tenant_id: str, period: str, event_ids: Sequence[str], as_of: int | None = None
+    ) -> TenantStanding:
         """At most 10,000 events."""
+        params = {"period": period} if as_of is None else {"period": period, "asOf": str(as_of)}
         question = EventIds(event_ids=list(event_ids))
-        return await self._send(TenantStanding, "POST", tenant_id, "standing", {"period": period}, question)
+        return await self._send(TenantStanding, "POST", tenant_id, "standing", params, question)
 
     async def set_plan(self, tenant_id: str, change: PlanChange, *, if_unset: bool = False) -> TenantQuota:
         """The quota of the current period under the plan that stands now."""
