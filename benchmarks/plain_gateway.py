@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import uvicorn
@@ -20,10 +20,11 @@ from fastapi import FastAPI, Header, HTTPException
 from redis.asyncio import Redis
 
 from benchmarks.brokers import Broker
+from services.gateway.admission.holds import HoldSize
 from services.gateway.admission.redis_scripts import SCRIPTS, AdmissionConnection
-from services.gateway.admission.state import CLAIM_LIFE_MS, RATE_WINDOW_MS, AdmissionState
+from services.gateway.admission.state import AdmissionState, admit_call
+from services.gateway.admission.terms import Admit
 from services.gateway.upgrades.accepted_record import TASK_MODEL
-from shared.contracts import redis_keys
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
 from shared.contracts.internal_http import TenantCounters
@@ -40,7 +41,7 @@ _PREFIX = 12
 _REQUEST_BYTES = 4 * 1024 * 1024
 _DEADLINE = timedelta(seconds=600)
 # As much as the gateway holds for such a request, roughly: the script does the same whatever the amounts.
-_UPGRADES, _TOKENS, _EMBEDDINGS = 1, 20_000, 0
+_SIZE = HoldSize(upgrades=1, tokens=20_000, embeddings=0)
 _MOST_ACCEPTED = 1_000_000
 
 
@@ -150,22 +151,20 @@ def _redacted_task(request: UpgradeRequest, tenant_id: str) -> UpgradeTask:
 
 async def _admitted(redis: Redis, run_id: str, task: UpgradeTask) -> bool:
     """The gateway's own script, asked for one request at a time."""
-    keys = [
-        redis_keys.admission_counters(task.tenant_id, task.period),
-        redis_keys.admission_holds(task.tenant_id, task.period),
-        redis_keys.admission_due(task.tenant_id, task.period),
-        redis_keys.admission_rate(task.tenant_id, "person"),
-        redis_keys.admission_claim(task.tenant_id, ""),
-    ]
-    now_ms, due_ms = round(time.time() * 1000), _ms(task.deadline)
-    arguments: list[str | int] = [run_id, now_ms, task.upgrade_id, _UPGRADES, _TOKENS, _EMBEDDINGS, due_ms]
-    arguments += [_MOST_ACCEPTED, RATE_WINDOW_MS, "", CLAIM_LIFE_MS]
-    answer = await redis.evalsha(SCRIPTS["admit"].sha, len(keys), *keys, *arguments)
+    keys, arguments = admit_call(
+        Admit(
+            tenant_id=task.tenant_id,
+            period=task.period,
+            hold_id=task.upgrade_id,
+            size=_SIZE,
+            now_ms=round(time.time() * 1000),
+            due_ms=round(task.deadline.timestamp() * 1000),
+            subject="person",
+            most_accepted=_MOST_ACCEPTED,
+        )
+    )
+    answer = await redis.evalsha(SCRIPTS["admit"].sha, len(keys), *keys, run_id, *arguments)
     return bool(answer[0] == b"admitted")
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
 
 
 if __name__ == "__main__":

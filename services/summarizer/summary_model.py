@@ -1,6 +1,6 @@
 """Asks the language model for a summary."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
 
@@ -43,8 +43,7 @@ class LlmSummaryModel(SummaryModel):
         view = ModelView(task, self._vault)
         sections = {"conversation": view.reveal("\n\n".join(f"{m.role}: {m.content}" for m in messages))}
         if previous is not None:
-            # Field by field: a value put into the JSON itself could hold a quotation mark and break it.
-            revealed = _with_each_text(previous, view.reveal)
+            revealed = previous.with_each_text(view.reveal)
             sections["previous_summary"] = orjson.dumps(revealed.to_document()).decode()
         try:
             completion = await self._client.complete(
@@ -61,7 +60,7 @@ class LlmSummaryModel(SummaryModel):
         except ModelError as error:
             usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None
             raise SummaryFailed(error.detail, usage) from error
-        summary = _with_each_text(completion.value, view.conceal)
+        summary = Summary(**completion.value.model_dump()).with_each_text(view.conceal)
         return ModelSummary(
             summary=summary,
             usage=component_usage(COMPONENT, "summarize", completion.usage),
@@ -69,13 +68,3 @@ class LlmSummaryModel(SummaryModel):
             placeholder_counts=view.placeholder_counts(),
             warnings=tuple(usage_warnings(completion.usage)),
         )
-
-
-def _with_each_text(summary: Summary | ConversationSummary, change: Callable[[str], str]) -> Summary:
-    return Summary(
-        goal=change(summary.goal),
-        facts=[change(item) for item in summary.facts],
-        constraints=[change(item) for item in summary.constraints],
-        decisions=[change(item) for item in summary.decisions],
-        tried=[change(item) for item in summary.tried],
-    )

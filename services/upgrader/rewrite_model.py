@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from services.upgrader.rewrite import COMPONENT, Rewrite, RewriteFailed, RewriteModel, RewriteRequest
 from shared.contracts.problems import WarningCode
 from shared.contracts.upgrade_results import PromptVersion
-from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk, Summary
+from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.reporting import component_usage, usage_warnings
@@ -85,24 +85,13 @@ class LlmRewriteModel(RewriteModel):
 def _sections(request: RewriteRequest, view: ModelView) -> dict[str, str]:
     sections = {"mode": request.mode, "language": request.language, "prompt": view.reveal(request.prompt)}
     if request.summary is not None:
-        sections["summary"] = orjson.dumps(_revealed(request.summary, view).to_document()).decode()
+        sections["summary"] = orjson.dumps(request.summary.with_each_text(view.reveal).to_document()).decode()
     if request.conversation:
         sections["conversation"] = view.reveal(_conversation(request.conversation))
     if request.documents:
         # rag's own placeholders stay: their values are not the prompt's author's to show.
         sections["documents"] = _documents(request.documents)
     return sections
-
-
-def _revealed(summary: Summary, view: ModelView) -> Summary:
-    """Field by field: a value put into the JSON itself could hold a quotation mark and break it."""
-    return Summary(
-        goal=view.reveal(summary.goal),
-        facts=[view.reveal(item) for item in summary.facts],
-        constraints=[view.reveal(item) for item in summary.constraints],
-        decisions=[view.reveal(item) for item in summary.decisions],
-        tried=[view.reveal(item) for item in summary.tried],
-    )
 
 
 def _conversation(messages: Sequence[ConversationMessage]) -> str:

@@ -3,6 +3,7 @@
 Everything textual in it is redacted: personal values stand as typed placeholders (`<EMAIL_1>`).
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Literal
 
@@ -71,6 +72,16 @@ class Summary(Contract):
     constraints: list[str] = []
     decisions: list[str] = []
     tried: list[str] = []
+
+    def with_each_text(self, change: Callable[[str], str]) -> "Summary":
+        """Changed text by text: in the summary as JSON, what is put in could break the quotation marks."""
+        return Summary(
+            goal=change(self.goal),
+            facts=[change(item) for item in self.facts],
+            constraints=[change(item) for item in self.constraints],
+            decisions=[change(item) for item in self.decisions],
+            tried=[change(item) for item in self.tried],
+        )
 
 
 class RetrievedChunk(Contract):

@@ -50,7 +50,9 @@ async def offsets_of_log(
     """Where to go on in each partition: at the committed offset, or at the beginning when there is none of this log.
 
     A member that has not noticed yet that its broker was replaced can commit an offset of the old log to the new one.
-    That offset carries the old log's id. One without an id was set by an operator's tool and counts. Raises KafkaError.
+    On Apache Kafka that offset carries the old log's id. One without an id counts: it was set by an operator's tool, or
+    the broker keeps none, as the embedded one, which takes no commits of members that it does not know. Raises
+    KafkaError.
     """
     coordinator: Any = consumer._coordinator
     committed = await coordinator.fetch_committed_offsets(list(partitions))

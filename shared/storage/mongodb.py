@@ -54,9 +54,7 @@ class MongoDatabase:
     """One database of a MongoDB deployment. Writes are acknowledged by a majority, with journal."""
 
     def __init__(self, url: str, name: str) -> None:
-        """`url` may hold options, which win over the ones here. `ValueError` when it is no MongoDB URL."""
-        if urlsplit(url).scheme not in ("mongodb", "mongodb+srv"):
-            raise ValueError("MONGODB_URL is not a MongoDB URL")
+        """`url` may hold options, which win over the ones here. `start` raises `ValueError` when it is not valid."""
         self._url = url
         self._name = name
         self._client: AsyncIOMotorClient[Any] | None = None

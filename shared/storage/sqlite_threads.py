@@ -14,7 +14,6 @@ from typing import Any
 from shared.storage.documents import StorageUnavailable
 
 READ_BATCH = 16
-_IDLE_SECONDS = 2.0
 _SWITCH_INTERVAL_SECONDS = 0.0001
 _READ_LOCK_TIMEOUT_SECONDS = 10.0
 _CACHE_KIB = 16 * 1024
@@ -124,19 +123,21 @@ class SqliteThread(ABC):
 
     @abstractmethod
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
-        """Does the operations; every one has an outcome. Must not raise."""
+        """Does the operations; every one has an outcome. Must not raise. No operations: none came in time."""
 
     @property
     @abstractmethod
     def batch_size(self) -> int:
         """How many operations are taken at once."""
 
+    @property
+    def patience_seconds(self) -> float | None:
+        """For how long it waits for operations before it is called without any; None: for ever."""
+        return None
+
     @abstractmethod
     def open(self) -> sqlite3.Connection:
         """The thread's connection."""
-
-    def tidy_up(self, connection: sqlite3.Connection, *, idle: bool) -> None:  # noqa: B027 -- most have nothing to tidy
-        """Called after each batch, and now and then while there is nothing to do. Must not raise."""
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Closes the thread's connection."""
@@ -153,15 +154,14 @@ class SqliteThread(ABC):
         closing = False
         while not closing:
             batch, closing = self._next_batch()
-            if batch:
+            if batch or not closing:
                 outcomes = list(self.process(connection, batch))
                 self._in_loop(self._deliver, outcomes)
-            self.tidy_up(connection, idle=not batch)
         self.close(connection)
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
         try:
-            first = self._queue.get(timeout=_IDLE_SECONDS)
+            first = self._queue.get(timeout=self.patience_seconds)
         except queue.Empty:
             return [], False
         if first is None:

@@ -5,6 +5,7 @@ per group and not per write. Each still has its own outcome.
 """
 
 import contextlib
+import math
 import random
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from shared.storage.sqlite_threads import (
 
 WRITE_BATCH = 256
 WRITE_LOCK_TIMEOUT_SECONDS = 20.0
+_EMPTY_WAL_AFTER_SECONDS = 2.0
 _LONGEST_IN_WAL_SECONDS = 60.0
 _BULK_SIZES = (64, 16, 4, 1)
 
@@ -55,16 +57,22 @@ class WriterThread(SqliteThread):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
 
-    def tidy_up(self, connection: sqlite3.Connection, *, idle: bool) -> None:
-        """Empties the write-ahead log when nothing is to do, or after a minute: it still has what was erased."""
-        if self._oldest_in_wal is None:
-            return
-        if idle or time.monotonic() - self._oldest_in_wal > _LONGEST_IN_WAL_SECONDS:
-            with contextlib.suppress(sqlite3.Error):
-                [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                self._oldest_in_wal = time.monotonic() if busy else None
+    @property
+    def patience_seconds(self) -> float | None:
+        """Until the write-ahead log is emptied: it still has what was erased."""
+        return None if self._oldest_in_wal is None else _EMPTY_WAL_AFTER_SECONDS
 
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
+        if not batch or time.monotonic() - (self._oldest_in_wal or math.inf) > _LONGEST_IN_WAL_SECONDS:
+            self._empty_wal(connection)
+        return self._write(connection, batch) if batch else []
+
+    def _empty_wal(self, connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._oldest_in_wal = time.monotonic() if busy else None
+
+    def _write(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
         self._oldest_in_wal = self._oldest_in_wal or time.monotonic()
         try:
             _begin(connection)

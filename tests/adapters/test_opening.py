@@ -52,7 +52,7 @@ async def test_a_mongodb_that_is_not_there_is_unavailable(tmp_path: Path) -> Non
 
 
 async def test_a_url_that_is_wrong_is_refused_without_being_repeated(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mongodb://host"):
+    with pytest.raises(ValueError, match=r"mongodb_url\s+Value error, must be a URL such as mongodb://host:27017"):
         open_database(settings_with("postgres://user:secret@there", tmp_path), "usage")
     database = open_database(settings_with("mongodb://user:se/cret@there:port/", tmp_path), "usage")
     with pytest.raises(ValueError, match="MONGODB_URL") as wrong:

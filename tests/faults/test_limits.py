@@ -21,6 +21,7 @@ from deploy.local.server_commands import HOST, ServerCommand
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
+from tests.component.admission_world import adds_up
 from tests.conftest import eventually
 from tests.model_server import Behaviour, ModelServer
 from tests.running_stack import ENDED, RunningStack
@@ -72,7 +73,7 @@ class Limited:
             if answer.status_code == 200:
                 meter: dict[str, Any] = answer.json()["meters"]["upgrades"]
                 assert meter["limit"] is None or meter["used"] + meter["held"] <= meter["limit"], meter
-                assert meter["limit"] is None or sum(meter[k] for k in ("used", "held", "remaining")) == meter["limit"]
+                adds_up(meter)
                 return meter
         return None
 

@@ -21,7 +21,7 @@ from shared.contracts import redis_keys
 from shared.contracts.ids import new_id
 from shared.contracts.plans import Limits, Meter, Plan, TenantQuota
 
-CLAIM_LIFE_MS = 24 * 3600 * 1000
+_CLAIM_LIFE_MS = 24 * 3600 * 1000
 RATE_WINDOW_MS = 60_000
 _STATE_LIFE_SECONDS = 70 * 86_400
 _REBUILD_LIFE_MS = 600_000
@@ -35,12 +35,8 @@ class AdmissionState:
         self._connection = connection
 
     async def admit(self, ask: Admit) -> Admitted:
-        answer = await self._connection.run(
-            "admit",
-            [*_keys(ask.tenant_id, ask.period), *_own_keys(ask.tenant_id, ask.subject, ask.key_hash)],
-            ask.now_ms, ask.hold_id, ask.size.upgrades, ask.size.tokens, ask.size.embeddings, ask.due_ms,
-            ask.most_accepted, RATE_WINDOW_MS, ask.body_hash if ask.key_hash else "", CLAIM_LIFE_MS,
-        )  # fmt: skip
+        keys, arguments = admit_call(ask)
+        answer = await self._connection.run("admit", keys, *arguments)
         verdict: Verdict = answer[0].decode()
         rate = RateState(int(answer[1]), int(answer[2]))
         due = _texts(answer[3])
@@ -138,6 +134,16 @@ class AdmissionState:
         keys = [redis_keys.failed_authentication(address_hash)]
         allowed, frees_ms = await self._connection.run("failure", keys, now_ms, RATE_WINDOW_MS, most, new_id())
         return bool(allowed), int(frees_ms)
+
+
+def admit_call(ask: Admit) -> tuple[list[str], list[Argument]]:
+    """Keys and arguments of the script, without the run id that comes first."""
+    keys = [*_keys(ask.tenant_id, ask.period), *_own_keys(ask.tenant_id, ask.subject, ask.key_hash)]
+    size, body_hash = ask.size, ask.body_hash if ask.key_hash else ""
+    return keys, [
+        ask.now_ms, ask.hold_id, size.upgrades, size.tokens, size.embeddings, ask.due_ms,
+        ask.most_accepted, RATE_WINDOW_MS, body_hash, _CLAIM_LIFE_MS,
+    ]  # fmt: skip
 
 
 def _keys(tenant_id: str, period: str) -> list[str]:
