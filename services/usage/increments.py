@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from datetime import date
+from typing import NamedTuple
 
 from services.usage.latency_sketch import bucket_of
 from services.usage.ledger_event import LedgerEvent
+from services.usage.rollup_reads import RollupKind, five_days_with
 from shared.contracts.upgrade_tasks import Origin
 
-RollupKind = Literal["total", "component", "user", "user_month"]
 Amounts = dict[str, int]
 
 COUNTED_STATUSES = frozenset({"upgraded", "cached"})
@@ -25,7 +26,7 @@ class CounterKey(NamedTuple):
 class RollupKey(NamedTuple):
     """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it.
 
-    Users are many, so each has a rollup of the whole month too (`user_month`), whose `day` is the period.
+    The longer spans of users have their first day as `day`, a month the period.
     """
 
     tenant_id: str
@@ -90,6 +91,7 @@ def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
     groups: list[tuple[RollupKind, str, str]] = [
         ("total", event.day, ""),
         ("user", event.day, user),
+        ("user_five_days", five_days_with(date.fromisoformat(event.day))[0].isoformat(), user),
         ("user_month", event.period, user),
     ]
     if event.component is not None:

@@ -1,11 +1,11 @@
 """What a tenant used and what became of its upgrades, over a range of days, from daily rollups."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Protocol
 
 from services.usage.latency_sketch import quantiles
+from services.usage.rollup_reads import next_month, reads_of
 from shared.contracts.contract import format_usd
 from shared.contracts.stats import GroupBy, LatencyQuantiles, StatsGroup, StatsTotals, TenantStats, UpgradeCounts
 
@@ -20,16 +20,6 @@ class RangeMakesNoSense(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field = field
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Rollups of one kind to be added (sign 1) or taken away (-1); `since` inclusive, `until` exclusive."""
-
-    kind: str
-    since: str
-    until: str
-    sign: int
 
 
 class Rollups(Protocol):
@@ -50,35 +40,11 @@ async def tenant_stats(
         if group_by == "day":
             grouped.setdefault(rollup["day"], _Sum()).add(rollup, 1)
     if group_by is not None and group_by != "day":
-        for read in _reads(group_by, from_day, to_day):
+        for read in reads_of(group_by, from_day, to_day):
             for rollup in await rollups.rollups(tenant_id, read.kind, read.since, read.until):
                 grouped.setdefault(rollup["key"], _Sum()).add(rollup, read.sign)
     groups = [StatsGroup(key=key, **grouped[key].totals()) for key in sorted(grouped) if grouped[key].has_any]
     return TenantStats(from_day=first, to_day=last, totals=StatsTotals(**total.totals()), groups=groups)
-
-
-def _reads(group_by: GroupBy, from_day: date, to_day: date) -> list[_Read]:
-    """What covers the days once. For users, who are many: whole months as such, and of a month of which more than half
-    is wanted the month less its other days. Those are read first, so that the month has all that is taken away."""
-    if group_by != "user":
-        return [_Read(group_by, from_day.isoformat(), to_day.isoformat(), 1)]
-    added: list[_Read] = []
-    taken: list[_Read] = []
-    begin = from_day
-    while begin < to_day:
-        month, after = begin.replace(day=1), next_month(begin)
-        end = min(to_day, after)
-        if (end - begin) * 2 <= after - month:
-            added.append(_Read("user", begin.isoformat(), end.isoformat(), 1))
-        else:
-            added.append(_Read("user_month", month.isoformat()[:7], after.isoformat()[:7], 1))
-            taken += [
-                _Read("user", since.isoformat(), until.isoformat(), -1)
-                for since, until in ((month, begin), (end, after))
-                if since < until
-            ]
-        begin = end
-    return taken + added
 
 
 def range_of_days(from_day: date | None, to_day: date | None, today: date) -> tuple[date, date]:
@@ -98,11 +64,6 @@ def range_of_days(from_day: date | None, to_day: date | None, today: date) -> tu
     if (last - first).days > MAX_DAYS:
         raise RangeMakesNoSense("from" if to_day is None else "to", f"A range has at most {MAX_DAYS} days.")
     return first, last
-
-
-def next_month(day: date) -> date:
-    """The first day of the month after that of `day`."""
-    return date(day.year + day.month // 12, day.month % 12 + 1, 1)
 
 
 class _Sum:

@@ -16,9 +16,9 @@ from services.usage.ledger_documents import COUNTERS, ROLLUPS
 from services.usage.ledger_store import LedgerStore
 from services.usage.reconcile import reconcile_stored
 from services.usage.recount import Reconciliation, reconcile
+from services.usage.rollup_reads import next_month
 from services.usage.routes import usage_routes
 from services.usage.settings import ReconcileSettings
-from services.usage.stats import next_month
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.observability.service_http import internal_app

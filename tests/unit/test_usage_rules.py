@@ -1,7 +1,7 @@
 """What is counted where, and how: the rules of the usage service without a store."""
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from services.usage.handlers import to_ledger_event
 from services.usage.increments import CounterKey, RollupKey, RollupKind, increments_of
 from services.usage.latency_sketch import LONGEST_MS, RELATIVE_ERROR, bucket_of, quantiles
 from services.usage.ledger_event import LedgerEvent, day_within, of_completed, of_usage
+from services.usage.rollup_reads import RollupRead, reads_of
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus, UsageTotals
 from shared.contracts.usage_events import UsageRecorded
 from shared.messaging.cloudevents import Envelope
@@ -102,6 +103,8 @@ def test_rollups_by_day_component_and_user() -> None:
     assert increments.rollups == {
         key("total", ""): {**work, **end},
         key("user", "u_1"): work,
+        RollupKey("tenant-a", "2026-11-21", "client", "user_five_days", "u_1"): work,
+        RollupKey("tenant-a", "2026-11-21", "client", "user_five_days", "anonymous"): end,
         RollupKey("tenant-a", "2026-11", "client", "user_month", "u_1"): work,
         RollupKey("tenant-a", "2026-11", "client", "user_month", "anonymous"): end,
         key("user", "anonymous"): end,
@@ -114,9 +117,33 @@ def test_increments_add_up_whatever_the_batches() -> None:
     whole = increments_of(events)
     tokens = sum(e.tokens_in + e.tokens_out for e in events if e.origin == "client")
     assert sum(amounts.get("tokens", 0) for amounts in whole.counters.values()) == tokens
-    for kind in ("component", "user", "user_month", "total"):
+    for kind in ("component", "user", "user_five_days", "user_month", "total"):
         of_kind = [amounts for key, amounts in whole.rollups.items() if key.kind == kind]
         assert sum(a.get("costNanoUsd", 0) for a in of_kind) == sum(e.cost_nano_usd for e in events)
+
+
+@given(st.dates(date(2023, 12, 1), date(2024, 4, 30)), st.integers(1, 100))
+def test_the_rollups_of_users_that_are_read_cover_each_day_once_and_are_few(begin: date, days: int) -> None:
+    end = begin + timedelta(days=days)
+    reads = reads_of("user", begin, end)
+    covered: Counter[date] = Counter()
+    for read in reads:
+        for event_day in _days_around(begin, end):
+            event = operation("e", period=event_day.isoformat()[:7], day=event_day.isoformat())
+            if any(_reads_it(read, key) for key in increments_of([event]).rollups):
+                covered[event_day] += read.sign
+    assert +covered == {begin + timedelta(days=n): 1 for n in range(days)}
+    assert min(covered.values()) >= 0
+    assert sum(read.per_key for read in reads) <= 8 * 2 + (days // 28)
+    assert reads == sorted(reads, key=lambda read: read.sign)
+
+
+def _days_around(begin: date, end: date) -> list[date]:
+    return [begin + timedelta(days=n) for n in range(-40, (end - begin).days + 40)]
+
+
+def _reads_it(read: RollupRead, key: RollupKey) -> bool:
+    return key.kind == read.kind and read.since <= key.day < read.until
 
 
 @pytest.mark.parametrize(
