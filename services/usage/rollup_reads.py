@@ -80,7 +80,8 @@ def _covering(begin: date, end: date, sign: int, kinds: Sequence[_Spans]) -> lis
         inside = _covering(begin, until, sign, shorter)
         whole = RollupRead(spans.kind, spans.name(first), spans.name(after), sign, 1)
         outside = [*_covering(first, begin, -sign, shorter), *_covering(until, after, -sign, shorter)]
-        reads += min(inside, [whole, *outside], key=_per_key)
+        around = [whole, *outside]
+        reads += inside if _per_key(inside) <= _per_key(around) else around
         begin = until
     return reads
 

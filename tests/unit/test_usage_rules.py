@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from services.usage.batch_window import RECENT, WINDOW, floor_after, may_begin
 from services.usage.comparison import amounts_in, counter_differences, rollup_differences
 from services.usage.handlers import to_ledger_event
-from services.usage.increments import CounterKey, RollupKey, RollupKind, increments_of
+from services.usage.increments import CounterKey, RollupKey, increments_of
 from services.usage.latency_sketch import LONGEST_MS, RELATIVE_ERROR, bucket_of, quantiles
 from services.usage.ledger_event import LedgerEvent, day_within, of_completed, of_usage
-from services.usage.rollup_reads import RollupRead, reads_of
+from services.usage.rollup_reads import RollupKind, RollupRead, reads_of
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus, UsageTotals
 from shared.contracts.usage_events import UsageRecorded
 from shared.messaging.cloudevents import Envelope
