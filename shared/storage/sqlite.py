@@ -21,6 +21,7 @@ from shared.storage.documents import (
     Update,
     require_id,
 )
+from shared.storage.sqlite_lone_write import LoneWrites
 from shared.storage.sqlite_queries import AMONG, Table
 from shared.storage.sqlite_threads import Insert, ReaderThread, SqliteThread, connect
 from shared.storage.sqlite_writer import WriterThread, insert_rows
@@ -75,7 +76,7 @@ class _Threads:
     """The writer, a reader for documents by id, and one for searches, so that a long one never delays the short.
 
     `own` is the event loop's own connection. To read one document takes some 30 µs, to wake a thread for it ten times
-    as long, and each stage of an upgrade begins with such a read.
+    as long, and each stage of an upgrade begins with such a read. So it is with a write that is alone.
     """
 
     def __init__(self, path: Path, queue_limit: int, definition: Sequence[str]) -> None:
@@ -92,15 +93,25 @@ class _Threads:
                 await thread.start()
                 started.append(thread)
             self.own = connect(self._path, busy_timeout_seconds=0.0)
+            self._lone = LoneWrites(self._path)
         except BaseException:
             for thread in started:
                 await thread.stop(1.0)
             raise
 
+    async def insert(self, run: Callable[[sqlite3.Connection], T], bulk: Insert) -> T:
+        """What `run` returns, committed."""
+        if self.writer.is_quiet and (written := self._lone.write(run)) is not None:
+            self.writer.log_was_written()
+            return written.result
+        result: T = await self.writer.submit(run, insert=bulk)
+        return result
+
     async def stop(self, grace_seconds: float) -> None:
         """The readers first: the writer's last act is a checkpoint, which needs the file for itself."""
         loop = asyncio.get_running_loop()
         self.own.close()
+        self._lone.close()
         deadline = loop.time() + grace_seconds
         await asyncio.gather(self.points.stop(grace_seconds), self.searches.stop(grace_seconds))
         await self.writer.stop(deadline - loop.time())
@@ -135,7 +146,7 @@ class SqliteCollection:
 
     async def insert(self, document: Document) -> None:
         row = self._row(document)
-        await self._threads().writer.submit(lambda connection: self._insert(connection, row), insert=self._as_bulk(row))
+        await self._threads().insert(lambda connection: self._insert(connection, row), self._as_bulk(row))
 
     async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
         row = self._row(document)
@@ -148,9 +159,7 @@ class SqliteCollection:
             self._insert(connection, row)
             return document, True
 
-        ours = (document, True)
-        stored: tuple[Document, bool] = await self._threads().writer.submit(run, insert=self._as_bulk(row, ours))
-        return stored
+        return await self._threads().insert(run, self._as_bulk(row, (document, True)))
 
     async def insert_many_if_absent(self, documents: Sequence[Document]) -> set[str]:
         if not documents:

@@ -5,15 +5,18 @@ import queue
 import sqlite3
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from shared.storage.documents import StorageUnavailable
 
 READ_BATCH = 16
+_QUIET_SECONDS = 0.005
 _SWITCH_INTERVAL_SECONDS = 0.0001
 _READ_LOCK_TIMEOUT_SECONDS = 10.0
 _CACHE_KIB = 16 * 1024
@@ -54,6 +57,13 @@ class Operation:
     insert: Insert | None = None
 
 
+class _Signal(Enum):
+    """What else a thread may find in its queue: to end, and to look at its patience again."""
+
+    STOP = 1
+    WAKE = 2
+
+
 Outcome = tuple[Operation, Any, BaseException | None]
 
 
@@ -63,12 +73,13 @@ class SqliteThread(ABC):
     def __init__(self, path: Path, name: str, limit: int) -> None:
         self._path = path
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Operation | _Signal] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(limit)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opened: asyncio.Future[None] | None = None
         self._accepting = False
         self._waiting: set[Operation] = set()
+        self._done_at = float("-inf")
 
     async def start(self) -> None:
         """Opens the connection; raises `StorageUnavailable`."""
@@ -106,15 +117,24 @@ class SqliteThread(ABC):
         if self._loop is None:
             return
         self._accepting = False
-        self._queue.put(None)
+        self._queue.put(_Signal.STOP)
         await asyncio.to_thread(self._thread.join, max(grace_seconds, 0.01))
         await asyncio.sleep(0)  # lets the last results be delivered
         for operation in list(self._waiting):
             self._deliver([(operation, None, StorageUnavailable("the database was closed first"))])
 
+    def wake(self) -> None:
+        """To be called when `patience_seconds` has become less."""
+        self._queue.put(_Signal.WAKE)
+
     def _check_open(self) -> None:
         if not self._accepting:
             raise StorageUnavailable("the database is closed")
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it runs, has nothing to do, and had nothing for some time."""
+        return self._accepting and not self._waiting and time.monotonic() - self._done_at > _QUIET_SECONDS
 
     @property
     def alive(self) -> bool:
@@ -161,21 +181,22 @@ class SqliteThread(ABC):
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
         try:
-            first = self._queue.get(timeout=self.patience_seconds)
+            taken = self._queue.get(timeout=self.patience_seconds)
+            while taken is _Signal.WAKE:
+                taken = self._queue.get(timeout=self.patience_seconds)
         except queue.Empty:
             return [], False
-        if first is None:
-            return [], True
-        batch = [first]
-        while len(batch) < self.batch_size:
+        batch: list[Operation] = []
+        while taken is not _Signal.STOP:
+            if isinstance(taken, Operation):
+                batch.append(taken)
+            if len(batch) == self.batch_size:
+                return batch, False
             try:
-                following = self._queue.get_nowait()
+                taken = self._queue.get_nowait()
             except queue.Empty:
-                break
-            if following is None:
-                return batch, True
-            batch.append(following)
-        return batch, False
+                return batch, False
+        return batch, True
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None  # noqa: S101 - set before the thread starts
@@ -185,6 +206,7 @@ class SqliteThread(ABC):
             return
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> None:
+        self._done_at = time.monotonic()
         for operation, result, error in outcomes:
             if operation in self._waiting:
                 self._waiting.remove(operation)

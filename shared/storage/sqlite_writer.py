@@ -62,15 +62,24 @@ class WriterThread(SqliteThread):
         """Until the write-ahead log is emptied: it still has what was erased."""
         return None if self._oldest_in_wal is None else _EMPTY_WAL_AFTER_SECONDS
 
+    def log_was_written(self) -> None:
+        """Somebody else in this process has written; the log is to be emptied in time. Called by the event loop."""
+        if self._oldest_in_wal is None:
+            self._oldest_in_wal = time.monotonic()
+            self.wake()
+
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
         if not batch or time.monotonic() - (self._oldest_in_wal or math.inf) > _LONGEST_IN_WAL_SECONDS:
             self._empty_wal(connection)
         return self._write(connection, batch) if batch else []
 
     def _empty_wal(self, connection: sqlite3.Connection) -> None:
+        # Before it is emptied: what is written meanwhile sets it again.
+        self._oldest_in_wal = None
         with contextlib.suppress(sqlite3.Error):
             [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._oldest_in_wal = time.monotonic() if busy else None
+            if busy:
+                self._oldest_in_wal = time.monotonic()
 
     def _write(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
         self._oldest_in_wal = self._oldest_in_wal or time.monotonic()
