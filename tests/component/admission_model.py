@@ -56,8 +56,12 @@ class ModelState:
 
     def counted_open(self, hold_id: str) -> None:
         hold = self.holds.get(hold_id)
-        if hold is not None and not hold.ended:
-            self.holds[hold_id] = replace(hold, size=(0, hold.size[1], hold.size[2]), counted=True)
+        if hold is not None:
+            changed = replace(hold, size=(0, hold.size[1], hold.size[2]), counted=True)
+            if hold.ended:
+                self._put(hold_id, changed)
+            else:
+                self.holds[hold_id] = changed
 
     def _put(self, hold_id: str, hold: ModelHold) -> None:
         if hold.size == NOTHING:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.admission.admissions import Hold
 from services.gateway.admission.held_work import HeldWork
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
@@ -101,17 +102,44 @@ async def test_an_end_that_is_counted_before_it_is_known_here_is_not_held_twice(
     known, unknown = await parts.accept(), await parts.accept()
     await parts.end(known)
     await parts.end(unknown, settle=False)
-    # The record of the second does not say so yet: only usage knows.
-    await parts.store._records.update_one(
-        {"_id": unknown.upgrade_id},
-        {"$set": {"openSince": "2026-11-20T12:00:00.000Z", "outcome": "accepted"}, "$unset": {"uncountedSince": ""}},
-    )
+    await only_usage_knows_of_the_end_of(unknown, parts)
     await parts.settlement.sweep()
     assert await parts.meter("upgrades") == (2, 0)
     await parts.end(unknown)
     assert await parts.meter("upgrades") == (2, 0)
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (60, 0)
+
+
+async def test_an_end_that_is_counted_and_becomes_known_while_a_state_is_refreshed_is_not_held_twice(
+    parts: AdmissionParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.limit(upgrades=1)
+    hold = await parts.accept()
+    await parts.end(hold, settle=False)
+    await only_usage_knows_of_the_end_of(hold, parts)
+    read = parts.work.of
+
+    async def and_then_it_is_known(tenant_id: str, period: str, limit: int) -> list[HeldWork]:
+        works = await read(tenant_id, period, limit)
+        await parts.end(hold)
+        return works
+
+    monkeypatch.setattr(parts.work, "of", and_then_it_is_known)
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert await parts.meter("upgrades") == (1, 0)
+    assert await parts.meter("tokens") == (30, 30), "whether these are counted, nobody has asked"
+    monkeypatch.undo()
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert await parts.meter("tokens") == (30, 0)
+
+
+async def only_usage_knows_of_the_end_of(hold: Hold, parts: AdmissionParts) -> None:
+    """The record does not say so yet."""
+    await parts.store._records.update_one(
+        {"_id": hold.upgrade_id},
+        {"$set": {"openSince": "2026-11-20T12:00:00.000Z", "outcome": "accepted"}, "$unset": {"uncountedSince": ""}},
+    )
 
 
 async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_nothing_more(

@@ -4,7 +4,7 @@
 --      7 plan, 8-10 limits, then per hold: id, what, upgrades, tokens, embeddings, due ms
 --   what: left    ended, this much of it is not in the counters
 --         drop    nobody owes anything for it
---         counted open, but its end is in the counters: it holds no upgrade any more
+--         counted its end is in the counters, though its record was open: it holds no upgrade any more
 --         keep    looked at; look again at the new time
 
 if not is_warm() then
@@ -34,8 +34,14 @@ for at = 11, #ARGV, 6 do
       else
         put_hold(id, hold, after, due)
       end
-    elseif what == 'counted' and not hold.ended then
-      put_hold(id, hold, {u = 0, t = hold.t, e = hold.e, ended = false, counted = true}, due)
+    elseif what == 'counted' then
+      -- It may have ended since it was looked at: what else it used is asked for the next time.
+      local after = {u = 0, t = hold.t, e = hold.e, ended = hold.ended, counted = true}
+      if hold.ended and after.t + after.e == 0 then
+        remove_hold(id, hold)
+      else
+        put_hold(id, hold, after, due)
+      end
     elseif what == 'keep' then
       redis.call('ZADD', KEYS[3], due, id)
     end
