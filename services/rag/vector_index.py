@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
@@ -33,6 +34,9 @@ _METADATA_CACHE_BYTES = 16 * 1024 * 1024
 _MAX_QUERY_CHARACTERS = 2_000
 
 log = get_logger(__name__)
+
+# The processes that read files are other programs from their first moment on.
+warnings.filterwarnings("ignore", message="lancedb fork support is experimental", category=RuntimeWarning)
 
 
 class IndexUnavailable(Exception):

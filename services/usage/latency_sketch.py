@@ -16,6 +16,7 @@ LONGEST_MS = 100_000_000
 _GROWTH = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GROWTH = math.log(_GROWTH)
 _ZERO = "zero"
+_ROUNDING = 1e-6
 
 Buckets = Mapping[str, int]
 
@@ -29,13 +30,17 @@ def bucket_of(latency_ms: int) -> str:
 
 
 def quantiles(buckets: Buckets, wanted: Sequence[float]) -> list[int]:
-    """The latencies in milliseconds at the rising ranks `wanted` (0..1); zeros for an empty sketch."""
-    last = sum(buckets.values()) - 1
+    """The latencies in milliseconds at the rising ranks `wanted` (0..1); zeros for an empty sketch.
+
+    Ranks are nearest ranks (Hyndman and Fan's definition 1): the smallest value that so many of all are not above. Of a
+    few values the highest ranks then are the slowest one.
+    """
+    count = sum(buckets.values())
     answers: list[int] = []
     passed = 0
     for bucket in sorted(buckets, key=_index):
         passed += buckets[bucket]
-        while passed > wanted[len(answers)] * last and buckets[bucket] > 0:
+        while passed >= max(1, wanted[len(answers)] * count - _ROUNDING):
             answers.append(_value(_index(bucket)))
             if len(answers) == len(wanted):
                 return answers

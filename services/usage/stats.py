@@ -92,15 +92,18 @@ class _Sum:
 
     def totals(self) -> dict[str, Any]:
         """The fields of `StatsTotals`."""
-        upgrades = UpgradeCounts(**{name: self._upgrades.get(name, 0) for name in UpgradeCounts.model_fields})
+        # What is counted between two reads can be in what is taken away alone.
+        amounts = {name: max(0, amount) for name, amount in self._amounts.items()}
+        counts = {name: max(0, self._upgrades.get(name, 0)) for name in UpgradeCounts.model_fields}
+        upgrades = UpgradeCounts(**counts)
         p50, p95, p99 = quantiles(self._latency, (0.50, 0.95, 0.99))
         return {
             "upgrades": upgrades,
-            "tokens_in": self._amounts["tokensIn"],
-            "tokens_out": self._amounts["tokensOut"],
-            "embeddings": self._amounts["embeddings"],
-            "cost_usd": format_usd(self._amounts["costNanoUsd"]),
-            "cache_hit_rate": _share(self._amounts["cacheHits"], self._amounts["operations"]),
+            "tokens_in": amounts["tokensIn"],
+            "tokens_out": amounts["tokensOut"],
+            "embeddings": amounts["embeddings"],
+            "cost_usd": format_usd(amounts["costNanoUsd"]),
+            "cache_hit_rate": _share(amounts["cacheHits"], amounts["operations"]),
             "error_rate": _share(upgrades.original + upgrades.failed, upgrades.total),
             "latency_ms": LatencyQuantiles(p50=p50, p95=p95, p99=p99),
         }

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from shared.storage.documents import DuplicateKey
 from shared.storage.sqlite_threads import connect
 
 # Of its time, the loop gives one part in so many to commits at most.
@@ -43,7 +42,7 @@ class LoneWrites:
         self._connection.execute("PRAGMA wal_autocheckpoint=0")
 
     def write(self, run: Callable[[sqlite3.Connection], T]) -> Written[T] | None:
-        """Commits the operation; None when it is for the thread. Raises `DuplicateKey`; nothing is written then."""
+        """Commits the operation; None when it is for the thread. Raises what `run` raises; nothing is written then."""
         began = self._clock()
         if began < self._not_before:
             return None
@@ -62,7 +61,7 @@ class LoneWrites:
             self._connection.execute("BEGIN IMMEDIATE")
             result = run(self._connection)
             self._connection.execute("COMMIT")
-        except (sqlite3.Error, DuplicateKey):
+        except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             raise

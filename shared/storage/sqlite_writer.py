@@ -76,10 +76,12 @@ class WriterThread(SqliteThread):
     def _empty_wal(self, connection: sqlite3.Connection) -> None:
         # Before it is emptied: what is written meanwhile sets it again.
         self._oldest_in_wal = None
+        emptied = False
         with contextlib.suppress(sqlite3.Error):
             [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                self._oldest_in_wal = time.monotonic()
+            emptied = not busy
+        if not emptied:
+            self._oldest_in_wal = time.monotonic()
 
     def _write(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
         self._oldest_in_wal = self._oldest_in_wal or time.monotonic()

@@ -74,6 +74,20 @@ def test_a_duplicate_is_told_and_leaves_nothing(lone: LoneWrites, file: Path) ->
     assert lone.write(lambda connection: row(connection, "b")) == Written("b")
 
 
+def test_any_other_error_leaves_nothing_either_and_nobody_locked_out(
+    lone: LoneWrites, file: Path, clock: Clock
+) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        row(connection, "a")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        lone.write(half)
+    with contextlib.closing(connect(file, busy_timeout_seconds=0)) as other:
+        row(other, "b")
+    assert rows_in(file) == ["b"]
+
+
 def test_who_has_the_file_is_not_waited_for(lone: LoneWrites, file: Path, clock: Clock) -> None:
     with contextlib.closing(connect(file, busy_timeout_seconds=1)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -57,6 +57,8 @@ def test_what_follows_a_but_is_wanted_again() -> None:
     [
         ("Ask Dr. Smith and Mr. Jones of Acme Inc. Berlin vs. Google, e.g. by mail.", 1),
         ("Wir treffen uns in der Hauptstr. 5 mit max. 10 Leuten, z. B. Nr. 7. Danach essen wir.", 2),
+        ("Schreibe eine Einladung zur Feier am 12. Dezember, locker.", 1),
+        ("Schreibe eine Rede zum 80. Geburtstag. Sie ist kurz.", 2),
         ("Usa máx. 100 palabras.", 1),
         ("Write approx. 500 words. Then stop.", 2),
         ("It costs 5. 3 are left.", 1),

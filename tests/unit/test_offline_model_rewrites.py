@@ -308,6 +308,14 @@ def test_an_end_mark_is_not_doubled() -> None:
     ("language", "earlier", "follow_up", "moved"),
     [
         ("en", "How do I install Docker on Windows?", "and for Linux?", "How do I install Docker on Linux?"),
+        (
+            "en",
+            "How do I flush the DNS cache on Windows 11?",
+            "and for Linux?",
+            "How do I flush the DNS cache on Linux?",
+        ),
+        ("en", "How do I read a file in Java 17?", "and in Python 3?", "How do I read a file in Python 3?"),
+        ("en", "Write 5 tips for Windows users.", "and for Ubuntu 24.04?", "Write 5 tips for Ubuntu 24.04 users."),
         ("vi", "Làm sao cài Docker trên Windows?", "còn trên Linux thì sao?", "Làm sao cài Docker trên Linux?"),
         (
             "de",

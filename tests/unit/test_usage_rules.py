@@ -1,7 +1,9 @@
 """What is counted where, and how: the rules of the usage service without a store."""
 
+import math
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -204,9 +206,16 @@ def test_quantiles_are_within_their_error(latencies: list[int]) -> None:
     sketch = Counter(bucket_of(value) for value in latencies)
     ordered = sorted(latencies)
     for wanted, answer in zip((0.0, 0.5, 0.95, 0.99, 1.0), quantiles(sketch, (0.0, 0.5, 0.95, 0.99, 1.0)), strict=True):
-        true = ordered[int(wanted * (len(ordered) - 1))]
+        true = ordered[max(1, math.ceil(Fraction(str(wanted)) * len(ordered))) - 1]
         # Half a millisecond is what rounding to whole ones can add.
         assert abs(answer - true) <= RELATIVE_ERROR * true + 0.5 + 1e-6
+
+
+def test_the_slowest_of_a_few_shows_in_the_highest_ranks() -> None:
+    [fast] = quantiles({bucket_of(81): 1}, (1.0,))
+    [slow] = quantiles({bucket_of(602): 1}, (1.0,))
+    sketch = Counter(bucket_of(value) for value in (602, 81))
+    assert quantiles(sketch, (0.5, 0.95, 0.99)) == [fast, slow, slow]
 
 
 def test_an_empty_sketch_answers_zeros() -> None:

@@ -12,8 +12,12 @@ QUOTATION = re.compile(
 LIST_ITEM = re.compile(r"\s*(?:[-*•–]|\d{1,2}[.)])\s+")
 _ITEM_NUMBER = re.compile(r"(?<!\S)(\d{1,2})[.)] +(?=\S)")
 
+_GERMAN_ORDINAL = (
+    r"\b\d{1,3}\.(?=\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|"
+    r"Geburtstag|Hochzeitstag|Jahr|Jubil|Klasse|Lebensjahr|Stock|Etage|Runde|Kapitel))"
+)
 _KEPT_WHOLE = re.compile(
-    rf"{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
+    rf"{_GERMAN_ORDINAL}|{QUOTATION.pattern}|{PLACEHOLDER.pattern}|https?://\S+[^\s.,;:!?)\]]|\([^()\n]{{1,300}}\)|\d[\d.,:]{{0,40}}\d|"
     r"\b(?:e\.g|i\.e|vs|[Aa]pprox|Dr|Dra|Mr|Mrs|Ms|Mme|Mlle|Prof|St|Jr|Sr|Sra|Hr|Nr|Abs|Abb|Bsp|Tel|Vol|"
     r"[Cc]a|[Mm]ax|[Mm]in|[Mm]áx|[Mm]ín|[Aa]prox|núm|pág|bzw|ggf|evtl|inkl|exkl|bspw|sog|z\. ?B|d\. ?h|u\. ?a|s\. ?o|"
     r"p\. ?ej|p\. ?ex|bijv|o\.a|d\.w\.z|cf|incl|excl|Dept|Blvd|Avda|TP|Inc|Ltd|Corp|Co|GmbH|"
