@@ -31,10 +31,9 @@ class RollupRead:
 
 def reads_of(group_by: GroupBy, from_day: date, to_day: date) -> list[RollupRead]:
     """What is taken away comes first, so that what it is taken from has all of it."""
-    reads = _days(from_day, to_day, 1, "user" if group_by == "user" else "component")
-    if group_by == "user":
-        reads = _covering(from_day, to_day, 1, _USER_SPANS)
-    return sorted(reads, key=lambda read: read.sign)
+    if group_by != "user":
+        return _days(from_day, to_day, 1, "component")
+    return sorted(_covering(from_day, to_day, 1, _USER_SPANS), key=lambda read: read.sign)
 
 
 def five_days_with(day: date) -> tuple[date, date]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from shared.storage.sqlite_threads import connect
+from shared.storage.sqlite_threads import connect_to_write
 
 # Of its time, the loop gives one part in so many to commits at most.
 _SHARE_OF_LOOP = 4
@@ -35,9 +35,7 @@ class LoneWrites:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._not_before = 0.0
-        self._connection = connect(path, busy_timeout_seconds=0.0)
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute("PRAGMA secure_delete=ON")
+        self._connection = connect_to_write(path)
         # The thread moves the log into the file: that takes as long as it takes.
         self._connection.execute("PRAGMA wal_autocheckpoint=0")
 

@@ -239,6 +239,15 @@ def connect(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """As `connect`, without waiting for a lock. What it commits survives a loss of power, what it erases is gone."""
+    connection = connect(path, busy_timeout_seconds=0.0)
+    connection.execute("PRAGMA synchronous=FULL")
+    # What is erased is overwritten, not only unlinked.
+    connection.execute("PRAGMA secure_delete=ON")
+    return connection
+
+
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds the lock."""
     return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -17,7 +17,7 @@ from shared.storage.sqlite_threads import (
     Outcome,
     SqliteThread,
     as_unavailable,
-    connect,
+    connect_to_write,
     is_busy,
     is_unavailable,
 )
@@ -109,12 +109,9 @@ class WriterThread(SqliteThread):
         return outcomes
 
     def _open_once(self) -> sqlite3.Connection:
-        connection = connect(self._path, busy_timeout_seconds=0)
+        connection = connect_to_write(self._path)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            # What is erased is overwritten, not only unlinked.
-            connection.execute("PRAGMA secure_delete=ON")
             _begin(connection)
             for statement in self._definition:
                 connection.execute(statement)
