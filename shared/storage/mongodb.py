@@ -1,10 +1,13 @@
 """The document port on MongoDB, through motor. Updates and filters are MongoDB's own; errors become the port's."""
 
+import copy
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+import bson
+from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import (
@@ -14,6 +17,7 @@ from pymongo.errors import (
     DuplicateKeyError,
     OperationFailure,
     WriteConcernError,
+    WriteError,
     WTimeoutError,
 )
 
@@ -30,6 +34,7 @@ from shared.storage.documents import (
     Update,
     require_id,
 )
+from shared.storage.grouped_requests import GroupedRequests
 
 _TIMEOUT_MS = 5_000
 _OPTIONS: dict[str, Any] = {
@@ -43,6 +48,7 @@ _OPTIONS: dict[str, Any] = {
 _UPSERT_ATTEMPTS = 3
 _RACES_TOLERATED = 50
 _UPDATES_AT_ONCE = 250
+_LARGEST_IN_GROUP_BYTES = 100_000
 _DUPLICATE_KEY = 11000
 _INDEX_IN_MESSAGE = re.compile(r"index: (?:\S+\.\$)?(\S+)")
 # Not primary, shutting down, interrupted, timed out: MongoDB's own list of what is worth trying again.
@@ -112,9 +118,11 @@ class MongoCollection:
         self._spec = spec
         self._collection = collection
         self._partial_paths = {index.only_when_present for index in spec.indexes if index.only_when_present}
+        self._reads = GroupedRequests(self._get_one, self._get_each)
+        self._inserts = GroupedRequests(self._insert_one, self._insert_each)
 
     async def get(self, id: str) -> Document | None:
-        return await self.find_one({"_id": id})
+        return await self._reads.ask(id)
 
     async def get_many(self, ids: Sequence[str]) -> list[Document]:
         if not ids:
@@ -125,7 +133,11 @@ class MongoCollection:
 
     async def insert(self, document: Document) -> None:
         require_id(document)
-        await self._write(lambda: self._collection().insert_one(document))
+        encoded = RawBSONDocument(bson.encode(document))
+        if len(encoded.raw) > _LARGEST_IN_GROUP_BYTES:
+            await self._insert_one(encoded)
+        else:
+            await self._inserts.ask(encoded)
 
     async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
         try:
@@ -243,6 +255,42 @@ class MongoCollection:
         result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))
         deleted: int = result.deleted_count
         return deleted
+
+    async def _get_one(self, id: str) -> Document | None:
+        return await self.find_one({"_id": id})
+
+    async def _get_each(self, ids: Sequence[str]) -> list[Document | None]:
+        """A document for each of the ids; who asked for the same one gets a copy."""
+        found = {document["_id"]: document for document in await self.get_many(list(dict.fromkeys(ids)))}
+        given: set[str] = set()
+        documents: list[Document | None] = []
+        for id in ids:
+            documents.append(copy.deepcopy(found[id]) if id in given else found.get(id))
+            given.update({id} & found.keys())
+        return documents
+
+    async def _insert_one(self, document: RawBSONDocument) -> None:
+        await self._write(lambda: self._collection().insert_one(document))
+
+    async def _insert_each(self, documents: Sequence[RawBSONDocument]) -> list[Exception | None]:
+        """What was refused of them, each for itself: the others are inserted."""
+        outcomes: list[Exception | None] = [None] * len(documents)
+        try:
+            await _asked(self._collection().insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            if error.details.get("writeConcernErrors"):
+                outcomes = [StorageUnavailable(str(error))] * len(documents)
+            for refusal in error.details.get("writeErrors", ()):
+                outcomes[refusal["index"]] = self._refusal_of(refusal)
+        return outcomes
+
+    def _refusal_of(self, refusal: Any) -> Exception:
+        code, message = refusal.get("code"), refusal.get("errmsg", "")
+        if code == _DUPLICATE_KEY:
+            return DuplicateKey(self._index_fields(refusal, message))
+        if code in _TRANSIENT_CODES:
+            return StorageUnavailable(message)
+        return WriteError(message, code, refusal)
 
     async def _update(self, send: Callable[[], Awaitable[T]], filter: Filter, update: Update, upsert: bool) -> T:
         """Two upserts of one new document may both try to insert it: who loses asks again, and finds it."""
