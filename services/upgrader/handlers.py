@@ -1,9 +1,11 @@
 """Kafka in: an upgrade whose prompt is to be rewritten, or which is to be ended as well as it still can be."""
 
+import asyncio
+
 from services.upgrader.end_upgrade import original_after_failure, original_after_give_up, upgraded
 from services.upgrader.language import detect_language
-from services.upgrader.results import Results
-from services.upgrader.rewrite import RewriteFailed, RewriteModel, request_for, rewrite
+from services.upgrader.results import RecordedEnd, Results
+from services.upgrader.rewrite import RewriteFailed, RewriteModel, RewriteRequest, request_for, rewrite
 from shared.contracts.contract import now_utc
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason, Stage, UpgradeTask
@@ -13,6 +15,8 @@ from shared.messaging.one_at_a_time import OneAtATime
 from shared.messaging.progress import ProgressLog
 
 _ENDS_AT_ONCE = (GiveUpReason.DEADLINE, GiveUpReason.EXPIRED)
+# Model calls that end together would begin together again, and all would wait for the last of them each time.
+_AT_WORK_BESIDE_THE_MODEL = 32
 
 
 class EndingStage:
@@ -23,46 +27,49 @@ class EndingStage:
         self._model = model
         self._progress = progress
         self._at_work = OneAtATime()
+        self._turns = asyncio.Semaphore(_AT_WORK_BESIDE_THE_MODEL)
 
     async def handle(self, envelope: Envelope) -> None:
-        """Returns when the end is recorded. Raises Transient when store or broker are out."""
+        """Returns when the end is recorded and told. Raises Transient when store or broker are out."""
         task = _task_of(envelope)
         if task.given_up and task.given_up.reason in _ENDS_AT_ONCE:
             await self.give_up(envelope, task.given_up)
             return
         async with self._at_work.on(task.upgrade_id):
-            result = await self._results.find(task.upgrade_id) or await self._rewrite_and_record(task)
-        await self._tell(task, result)
+            async with self._turns:
+                if end := await self._results.find_end(task.upgrade_id):
+                    await self._tell(task, end)
+                    return
+                await self._progress.stage(task, Stage.UPGRADER, "started")
+                request = request_for(task)
+            result = await self._rewritten(request)
+            async with self._turns:
+                end = await self._results.end(task, result)
+                latency_ms = end.result.usage[-1].latency_ms if end.result.usage else 0
+                await self._progress.stage(task, Stage.UPGRADER, "finished", latency_ms)
+                await self._tell(task, end)
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         """Ends the upgrade without the model, unless it has ended already."""
         task = _task_of(envelope)
-        result = await self._results.find(task.upgrade_id)
-        if result is None:
+        end = await self._results.find_end(task.upgrade_id)
+        if end is None:
             language = detect_language(task.user_prompt, task.conversation_history)
-            end = original_after_give_up(task, given_up, language, now_utc())
-            result = await self._results.end(task, end)
+            original = original_after_give_up(task, given_up, language, now_utc())
+            end = await self._results.end(task, original)
             await self._progress.stage(task, Stage.UPGRADER, "skipped", 0)
-        await self._tell(task, result)
+        await self._tell(task, end)
 
-    async def _rewrite_and_record(self, task: UpgradeTask) -> UpgradeResult:
-        await self._progress.stage(task, Stage.UPGRADER, "started")
-        result = await self._results.end(task, await self._rewritten(task))
-        latency_ms = result.usage[-1].latency_ms if result.usage else 0
-        await self._progress.stage(task, Stage.UPGRADER, "finished", latency_ms)
-        return result
-
-    async def _rewritten(self, task: UpgradeTask) -> UpgradeResult:
-        request = request_for(task)
+    async def _rewritten(self, request: RewriteRequest) -> UpgradeResult:
         try:
             made = await rewrite(request, self._model)
         except RewriteFailed as failure:
             return original_after_failure(request, failure, now_utc())
         return upgraded(request, made, now_utc())
 
-    async def _tell(self, task: UpgradeTask, result: UpgradeResult) -> None:
-        await self._progress.completed(task, result)
-        await self._results.publish_facts(task.upgrade_id)
+    async def _tell(self, task: UpgradeTask, end: RecordedEnd) -> None:
+        await self._progress.completed(task, end.result)
+        await self._results.publish_facts(end)
 
 
 def _task_of(envelope: Envelope) -> UpgradeTask:

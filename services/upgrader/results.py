@@ -1,6 +1,7 @@
 """The upgrader's results: one for each ended upgrade, the first one written is the one that stands."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,14 @@ RESULTS = CollectionSpec(
 ERASED = "[erased]"
 
 
+@dataclass(frozen=True)
+class RecordedEnd:
+    """The end of an upgrade that stands, and the record that owes its facts."""
+
+    result: UpgradeResult
+    record: dict[str, Any]
+
+
 class Results:
     """Results by upgrade id, behind the outbox that owes their facts."""
 
@@ -32,24 +41,27 @@ class Results:
 
     async def find(self, upgrade_id: str) -> UpgradeResult | None:
         """The result of an upgrade of any tenant, or None. Raises Transient while the store is out."""
-        record = await self._outbox.find(upgrade_id)
-        return UpgradeResult.model_validate(record["content"]) if record else None
+        end = await self.find_end(upgrade_id)
+        return end.result if end else None
 
-    async def end(self, task: UpgradeTask, result: UpgradeResult) -> UpgradeResult:
+    async def find_end(self, upgrade_id: str) -> RecordedEnd | None:
+        """How an upgrade of any tenant ended, or None. Raises Transient while the store is out."""
+        record = await self._outbox.find(upgrade_id)
+        return RecordedEnd(UpgradeResult.model_validate(record["content"]), record) if record else None
+
+    async def end(self, task: UpgradeTask, result: UpgradeResult) -> RecordedEnd:
         """Records how an upgrade ended unless it has ended already; gives the end that stands."""
         key, completed = completed_fact(result)
         facts = [
             Fact(COMPLETED, key, completed_event_id(result.upgrade_id), completed, result.upgrade_id),
             *usage_facts(task, own_usage(result)),
         ]
-        record, _ = await self._outbox.record(result.upgrade_id, result.tenant_id, result.to_document(), facts)
-        return UpgradeResult.model_validate(record["content"])
+        record, ours = await self._outbox.record(result.upgrade_id, result.tenant_id, result.to_document(), facts)
+        return RecordedEnd(result if ours else UpgradeResult.model_validate(record["content"]), record)
 
-    async def publish_facts(self, upgrade_id: str) -> None:
-        """Publishes what the result of an upgrade owes, unless the ledger has it."""
-        record = await self._outbox.find(upgrade_id)
-        if record:
-            await self._outbox.publish(record)
+    async def publish_facts(self, end: RecordedEnd) -> None:
+        """Publishes what an end owes, unless the ledger has it."""
+        await self._outbox.publish(end.record)
 
     async def among(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
         """The results among those ids, in their order."""

@@ -179,4 +179,7 @@ def all_topics() -> tuple[Topic, ...]:
 
 def topic_named(name: str) -> Topic:
     """The topic of that name, dead-letter topics included; KeyError when there is none."""
-    return {topic.name: topic for topic in all_topics()}[name]
+    return _BY_NAME[name]
+
+
+_BY_NAME = {topic.name: topic for topic in all_topics()}

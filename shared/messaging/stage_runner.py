@@ -31,7 +31,7 @@ _COMMIT_EVERY_SECONDS = 0.15
 _CUT_EVERY_SECONDS = 0.25
 _LOOK_EVERY_SECONDS = 2.0
 _POLL_SECONDS = 0.5
-_SATURATED_SECONDS = 0.05
+_BATCH_SECONDS = 0.05
 _PAUSE_AFTER_ERROR_SECONDS = 0.5
 _ERRORS_UNTIL_RESTART = 3
 _CONNECT_WITHIN_SECONDS = 30.0
@@ -70,7 +70,7 @@ class StageRunner:
         self._group = group
         self._telemetry = telemetry
         self._concurrency = concurrency or settings.stage_concurrency
-        self._low_water = self._concurrency - max(1, self._concurrency // 8)
+        self._batch = max(1, self._concurrency // 8)
         self._delivery = Delivery(
             settings=settings,
             topic=topic,
@@ -82,6 +82,7 @@ class StageRunner:
         self._reader = GroupReader(settings, (topic.name,), group, self._settle_revoked, self._cluster.ask)
         self._stall = StallWatch(self._reader, self._cluster, settings.stage_stall_seconds)
         self._in_flight = 0
+        self._enough_in_flight = 0
         self._works: dict[asyncio.Task[None], Work] = {}
         self._carried = CarriedOver()
         self._lag = LagGauge()
@@ -183,9 +184,12 @@ class StageRunner:
         await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
-        """A short wait costs nothing. A longer one pauses all partitions, drops what is prefetched and keeps polling,
-        so that memory stays bounded and the group still sees a live member."""
-        if await self._room_within(_SATURATED_SECONDS):
+        """Quick work is read in batches; slow work would leave places empty meanwhile, so any place will do for it.
+
+        A long wait pauses all partitions, drops what is prefetched and keeps polling, so that memory stays bounded and
+        the group still sees a live member.
+        """
+        if await self._room_within(_BATCH_SECONDS, self._batch) or await self._room_within(_POLL_SECONDS, 1):
             return
         while True:
             paused = tuple(self._reader.partitions.values())
@@ -194,19 +198,18 @@ class StageRunner:
                 for record in records:
                     self._begin(partition, record)
             self._stall.moved()
-            if await self._room_within(_POLL_SECONDS):
+            if await self._room_within(_POLL_SECONDS, 1):
                 break
         self._reader.resume(partition for partition in paused if not partition.full)
 
-    async def _room_within(self, seconds: float) -> bool:
-        """Waits until an eighth is free, so that quick work is read in batches; after `seconds` any place will do,
-        since slow work would leave the others empty for as long as it takes."""
+    async def _room_within(self, seconds: float, places: int) -> bool:
+        """Waits until so many places are free, at most for `seconds`; tells whether any is."""
         self._room.clear()
-        if self._in_flight <= self._low_water:
-            return True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._room.wait()
+        self._enough_in_flight = self._concurrency - places
+        if self._in_flight > self._enough_in_flight:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._room.wait()
         return self._in_flight < self._concurrency
 
     def _begin(self, partition: Partition, record: ConsumerRecord) -> None:
@@ -243,7 +246,7 @@ class StageRunner:
         self._in_flight -= 1
         partition.in_flight -= 1
         self._stall.moved()
-        if self._in_flight <= self._low_water:
+        if self._in_flight <= self._enough_in_flight:
             self._room.set()
         if not partition.in_flight:
             self._finished.set()
