@@ -69,6 +69,7 @@ class EndingStage:
 
     async def _tell(self, task: UpgradeTask, end: RecordedEnd) -> None:
         await self._progress.completed(task, end.result)
+        await asyncio.sleep(0)  # the reply goes first
         await self._results.publish_facts(end)
 
 

@@ -21,6 +21,7 @@ from shared.observability.logs import get_logger
 
 _QUEUE_LIMIT = 10_000
 _WRITES_PER_PIPELINE = 256
+_GATHER_SECONDS = 0.005
 _PAUSE_AFTER_ERROR_SECONDS = 1.0
 
 log = get_logger(__name__)
@@ -46,11 +47,15 @@ class UpgradeEvent:
 
 
 class ProgressLog:
-    """Writes the events of upgrades, many to a round trip, and never keeps a stage waiting for Redis."""
+    """Writes the events of upgrades, many to a round trip, and never keeps a stage waiting for Redis.
+
+    An event waits a moment for others; what a client waits for does not, and takes along what is there.
+    """
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(_QUEUE_LIMIT)
+        self._urgent = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -95,10 +100,16 @@ class ProgressLog:
             self._queue.put_nowait(_Write(key, step, event, data, channel, reply))
         except asyncio.QueueFull:
             log.warning("progress_dropped", upgrade_id=task.upgrade_id, step=step)
+        if channel:
+            self._urgent.set()
 
     async def _write_forever(self) -> None:
         while True:
             writes = [await self._queue.get()]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_SECONDS):
+                    await self._urgent.wait()
+            self._urgent.clear()
             while len(writes) < _WRITES_PER_PIPELINE and not self._queue.empty():
                 writes.append(self._queue.get_nowait())
             try:

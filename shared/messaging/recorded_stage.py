@@ -1,6 +1,5 @@
 """A stage that does its work once per upgrade, however often its message is delivered."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -49,8 +48,9 @@ class RecordedStage:
         async with self._at_work.on(task.upgrade_id):
             record = await self._outputs.find(task.upgrade_id) or await self._work_and_record(task)
         output = StageOutput.model_validate(record["content"])
-        # Together, since neither depends on the other; the hand-over first, since the client waits for it.
-        await asyncio.gather(self._hand_over(task, output), self._outputs.publish(record))
+        # The hand-over alone first: the client waits for it, and for nothing that the facts need.
+        await self._hand_over(task, output)
+        await self._outputs.publish(record)
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         """Hands the upgrade on, marked, so that it still ends. Repeats the recorded output where there is one."""
