@@ -12,7 +12,7 @@ from services.usage.announcements import OutboxAnnouncements
 from services.usage.batch_window import LEASE_SECONDS
 from services.usage.count_batch import CountBatch
 from services.usage.full_reconciliation import Reconciled, reconcile_everything
-from services.usage.handlers import ledger_handler, removing_old, resuming
+from services.usage.handlers import ledger_handler, left_to_resume, removing_old, resuming
 from services.usage.ledger_store import LedgerStore
 from services.usage.pending import GROUP, Pending, pending_events
 from services.usage.plan_routes import plan_routes
@@ -79,7 +79,12 @@ def build_app(settings: UsageSettings) -> UsageApp:
     thresholds = Thresholds(ledger, plans, announcements)
     retention = Retention(ledger.sealed, timedelta(days=settings.usage_event_retention_days))
     counting = CountBatch(
-        ledger, ledger.registry, owner=new_id(), lease_seconds=LEASE_SECONDS, notice=thresholds.notice
+        ledger,
+        ledger.registry,
+        owner=new_id(),
+        lease_seconds=LEASE_SECONDS,
+        notice=thresholds.notice,
+        interrupted=left_to_resume,
     )
     runner = BatchRunner(
         settings=settings,
@@ -108,6 +113,7 @@ def build_app(settings: UsageSettings) -> UsageApp:
             Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
             Periodic("event retention", removing_old(retention), _RETENTION_EVERY_SECONDS),
             *_reconciling(settings, database, ledger, retention),
+            counting,
             runner,
         ),
     )

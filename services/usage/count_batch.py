@@ -5,6 +5,8 @@ step, so nobody counts a batch to which events may still be added. An event is c
 needs no second write of the event. What a crash leaves is finished by `resume`, in any process: a `counting` batch is
 counted to its end (counters that have it already refuse it), a `storing` batch is given up for good and its events go
 into a new one.
+
+So a batch is safe as soon as it is `counting`, and the next one is stored while it is counted.
 """
 
 import asyncio
@@ -80,12 +82,22 @@ class Ledger(Protocol):
 
 
 Notice = Callable[[Collection[CounterKey]], Awaitable[None]]
+Interrupted = Callable[[int, Exception], None]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How many events were new, and their counting, which raises nothing."""
+
+    new: int
+    counting: asyncio.Future[None]
 
 
 class CountBatch:
     """The use case. `owner` names this process; `clock` gives seconds since 1970 and matters for leases only.
 
     `notice` is told which counters were raised, before the batch is closed: after a crash it is told again.
+    `interrupted` is told of a taken batch (its number, and why) whose counting is left to `resume`.
     """
 
     def __init__(
@@ -97,6 +109,7 @@ class CountBatch:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         notice: Notice | None = None,
+        interrupted: Interrupted | None = None,
     ) -> None:
         self._ledger = ledger
         self._registry = registry
@@ -105,16 +118,35 @@ class CountBatch:
         self._clock = clock
         self._sleep = sleep
         self._notice = notice
+        self._interrupted = interrupted
+        self._counting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Lets the batch that is being counted be counted; what is left of it then is finished by `resume`."""
+        if self._counting is not None:
+            await asyncio.wait([self._counting], timeout=grace_seconds)
+            self._counting.cancel()
 
     async def count(self, events: Sequence[LedgerEvent]) -> int:
         """Counts those of the events that the ledger lacks, gives how many. Raises CountingInterrupted."""
         if not events:
             return 0
-        by_id = {event.event_id: event for event in events}
-        number = await self._begin()
-        stored = await self._ledger.store(list(by_id.values()), number)
-        await self._finish_own(number, [by_id[event_id] for event_id in stored])
-        return len(stored)
+        number, new = await self._store(events)
+        await self._finish(number, new)
+        return len(new)
+
+    async def take(self, events: Sequence[LedgerEvent]) -> Taken:
+        """Stores those of the events that the ledger lacks; then they are safe, and are counted when this has returned.
+
+        One batch is counted at a time, so this waits for the one before. Raises CountingInterrupted.
+        """
+        number, new = await self._store(events)
+        if self._counting is not None:
+            await asyncio.wait([self._counting])
+        self._counting = asyncio.create_task(self._finish_or_leave(number, new))
+        return Taken(len(new), self._counting)
 
     async def resume(self) -> int:
         """Finishes what others have left, as far as nobody has a lease on it. Gives how many batches."""
@@ -140,8 +172,17 @@ class CountBatch:
             if number is None:
                 return finished
             await self._ledger.move(stranded, number)
-            await self._finish_own(number, await self._ledger.events_of(number))
+            await self._start_counting(number)
+            await self._finish(number, await self._ledger.events_of(number))
             finished += 1
+
+    async def _store(self, events: Sequence[LedgerEvent]) -> tuple[int, list[LedgerEvent]]:
+        """The number of the batch under which those that the ledger lacked are stored now, and these."""
+        by_id = {event.event_id: event for event in events}
+        number = await self._begin()
+        stored = await self._ledger.store(list(by_id.values()), number)
+        await self._start_counting(number)
+        return number, [by_id[event_id] for event_id in stored]
 
     async def _begin(self) -> int:
         deadline = self._clock() + _BEGIN_WITHIN_SECONDS
@@ -152,10 +193,16 @@ class CountBatch:
             await self._sleep(_WINDOW_PAUSE_SECONDS)
         return number
 
-    async def _finish_own(self, number: int, events: Sequence[LedgerEvent]) -> None:
+    async def _start_counting(self, number: int) -> None:
         if not await self._registry.start_counting(number, self._owner, self._lease_end()):
             raise CountingInterrupted("the lease ran out while events were stored")
-        await self._finish(number, events)
+
+    async def _finish_or_leave(self, number: int, events: Sequence[LedgerEvent]) -> None:
+        try:
+            await self._finish(number, events)
+        except Exception as error:
+            if self._interrupted is not None:
+                self._interrupted(number, error)
 
     async def _finish(self, number: int, events: Sequence[LedgerEvent]) -> None:
         if events:

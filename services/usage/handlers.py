@@ -28,7 +28,7 @@ _log = get_logger("usage")
 def ledger_handler(
     counting: CountBatch, oldest_taken: Callable[[datetime], datetime]
 ) -> Callable[[Sequence[Envelope]], Awaitable[None]]:
-    """Counts a batch of envelopes. Raises Transient when the batch is to be given again.
+    """Takes a batch of envelopes, which is then counted. Raises Transient when the batch is to be given again.
 
     `oldest_taken` says, of the present moment, before when nothing can have happened that is still counted.
     After a small batch it pauses: what comes meanwhile is then counted together, at the cost of one batch.
@@ -39,16 +39,21 @@ def ledger_handler(
         oldest = oldest_taken(now_utc())
         events = [to_ledger_event(envelope, oldest) for envelope in envelopes]
         try:
-            counted = await counting.count(events)
+            taken = await counting.take(events)
         except (StorageUnavailable, CountingInterrupted) as error:
             raise Transient(f"{type(error).__name__}: {error}") from error
-        USAGE_EVENTS.labels("counted").inc(counted)
-        USAGE_EVENTS.labels("duplicate").inc(len(events) - counted)
-        USAGE_BATCH_LATENCY.observe(perf_counter() - began)
+        taken.counting.add_done_callback(lambda _: USAGE_BATCH_LATENCY.observe(perf_counter() - began))
+        USAGE_EVENTS.labels("counted").inc(taken.new)
+        USAGE_EVENTS.labels("duplicate").inc(len(events) - taken.new)
         if len(events) < SMALL_BATCH:
             await asyncio.sleep(PAUSE_AFTER_SMALL_BATCH_SECONDS)
 
     return handle
+
+
+def left_to_resume(number: int, error: Exception) -> None:
+    """A batch that is stored could not be counted here; it is when its lease has run out."""
+    _log.warning("batch left to resume", batch=number, reason=f"{type(error).__name__}: {error}")
 
 
 def resuming(counting: CountBatch) -> Callable[[], Awaitable[None]]:

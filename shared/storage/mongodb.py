@@ -1,5 +1,6 @@
 """The document port on MongoDB, through motor. Updates and filters are MongoDB's own; errors become the port's."""
 
+import asyncio
 import copy
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +49,7 @@ _OPTIONS: dict[str, Any] = {
 _UPSERT_ATTEMPTS = 3
 _RACES_TOLERATED = 50
 _UPDATES_AT_ONCE = 250
+_CHUNKS_AT_ONCE = 2
 _LARGEST_IN_GROUP_BYTES = 100_000
 _DUPLICATE_KEY = 11000
 _INDEX_IN_MESSAGE = re.compile(r"index: (?:\S+\.\$)?(\S+)")
@@ -213,14 +215,22 @@ class MongoCollection:
         return matched
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
-        """Reads the documents, writes those that match if their revision is still the same, looks again at the rest.
+        """Reads what the filters ask for, writes where the revision is still the same, looks again at the rest.
 
         The comparison of equals is what every server finds by an index. A server that knows none for `$ne` beside an
         `_id` would read the whole collection for each change.
         """
         revision = check_each(changes, self._spec.revision)
-        for at in range(0, len(changes), _UPDATES_AT_ONCE):
-            await self._update_chunk(changes[at : at + _UPDATES_AT_ONCE], revision, upsert)
+        turns = asyncio.Semaphore(_CHUNKS_AT_ONCE)
+
+        async def update(chunk: Sequence[tuple[Filter, Update]]) -> None:
+            async with turns:
+                await self._update_chunk(chunk, revision, upsert)
+
+        chunks = (changes[at : at + _UPDATES_AT_ONCE] for at in range(0, len(changes), _UPDATES_AT_ONCE))
+        outcomes = await asyncio.gather(*map(update, chunks), return_exceptions=True)
+        for failure in filter(None, outcomes):
+            raise failure
 
     async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool) -> None:
         for _ in range(_RACES_TOLERATED):
@@ -240,7 +250,9 @@ class MongoCollection:
     async def _conditional_updates(
         self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool
     ) -> list[UpdateOne]:
-        found = {document["_id"]: document for document in await self.get_many([f["_id"] for f, _ in changes])}
+        asked_for = {revision, *(path.partition(".")[0] for filter, _ in changes for path in filter)}
+        cursor = self._collection().find({"_id": {"$in": [filter["_id"] for filter, _ in changes]}}, list(asked_for))
+        found = {document["_id"]: document for document in await _asked(cursor.to_list(None))}
         requests: list[UpdateOne] = []
         for filter, update in changes:
             document = found.get(filter["_id"])

@@ -14,7 +14,7 @@ from services.usage.increments import increments_of
 from services.usage.ledger_event import LedgerEvent
 from services.usage.ledger_store import LedgerStore
 from services.usage.recount import reconcile
-from shared.storage.documents import Collection, Database
+from shared.storage.documents import Collection, Database, StorageUnavailable
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
 
@@ -60,14 +60,17 @@ class Steps:
     def __init__(self, kill_at: int, kill_before: bool) -> None:
         self._left = kill_at
         self._kill_before = kill_before
+        self.killed = False
 
     def before(self) -> None:
-        if self._left == 0 and self._kill_before:
+        if self.killed or (self._left == 0 and self._kill_before):
+            self.killed = True
             raise Killed
         self._left -= 1
 
     def after(self) -> None:
-        if self._left < 0 and not self._kill_before:
+        if self.killed or (self._left < 0 and not self._kill_before):
+            self.killed = True
             raise Killed
 
 
@@ -180,6 +183,92 @@ async def test_killed_at_each_step_and_started_again(
     if again or not stored:
         assert await restarted.count(events) == (0 if stored else 60)
     await assert_counted_once(store, [*events, *mixed_events(20, seed=9)])
+
+
+@pytest.mark.parametrize("kill_before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("kill_at", range(16))
+async def test_killed_while_one_batch_is_counted_and_the_next_is_stored(
+    store: Store, kill_at: int, kill_before: bool
+) -> None:
+    """Three batches of five steps, in the order in which they really come; the sixteenth kill comes too late."""
+    events = mixed_events(90)
+    clock = Clock()
+    steps = Steps(kill_at, kill_before)
+    counting = store.counting(clock, "killed", steps)
+    try:
+        for start in range(0, 90, 30):
+            taken = await counting.take(events[start : start + 30])
+        await taken.counting
+    except Killed:
+        pass
+    assert steps.killed == (kill_at < 15)
+    clock.now += 6
+    restarted = store.counting(clock, "restarted")
+    await restarted.resume()
+    await restarted.count(events)
+    await assert_counted_once(store, events)
+
+
+async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(store: Store) -> None:
+    going_on = asyncio.Event()
+
+    class Slow(Killing):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            method = super().__getattr__(name)
+
+            async def step(*arguments: Any) -> Any:
+                if name == "add":
+                    await going_on.wait()
+                return await method(*arguments)
+
+            return step
+
+    counting = CountBatch(cast(Ledger, Slow(store.ledger, Steps(100, True))), store.registry, "one", 5.0)
+    first = await counting.take([operation("e1")])
+    second = asyncio.create_task(counting.take([operation("e2")]))
+    while len(await store.registry.open_batches()) < 2 or await store.ledger.first_with_events([2]) is None:
+        await asyncio.sleep(0)
+    assert not first.counting.done()
+    assert not second.done()
+    assert await store.ledger.missing(["e1", "e2"]) == ["e1", "e2"]
+    going_on.set()
+    await (await second).counting
+    assert first.counting.done()
+    await assert_counted_once(store, [operation("e1"), operation("e2")])
+
+
+async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Store) -> None:
+    class Failing(Killing):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            if name == "add":
+                return self._refuse
+            return super().__getattr__(name)
+
+        async def _refuse(self, *_: Any) -> None:
+            raise StorageUnavailable("full")
+
+    told: list[tuple[int, Exception]] = []
+    clock = Clock()
+    ledger = cast(Ledger, Failing(store.ledger, Steps(100, True)))
+    counting = CountBatch(
+        ledger, store.registry, "one", 5.0, clock, interrupted=lambda number, error: told.append((number, error))
+    )
+    taken = await counting.take([operation("e1")])
+    await taken.counting
+    assert taken.new == 1
+    assert [(number, type(error)) for number, error in told] == [(1, StorageUnavailable)]
+    assert await store.ledger.missing(["e1"]) == ["e1"]
+    clock.now += 6
+    assert await store.counting(clock, "other").resume() == 1
+    await assert_counted_once(store, [operation("e1")])
+
+
+async def test_the_end_waits_for_what_is_being_counted(store: Store) -> None:
+    counting = store.counting(Clock())
+    events = mixed_events(50)
+    await counting.take(events)
+    await counting.stop(5)
+    await assert_counted_once(store, events)
 
 
 @pytest.mark.parametrize("kill_at", range(5))
