@@ -210,7 +210,7 @@ async def test_killed_while_one_batch_is_counted_and_the_next_is_stored(
 
 
 async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(store: Store) -> None:
-    going_on = asyncio.Event()
+    going_on, second_stored = asyncio.Event(), asyncio.Event()
 
     class Slow(Killing):
         def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -219,15 +219,17 @@ async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(stor
             async def step(*arguments: Any) -> Any:
                 if name == "add":
                     await going_on.wait()
-                return await method(*arguments)
+                answer = await method(*arguments)
+                if name == "store" and arguments[0][0].event_id == "e2":
+                    second_stored.set()
+                return answer
 
             return step
 
     counting = CountBatch(cast(Ledger, Slow(store.ledger, Steps(100, True))), store.registry, "one", 5.0)
     first = await counting.take([operation("e1")])
     second = asyncio.create_task(counting.take([operation("e2")]))
-    while len(await store.registry.open_batches()) < 2 or await store.ledger.first_with_events([2]) is None:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(second_stored.wait(), 10)
     assert not first.counting.done()
     assert not second.done()
     assert await store.ledger.missing(["e1", "e2"]) == ["e1", "e2"]
