@@ -50,14 +50,14 @@ def _fixed_headers(topic: Topic, source: str) -> tuple[tuple[str, bytes], ...]:
 
 def encode(
     topic: Topic,
-    data: Contract,
+    data: Contract | bytes,
     *,
     source: str,
     subject: str | None = None,
     event_id: str | None = None,
     traceparent: str | None = None,
 ) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """The record's value and headers. Without `event_id` the event gets a new one."""
+    """The record's value and headers. `data` may be JSON already. Without `event_id` the event gets a new one."""
     headers = [
         *_fixed_headers(topic, source),
         ("ce_id", (event_id or new_id()).encode()),
@@ -67,7 +67,7 @@ def encode(
         headers.append(("ce_subject", subject.encode()))
     if traceparent is not None:
         headers.append(("traceparent", traceparent.encode()))
-    return data.to_json(), headers
+    return data if isinstance(data, bytes) else data.to_json(), headers
 
 
 def decode(topic: Topic, value: bytes | None, headers: Headers) -> Envelope:

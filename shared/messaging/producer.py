@@ -72,13 +72,13 @@ class EventProducer:
         self,
         topic: Topic,
         key: str,
-        data: Contract,
+        data: Contract | bytes,
         *,
         event_id: str | None = None,
         subject: str | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Publishes one event and returns when all replicas have it.
+        """Publishes one event and returns when all replicas have it. `data` may be JSON of the topic's model already.
 
         Without `traceparent` the current trace goes along. Raises MessageTooLarge before anything is sent, and
         PublishFailed when the broker does not confirm in time.

@@ -115,7 +115,8 @@ def _is_address(text: str, start: int, at: int, domain_start: int, end: int) -> 
     return not (text[start:at] in _REMOTE_ACCOUNTS and text[end : end + 1] == ":")
 
 
-_IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
+# The first digit goes before the look-behind, so that the search runs from digit to digit.
+_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:])", re.ASCII)  # fmt: skip  # noqa: E501
 # What makes four numbers with dots something else, right before them.
 _NUMBERED_THING = re.compile(

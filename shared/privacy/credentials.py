@@ -8,7 +8,7 @@ from shared.privacy.labelled_secrets import find_labelled_secrets
 from shared.privacy.spans import UNBREAKABLE, Span
 
 # Words long enough to be a key: tried against the formats below, so prose costs next to nothing.
-_LONG_WORD = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_][A-Za-z0-9_.~+/:=-]{15,}")
+_LONG_WORD = re.compile(r"[A-Za-z0-9_](?<![A-Za-z0-9_-].)[A-Za-z0-9_.~+/:=-]{15,}")
 _PROVIDER_KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"sk-(?:proj-|ant-(?:api|admin)[0-9]{2}-|svcacct-|or-v1-)?[A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic, OpenRouter

@@ -2,14 +2,21 @@
 
 import itertools
 import re
+import string
 from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
 from shared.privacy.identity_checks import check_named
 from shared.privacy.identity_rules import NATIONAL, RULES, TAX, IdRule
 from shared.privacy.spans import Span
 
-_ATOM = re.compile(r"(?<![0-9A-Za-z_@.,$€£])(?=[A-Za-z]{0,8}[0-9])[0-9A-Za-z]{1,20}(?![0-9A-Za-z_@])")
+_FROM_FIRST_DIGIT = re.compile("[0-9][0-9A-Za-z]*")
+_ASCII_LETTERS = frozenset(string.ascii_letters)
+_GLUED_BEFORE = frozenset(string.digits + string.ascii_letters + "_@.,$€£")
+_GLUED_BEHIND = frozenset("_@")
+_MOST_LETTERS_FIRST = 8
+_LONGEST_ATOM = 20
 # Its groups look like the numbers of half the world, and it is nobody's.
 _UUID = re.compile(r"(?<![0-9A-Za-z_-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![0-9A-Za-z_-])", re.IGNORECASE)
 _NEXT_ATOM = re.compile(r"([ ./()+-])([0-9A-Za-z]{1,12})(?![0-9A-Za-z_@])(\)?)")
@@ -57,6 +64,13 @@ _TAX_LABEL = re.compile(
 )  # fmt: skip
 
 
+class _Atom(NamedTuple):
+    """A run of letters and digits, by its positions."""
+
+    start: int
+    end: int
+
+
 class _Words:
     """What is said around numbers. Words that the whole text lacks, which is most of them, cost one look-up."""
 
@@ -97,20 +111,33 @@ def find_identity_numbers(text: str, lower: str) -> Iterator[Span]:
     words = _Words(lower)
     uuids = _UUID.finditer(text) if text.count("-") >= 4 else iter(())
     uuid = next(uuids, None)
-    for atom in _ATOM.finditer(text):
-        while uuid and uuid.end() <= atom.start():
+    for atom in _atoms(text):
+        while uuid and uuid.end() <= atom.start:
             uuid = next(uuids, None)
-        if uuid and uuid.start() <= atom.start():
+        if uuid and uuid.start() <= atom.start:
             continue
         yield from _labelled(text, lower, atom)
-        letters = _LETTERS_BEFORE.search(text, max(0, atom.start() - 6), atom.start())
-        for first in (atom.start(), letters.start()) if letters else (atom.start(),):
+        letters = _LETTERS_BEFORE.search(text, max(0, atom.start - 6), atom.start)
+        for first in (atom.start, letters.start()) if letters else (atom.start,):
             yield from _by_rules(text, words, first, atom)
 
 
-def _by_rules(text: str, words: _Words, first: int, atom: re.Match[str]) -> Iterator[Span]:
-    compact = re.sub("[ -]", "", text[first : atom.end()]).upper()
-    end = atom.end()
+def _atoms(text: str) -> Iterator[_Atom]:
+    """Runs of ASCII letters and digits that a number may begin with. The search runs from digit to digit."""
+    for match in _FROM_FIRST_DIGIT.finditer(text):
+        first_digit, end = match.span()
+        start = first_digit
+        while start and text[start - 1] in _ASCII_LETTERS and first_digit - start <= _MOST_LETTERS_FIRST:
+            start -= 1
+        few_letters = first_digit - start <= _MOST_LETTERS_FIRST
+        glued = text[start - 1 : start] in _GLUED_BEFORE or text[end : end + 1] in _GLUED_BEHIND
+        if few_letters and end - start <= _LONGEST_ATOM and not glued:
+            yield _Atom(start, end)
+
+
+def _by_rules(text: str, words: _Words, first: int, atom: _Atom) -> Iterator[Span]:
+    compact = re.sub("[ -]", "", text[first : atom.end]).upper()
+    end = atom.end
     for _ in range(_MOST_ATOMS):
         if len(compact) > _LONGEST:
             return
@@ -132,23 +159,23 @@ def _holds(rule: IdRule, compact: str, text: str, words: _Words, start: int, end
     return check_named(rule.check)(compact)
 
 
-def _labelled(text: str, lower: str, atom: re.Match[str]) -> Iterator[Span]:
-    if not _LETTER.search(lower, max(0, atom.start() - 8), atom.start()):
+def _labelled(text: str, lower: str, atom: _Atom) -> Iterator[Span]:
+    if not _LETTER.search(lower, max(0, atom.start - 8), atom.start):
         return
-    end = atom.end()
+    end = atom.end
     while following := _NEXT_ATOM.match(text, end):
-        digits = sum(character.isdigit() for character in text[atom.start() : end])
+        digits = sum(character.isdigit() for character in text[atom.start : end])
         joined = following[1] in "-./" or (digits < 6 and following[1] == " ")
-        if end - atom.start() > 26 or not joined or not any(character.isdigit() for character in following[2]):
+        if end - atom.start > 26 or not joined or not any(character.isdigit() for character in following[2]):
             break
         end = following.end(2)
-    value = text[atom.start() : end]
+    value = text[atom.start : end]
     if sum(character.isdigit() for character in value) < 5 or not 6 <= len(value) <= 26:
         return
-    before = lower[max(0, atom.start() - 50) : atom.start()]
+    before = lower[max(0, atom.start - 50) : atom.start]
     for label, kind in ((_NATIONAL_LABEL, NATIONAL), (_TAX_LABEL, TAX)):
         if label.search(before):
-            yield Span(atom.start(), end, kind, rank=1)
+            yield Span(atom.start, end, kind, rank=1)
 
 
 @cache

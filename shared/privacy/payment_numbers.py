@@ -109,7 +109,8 @@ def _issuer_certainty(digits: str) -> bool | None:
     return found
 
 
-_IBAN_START = re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?=[ -]?[0-9A-Za-z]{4})")
+# The check digits. What stands before them is looked at from the first one, so that the search runs from digit to digit.
+_IBAN_CHECK = re.compile(r"[0-9](?<=[A-Za-z]{2}.)(?<![0-9A-Za-z][A-Za-z]{2}.)[0-9](?=[ -]?[0-9A-Za-z]{4})")
 _IBAN_LENGTHS = dict(
     item.split(":")
     for line in (
@@ -125,11 +126,12 @@ _IBAN_LENGTHS = dict(
 
 def find_ibans(text: str) -> Iterator[Span]:
     """IBANs, in groups or in one piece, of the length that their country has."""
-    for match in _IBAN_START.finditer(text):
-        length = int(_IBAN_LENGTHS.get(match[0][:2].upper(), 0))
-        end = _end_of_compact(text, match.start(), length)
-        if end and _mod_97_is_right(re.sub("[ -]", "", text[match.start() : end]).upper()):
-            yield Span(match.start(), end, "IBAN", rank=8)
+    for check in _IBAN_CHECK.finditer(text):
+        start = check.start() - 2
+        length = int(_IBAN_LENGTHS.get(text[start : start + 2].upper(), 0))
+        end = _end_of_compact(text, start, length)
+        if end and _mod_97_is_right(re.sub("[ -]", "", text[start:end]).upper()):
+            yield Span(start, end, "IBAN", rank=8)
 
 
 def _end_of_compact(text: str, start: int, length: int) -> int:

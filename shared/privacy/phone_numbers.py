@@ -11,8 +11,9 @@ from phonenumbers import PhoneMetadata, PhoneNumberFormat
 from shared.privacy.spans import Span
 
 _CANDIDATE = re.compile(
-    r"(?<![^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])(?<![@#$€£¥./\\+-])(?<![0-9][,:])(?<![0-9A-Za-z_]\()"
-    r"(?:\(?\+ ?|\()?[0-9](?:[ ./()-]{0,2}[0-9]){6,17}"
+    # The first character goes before what must not stand in front of it, so that the search jumps to the next one.
+    r"[(+0-9](?<![^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af].)(?<![@#$€£¥./\\+-].)(?<![0-9][,:].)"
+    r"(?<![0-9A-Za-z_]\(.)(?:(?<=\()(?:\+ ?)?[0-9]|(?<=\+) ?[0-9]|(?<=[0-9]))(?:[ ./()-]{0,2}[0-9]){6,17}"
     r"(?![0-9A-Za-z_%@]|[.,:][0-9]|-[0-9]{1,3}\b| ?[€$£¥])"
 )
 _GROUP_BREAK = re.compile(r"[ ./()-]+")

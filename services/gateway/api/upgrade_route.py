@@ -53,7 +53,7 @@ class UpgradeRoute:
         acceptance = await self._accept(request)
         preference = preference_of(request.headers.getlist("prefer"))
         result = await self._end_of(acceptance, preference)
-        view = self._views.of(acceptance.record, result, acceptance.task)
+        view = self._views.of(acceptance.record, result, acceptance.user_prompt)
         headers = {
             "Location": f"/api/upgrades/{acceptance.record.upgrade_id}",
             "Preference-Applied": preference.applied,
@@ -86,7 +86,7 @@ class UpgradeRoute:
         waiter = self._waiters.join(upgrade_id)
         if not acceptance.replayed:
             await self._progress.accepted(acceptance.task)
-            self._publisher.publish_soon(acceptance.task, acceptance.record.traceparent)
+            self._publisher.publish_soon(acceptance.record, acceptance.task.itinerary[0])
         else:
             waiter.wake_if(await self._known_end(upgrade_id))
         return await self._waiters.wait(waiter, preference.wait_seconds)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -62,12 +62,16 @@ class TenantDocuments(Protocol):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The record that stands for a request, and whether an earlier request with the same key made it."""
+    """The record that stands for a request, and whether an earlier request with the same key made it.
+
+    `user_prompt` is the prompt as its client sent it, when that is at hand.
+    """
 
     record: AcceptedRecord
     task: UpgradeTask
     replayed: bool
     rate: Rate | None = None
+    user_prompt: str | None = None
 
 
 class AcceptUpgrade:
@@ -118,7 +122,8 @@ class AcceptUpgrade:
                     raise
                 return _replay(earlier, record, None)
             if admission.claim is None:
-                return await self._recorded(record, task, hold, admission)
+                acceptance = await self._recorded(record, task, hold, admission)
+                return acceptance if acceptance.replayed else replace(acceptance, user_prompt=request.user_prompt)
             earlier = await self._claimed(record, admission.claim)
             if earlier is not None:
                 return _replay(earlier, record, admission.rate)

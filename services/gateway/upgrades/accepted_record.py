@@ -74,10 +74,13 @@ class AcceptedRecord(Contract):
         optional = dict.fromkeys(("userRef", "keyHash", "bodyHash", "sealedPii", "traceparent"))
         return AcceptedRecord.model_validate({**optional, **document})
 
+    def first_stage(self) -> Stage:
+        """Whose inbox the message goes into first."""
+        return UpgradeTask.model_validate_json(self.task).itinerary[0]
+
     def first_task(self) -> UpgradeTask:
         """The message as it goes into the first inbox of its itinerary."""
-        task = UpgradeTask.model_validate_json(self.task)
-        return TASK_MODEL[task.itinerary[0]].model_validate_json(self.task)
+        return TASK_MODEL[self.first_stage()].model_validate_json(self.task)
 
     def held_work(self) -> HeldWork:
         """The upgrade as admission sees it."""

@@ -80,10 +80,15 @@ class AcceptedStore:
             where["userRef"] = user_ref
         return self._parsed(await self._records.find(where, sort=[("_id", -1)], limit=limit))
 
-    async def open_before(self, moment: str, after: str, limit: int) -> list[AcceptedRecord]:
-        """Open records accepted before `moment`, oldest first, with ids above `after`."""
-        where = {"openSince": {"$lt": moment}, "_id": {"$gt": after}}
+    async def overdue(self, moment: str, after: str, limit: int) -> list[AcceptedRecord]:
+        """Open records whose deadline was before `moment`, oldest first, with ids above `after`."""
+        where = {"openSince": {"$lt": moment}, "deadline": {"$lt": moment}, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
+
+    async def open_ids_before(self, moment: str, after: str, limit: int) -> list[str]:
+        """Ids of records that were open before `moment`, oldest first, from above `after`."""
+        where = {"openSince": {"$lt": moment}, "_id": {"$gt": after}}
+        return [document["_id"] for document in await self._records.find(where, sort=[("_id", 1)], limit=limit)]
 
     async def unpublished(self, cluster_id: str, accepted_before: str, after: str, limit: int) -> list[AcceptedRecord]:
         """Open records that the log `cluster_id` has not confirmed, oldest first, with ids above `after`."""

@@ -61,13 +61,13 @@ class TaskPublisher:
         if self._under_way:
             await asyncio.wait(list(self._under_way.values()), timeout=grace_seconds)
 
-    def publish_soon(self, task: UpgradeTask, traceparent: str | None) -> None:
+    def publish_soon(self, record: AcceptedRecord, first: Stage) -> None:
         """Publishes in the background: the record stands, so nobody has to wait for the broker."""
-        upgrade_id = task.upgrade_id
+        upgrade_id = record.upgrade_id
         if len(self._under_way) >= _MOST_AT_ONCE:
             log.warning("publish_left_to_sweep", upgrade_id=upgrade_id)
             return
-        self._under_way[upgrade_id] = asyncio.create_task(self._publish(task, traceparent))
+        self._under_way[upgrade_id] = asyncio.create_task(self._publish(record, first))
         self._under_way[upgrade_id].add_done_callback(lambda _: self._under_way.pop(upgrade_id, None))
 
     async def publish_again(self, records: Iterable[AcceptedRecord]) -> int:
@@ -76,7 +76,7 @@ class TaskPublisher:
         confirmed = 0
         for start in range(0, len(left), _SWEPT_AT_ONCE):
             some = left[start : start + _SWEPT_AT_ONCE]
-            done = await asyncio.gather(*(self._publish(r.first_task(), r.traceparent) for r in some))
+            done = await asyncio.gather(*(self._publish(record, record.first_stage()) for record in some))
             confirmed += sum(done)
             if not any(done):
                 break
@@ -94,23 +94,25 @@ class TaskPublisher:
             }
         )
         event_id = derived_id(record.upgrade_id, "expired", str(record.expiries))
-        return await self._send(REWRITE, task, event_id, record.traceparent)
+        return await self._send(REWRITE, record, task, event_id)
 
-    async def _publish(self, task: UpgradeTask, traceparent: str | None) -> bool:
+    async def _publish(self, record: AcceptedRecord, first: Stage) -> bool:
         # Asked before sending: if the log is replaced in between, the message counts as not published, never as safe.
         cluster_id = self._cluster_id()
-        topic = INBOX_OF[task.itinerary[0]]
-        sent = await self._send(topic, task, derived_id(task.upgrade_id, "inbox", topic.name), traceparent)
+        topic = INBOX_OF[first]
+        event_id = derived_id(record.upgrade_id, "inbox", topic.name)
+        sent = await self._send(topic, record, record.task.encode(), event_id)
         if sent and cluster_id is not None:
-            self._marks.published(task.upgrade_id, cluster_id)
+            self._marks.published(record.upgrade_id, cluster_id)
         return sent
 
-    async def _send(self, topic: Topic, task: UpgradeTask, event_id: str, traceparent: str | None) -> bool:
+    async def _send(self, topic: Topic, record: AcceptedRecord, task: UpgradeTask | bytes, event_id: str) -> bool:
+        upgrade_id = record.upgrade_id
         try:
             await self._producer.publish(
-                topic, task.upgrade_id, task, event_id=event_id, subject=task.upgrade_id, traceparent=traceparent
+                topic, upgrade_id, task, event_id=event_id, subject=upgrade_id, traceparent=record.traceparent
             )
         except (PublishFailed, MessageTooLarge) as error:
-            log.warning("upgrade_not_published", upgrade_id=task.upgrade_id, topic=topic.name, error=str(error))
+            log.warning("upgrade_not_published", upgrade_id=upgrade_id, topic=topic.name, error=str(error))
             return False
         return True

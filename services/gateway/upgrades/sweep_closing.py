@@ -25,9 +25,9 @@ class EndingSweep:
         """One round; gives how many ends were found. Raises StorageUnavailable and ResultsUnavailable."""
         after, found = "", 0
         await self._marks.flush()
-        while records := await self._store.open_before(format_utc(now_utc() - _OPEN_FOR), after, _BATCH):
-            after = records[-1].upgrade_id
-            for result in await self._results.among([record.upgrade_id for record in records]):
+        while ids := await self._store.open_ids_before(format_utc(now_utc() - _OPEN_FOR), after, _BATCH):
+            after = ids[-1]
+            for result in await self._results.among(ids):
                 await self._waiters.on_result(result)
                 found += 1
         await self._marks.flush()

@@ -28,9 +28,9 @@ class DeadlineSweep:
 
     async def run(self) -> int:
         """Gives how many were handed over. Raises StorageUnavailable and ResultsUnavailable."""
-        now = now_utc()
+        overdue = format_utc(now_utc() - _AFTER_DEADLINE)
         after, handed_over = "", 0
-        while records := await self._store.open_before(format_utc(now), after, _BATCH):
+        while records := await self._store.overdue(overdue, after, _BATCH):
             after = records[-1].upgrade_id
             due = [record for record in records if self._is_due(record)]
             ended = await self._results.among([record.upgrade_id for record in due])
@@ -44,7 +44,7 @@ class DeadlineSweep:
 
     @staticmethod
     def _is_due(record: AcceptedRecord) -> bool:
-        return (record.next_expiry or record.deadline + _AFTER_DEADLINE) <= now_utc()
+        return record.next_expiry is None or record.next_expiry <= now_utc()
 
     async def _hand_over(self, record: AcceptedRecord) -> bool:
         pause = min(_FIRST_PAUSE * 2 ** min(record.expiries, 10), _LONGEST_PAUSE)

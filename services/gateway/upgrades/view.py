@@ -22,22 +22,21 @@ class UpgradeViews:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def of(self, record: AcceptedRecord, result: UpgradeResult | None, task: UpgradeTask | None = None) -> UpgradeView:
+    def of(self, record: AcceptedRecord, result: UpgradeResult | None, user_prompt: str | None = None) -> UpgradeView:
         """The upgrade as it stands: ended with its result, or accepted while there is none.
 
-        `task` is the record's message for who has it at hand.
+        `user_prompt` is the prompt as its client sent it, for who has it at hand.
         """
         try:
             if result is not None:
                 return self._ended(record, result)
-            return self._accepted(record, task or UpgradeTask.model_validate_json(record.task))
+            if user_prompt is None:
+                redacted = UpgradeTask.model_validate_json(record.task).user_prompt
+                user_prompt = restore(redacted, self._values(record, []))
+            return self._empty(record, UpgradeStatus.ACCEPTED, user_prompt)
         except SealBroken:
             log.error("placeholder_map_not_opened", upgrade_id=record.upgrade_id)
             return self._unreadable(record)
-
-    def _accepted(self, record: AcceptedRecord, task: UpgradeTask) -> UpgradeView:
-        user_prompt = restore(task.user_prompt, self._values(record, []))
-        return self._empty(record, UpgradeStatus.ACCEPTED, user_prompt)
 
     def _unreadable(self, record: AcceptedRecord) -> UpgradeView:
         """Without its values not even the prompt can be given back: placeholders would pass for what was typed."""

@@ -53,7 +53,9 @@ class Waiters:
     async def wait(self, waiter: Waiter, seconds: float) -> UpgradeResult | None:
         """How the upgrade ended; None after `seconds`, when too many wait, or when the process has to end first."""
         try:
-            return await asyncio.wait_for(waiter.answer, seconds if len(self._waiting) <= _MOST_WAITING else 0)
+            if seconds <= 0 or len(self._waiting) > _MOST_WAITING:
+                return waiter.result()
+            return await asyncio.wait_for(waiter.answer, seconds)
         except TimeoutError:
             return None
         finally:
