@@ -1,8 +1,9 @@
 """Vectors of texts, from the tenant's cache where they are known and from the model where they are not."""
 
+import asyncio
 import base64
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -25,11 +26,15 @@ class EmbeddingModel(Protocol):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors in the order of their texts. `usage` is None when all were known; `space` is None without texts."""
+    """Vectors in the order of their texts. `usage` is None when all were known; `space` is None without texts.
+
+    `kept` is done when the cache has the new ones: whoever asked awaits it in the end. Raises StorageUnavailable.
+    """
 
     vectors: list[list[float]]
     space: Space | None
     usage: ModelUsage | None
+    kept: Awaitable[None]
 
 
 class Embeddings:
@@ -65,7 +70,7 @@ class Embeddings:
         CACHE_REQUESTS.labels(CACHE, "hit").inc(len(ids) - len(missing))
         CACHE_REQUESTS.labels(CACHE, "miss").inc(len(missing))
         if not missing:
-            return Vectors([known[id] for id in ids], space, None)
+            return Vectors([known[id] for id in ids], space, None, asyncio.sleep(0))
         embedded = await self._model.embed(list(missing.values()), operation=operation, deadline=deadline)
         usage = embedded.usage
         self.live_space = Space(usage.model, len(embedded.vectors[0]))
@@ -77,9 +82,9 @@ class Embeddings:
             fresh |= dict(zip(again, embedded.vectors, strict=True))
             usage = _sum(usage, embedded.usage)
         outdated = [id for id in fresh if id in cached]
-        await self._keep(tenant_id, document_id, upgrade_id, self.live_space, fresh, outdated)
+        keeping = self._keep(tenant_id, document_id, upgrade_id, self.live_space, fresh, outdated)
         known |= fresh
-        return Vectors([known[id] for id in ids], self.live_space, usage)
+        return Vectors([known[id] for id in ids], self.live_space, usage, asyncio.create_task(keeping))
 
     async def unknown(self, tenant_id: str, texts: Sequence[str]) -> list[str]:
         """Those of the texts that the model would have to be asked for. Raises StorageUnavailable."""

@@ -165,6 +165,7 @@ class Indexing:
                 document_id=run.record["_id"],
             )
             await self._spent(run, vectors.usage)
+            await vectors.kept
             assert vectors.space is not None  # noqa: S101 -- a batch has texts, and texts have a space
             if run.space is None:
                 run.space = vectors.space

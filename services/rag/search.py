@@ -78,12 +78,31 @@ class HybridSearch:
         Raises StorageUnavailable and IndexUnavailable; a model that is out only narrows the search to words.
         """
         queries = [query for query in map(searchable, queries) if query]
-        if not queries or not await self._store.has_documents(tenant_id):
+        if not queries:
             return SearchResult([])
-        spaces = await self._store.spaces(tenant_id)
+        has_documents, spaces = await asyncio.gather(
+            self._store.has_documents(tenant_id), self._store.spaces(tenant_id)
+        )
+        if not has_documents:
+            return SearchResult([])
         vectors, usage = await self._vectors(tenant_id, queries, deadline, upgrade_id)
         by_words = vectors is None
         limit = max(_CANDIDATES_PER_RESULT * top_k, _LEAST_CANDIDATES)
+        try:
+            best = await self._best(tenant_id, spaces, queries, vectors, limit)
+        finally:
+            if vectors is not None:
+                await vectors.kept
+        least = max(min_score, WORDS_ALONE_MIN_SCORE) if by_words else min_score
+        ranked = sorted(best.values(), key=lambda found: (-found.score, found.row.chunk_id))
+        chosen = _distinct([found for found in ranked if found.score > 0 and found.score >= least])[:top_k]
+        all_cached = not by_words and usage is None
+        return SearchResult(chosen, usage, by_words, all_cached)
+
+    async def _best(
+        self, tenant_id: str, spaces: Sequence[Space], queries: Sequence[str], vectors: Vectors | None, limit: int
+    ) -> dict[str, Found]:
+        """Chunks by id, each with the best score that any query gives it in any space."""
         searches = [
             self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), limit)
             for space in spaces
@@ -95,11 +114,7 @@ class HybridSearch:
                 known = best.get(found.row.chunk_id)
                 if known is None or found.score > known.score:
                     best[found.row.chunk_id] = found
-        least = max(min_score, WORDS_ALONE_MIN_SCORE) if by_words else min_score
-        ranked = sorted(best.values(), key=lambda found: (-found.score, found.row.chunk_id))
-        chosen = _distinct([found for found in ranked if found.score > 0 and found.score >= least])[:top_k]
-        all_cached = not by_words and usage is None
-        return SearchResult(chosen, usage, by_words, all_cached)
+        return best
 
     async def _vectors(
         self, tenant_id: str, queries: Sequence[str], deadline: datetime, upgrade_id: str
