@@ -70,7 +70,7 @@ class Embeddings:
         CACHE_REQUESTS.labels(CACHE, "hit").inc(len(ids) - len(missing))
         CACHE_REQUESTS.labels(CACHE, "miss").inc(len(missing))
         if not missing:
-            return Vectors([known[id] for id in ids], space, None, asyncio.sleep(0))
+            return Vectors([known[id] for id in ids], space, None, _nothing_to_keep())
         embedded = await self._model.embed(list(missing.values()), operation=operation, deadline=deadline)
         usage = embedded.usage
         self.live_space = Space(usage.model, len(embedded.vectors[0]))
@@ -126,6 +126,9 @@ class Embeddings:
             for id, vector in vectors.items()
         ]
         await self._cache.insert_many_if_absent(entries)
+
+
+async def _nothing_to_keep() -> None: ...
 
 
 def _unpacked(vector: str) -> list[float]:

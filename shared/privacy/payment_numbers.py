@@ -109,7 +109,7 @@ def _issuer_certainty(digits: str) -> bool | None:
     return found
 
 
-# The check digits. What stands before them is looked at from the first one, so that the search runs from digit to digit.
+# The check digits. What is before them is looked at from the first one, so that the search runs from digit to digit.
 _IBAN_CHECK = re.compile(r"[0-9](?<=[A-Za-z]{2}.)(?<![0-9A-Za-z][A-Za-z]{2}.)[0-9](?=[ -]?[0-9A-Za-z]{4})")
 _IBAN_LENGTHS = dict(
     item.split(":")
