@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import servers
-from shared.storage.documents import Database, DuplicateKey, StorageUnavailable
+from shared.storage.documents import Collection, Database, Document, DuplicateKey, StorageUnavailable
 from shared.storage.mongodb import MongoDatabase
 from tests.adapters.document_store_behaviour import SPEC, DocumentStoreBehaviour, a_document
 
@@ -30,6 +30,34 @@ async def test_two_processes_worth_of_clients_share_a_database(mongodb_url: str)
     )
     assert results.count(None) == 50
     assert all(result is None or isinstance(result, DuplicateKey) for result in results)
+    await asyncio.gather(*(database.stop(1.0) for database in databases))
+
+
+async def test_a_reader_sees_the_whole_of_an_update_or_none_of_it(mongodb_url: str) -> None:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    databases = [MongoDatabase(mongodb_url, name) for _ in range(4)]
+    writing, *reading = [database.collection(SPEC) for database in databases]
+    await asyncio.gather(*(database.start() for database in databases))
+    raised = [f"counter{n}" for n in range(40)]
+    await writing.insert(a_document("a", key="k", **dict.fromkeys(raised, 0)))
+    written = asyncio.Event()
+
+    async def write() -> None:
+        for _ in range(400):
+            await writing.update_one({"_id": "a"}, {"$inc": dict.fromkeys(raised, 1)})
+        written.set()
+
+    async def read(things: Collection) -> list[Document | None]:
+        torn: list[Document | None] = []
+        while not written.is_set():
+            document = await things.find_one({"_id": "a"})
+            if document is None or len({document[field] for field in raised}) > 1:
+                torn.append(document)
+        return torn
+
+    _, *seen = await asyncio.gather(write(), *(read(things) for things in reading))
+
+    assert seen == [[], [], []]
     await asyncio.gather(*(database.stop(1.0) for database in databases))
 
 

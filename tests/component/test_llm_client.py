@@ -416,14 +416,12 @@ async def test_a_cancelled_probe_decides_nothing(start: Start, scripted_model: M
 async def test_those_who_wait_for_a_slot_are_turned_away_when_it_opens(
     start: Start, scripted_model: ModelServer
 ) -> None:
-    client = await start(model_breaker_failures=2, model_max_in_flight=2, model_attempts=1)
-    scripted_model.script(Step(status=500, delay_seconds=0.3, times=2))
-    began = time.monotonic()
+    client = await start(model_breaker_failures=2, model_max_in_flight=1, model_attempts=1)
+    scripted_model.script(Step(status=500, times=2))
 
     outcomes = await asyncio.gather(*(rewrite(client) for _ in range(30)), return_exceptions=True)
 
     assert all(isinstance(outcome, ModelUnavailable) for outcome in outcomes)
-    assert time.monotonic() - began < 1.5
     assert scripted_model.total == 2
 
 

@@ -2,14 +2,21 @@ import de.bwaldvogel.mongo.MongoCollection;
 import de.bwaldvogel.mongo.MongoDatabase;
 import de.bwaldvogel.mongo.MongoServer;
 import de.bwaldvogel.mongo.MongoVersion;
+import de.bwaldvogel.mongo.backend.ArrayFilters;
+import de.bwaldvogel.mongo.backend.CollectionOptions;
 import de.bwaldvogel.mongo.backend.CursorRegistry;
 import de.bwaldvogel.mongo.backend.Index;
 import de.bwaldvogel.mongo.backend.IndexKey;
+import de.bwaldvogel.mongo.backend.QueryResult;
 import de.bwaldvogel.mongo.backend.Utils;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
+import de.bwaldvogel.mongo.backend.h2.H2Collection;
 import de.bwaldvogel.mongo.backend.h2.H2Database;
 import de.bwaldvogel.mongo.bson.Document;
+import de.bwaldvogel.mongo.oplog.Oplog;
+import java.util.ArrayList;
 import java.util.List;
+import org.h2.mvstore.MVMap;
 import org.h2.mvstore.MVStore;
 
 /**
@@ -17,6 +24,9 @@ import org.h2.mvstore.MVStore;
  *
  * The library ignores `partialFilterExpression`. An index whose name ends in `_if_FIELD` covers here, as it does in
  * MongoDB by such an expression, only the documents in which FIELD is a string.
+ *
+ * The library changes a stored document field by field while others may be reading it, and H2 writing it to the file.
+ * Here an update changes a copy and then puts it in the document's place, so that all see the whole update or none.
  */
 public class Launch {
     private static final int COMMIT_DELAY_MS = 50;
@@ -26,7 +36,7 @@ public class Launch {
         // The delay bounds what a crash of this server can lose: the library does not commit each write by itself.
         MVStore store = new MVStore.Builder().fileName(args[1]).open();
         store.setAutoCommitDelay(COMMIT_DELAY_MS);
-        H2Backend backend = new BackendWithPartialIndexes(store);
+        H2Backend backend = new Backend(store);
         backend.version(new MongoVersion() {
             // Today's clients refuse the wire version that the library states by itself.
             public List<Integer> getVersionArray() {
@@ -42,25 +52,75 @@ public class Launch {
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
     }
 
-    static class BackendWithPartialIndexes extends H2Backend {
-        BackendWithPartialIndexes(MVStore store) {
+    static class Backend extends H2Backend {
+        Backend(MVStore store) {
             super(store);
         }
 
         protected MongoDatabase openOrCreateDatabase(String name) {
-            return new DatabaseWithPartialIndexes(name, getMvStore(), getCursorRegistry());
+            return new Database(name);
+        }
+
+        /** An inner class, since H2Database's constructor opens collections: a field would not be set by then. */
+        class Database extends H2Database {
+            Database(String name) {
+                super(name, getMvStore(), getCursorRegistry());
+            }
+
+            protected MongoCollection<Object> openOrCreateCollection(String name, CollectionOptions options) {
+                String in = getDatabaseName() + "." + name;
+                MVMap<Object, Document> documents = getMvStore().openMap("databases." + in);
+                MVMap<String, Object> meta = getMvStore().openMap("meta." + in);
+                return new CopyOnWriteCollection(this, name, options, documents, meta, cursorRegistry);
+            }
+
+            protected Index<Object> openOrCreateUniqueIndex(
+                    String in, String name, List<IndexKey> keys, boolean sparse) {
+                Index<Object> whole = super.openOrCreateUniqueIndex(in, name, keys, sparse);
+                int at = name.lastIndexOf(PARTIAL);
+                return at < 0 ? whole : new PartialIndex(whole, keys, name.substring(at + PARTIAL.length()));
+            }
         }
     }
 
-    static class DatabaseWithPartialIndexes extends H2Database {
-        DatabaseWithPartialIndexes(String name, MVStore store, CursorRegistry cursors) {
-            super(name, store, cursors);
+    /** Gives an update copies to change: the library puts what it changed in the place of what it found. */
+    static class CopyOnWriteCollection extends H2Collection {
+        private boolean updating; // guarded by this collection's monitor, as all that updates is
+
+        CopyOnWriteCollection(
+                MongoDatabase in, String name, CollectionOptions options, MVMap<Object, Document> documents,
+                MVMap<String, Object> meta, CursorRegistry cursors) {
+            super(in, name, options, documents, meta, cursors);
         }
 
-        protected Index<Object> openOrCreateUniqueIndex(String in, String name, List<IndexKey> keys, boolean sparse) {
-            Index<Object> whole = super.openOrCreateUniqueIndex(in, name, keys, sparse);
-            int at = name.lastIndexOf(PARTIAL);
-            return at < 0 ? whole : new PartialIndex(whole, keys, name.substring(at + PARTIAL.length()));
+        public synchronized Document updateDocuments(
+                Document selector, Document update, ArrayFilters filters, boolean multi, boolean upsert, Oplog oplog) {
+            updating = true;
+            try {
+                return super.updateDocuments(selector, update, filters, multi, upsert, oplog);
+            } finally {
+                updating = false;
+            }
+        }
+
+        public synchronized Document findAndModify(Document query) {
+            updating = true;
+            try {
+                return super.findAndModify(query);
+            } finally {
+                updating = false;
+            }
+        }
+
+        protected QueryResult queryDocuments(
+                Document query, Document order, int skip, int limit, int batchSize, Document fields) {
+            QueryResult found = super.queryDocuments(query, order, skip, limit, batchSize, fields);
+            if (!updating) {
+                return found;
+            }
+            List<Document> copies = new ArrayList<>();
+            found.forEach(document -> copies.add(document.clone()));
+            return new QueryResult(copies);
         }
     }
 
