@@ -9,9 +9,9 @@ from shared.storage.documents import CollectionSpec, Index
 
 EVENTS = CollectionSpec("usage_events", (Index(("batchId",)),))
 REVISION = "version"
-COUNTERS = CollectionSpec("tenant_counters", revision=REVISION)
+COUNTERS = CollectionSpec("tenant_counters")
 # The id of a rollup begins with what it is looked up by, which saves an index that every count would have to keep.
-ROLLUPS = CollectionSpec("daily_rollups", revision=REVISION)
+ROLLUPS = CollectionSpec("daily_rollups")
 
 
 def counter_id(key: CounterKey) -> str:

@@ -8,7 +8,6 @@ from services.usage.batch_registry import StoredBatchRegistry
 from services.usage.increments import Increments
 from services.usage.ledger_documents import (
     EVENTS,
-    REVISION,
     counter_fields,
     counter_id,
     rollup_fields,
@@ -21,8 +20,8 @@ from shared.contracts.contract import format_utc
 from shared.storage.documents import Collection, CollectionSpec, Database
 
 SEALING = CollectionSpec("ledger_sealing")
-SEALED_COUNTERS = CollectionSpec("sealed_counters", revision=REVISION)
-SEALED_ROLLUPS = CollectionSpec("sealed_rollups", revision=REVISION)
+SEALED_COUNTERS = CollectionSpec("sealed_counters")
+SEALED_ROLLUPS = CollectionSpec("sealed_rollups")
 
 STEP_EVENTS = 500
 _PAGE = 2000
@@ -108,7 +107,7 @@ async def _add_all(
         [
             (
                 {"_id": id, "sealedThrough": {"$lt": number}},
-                {"$inc": {**amounts, REVISION: 1}, "$max": {"sealedThrough": number}, "$setOnInsert": fields},
+                {"$inc": dict(amounts), "$max": {"sealedThrough": number}, "$setOnInsert": fields},
             )
             for id, fields, amounts in sums
         ],

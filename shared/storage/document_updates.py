@@ -58,16 +58,13 @@ def check_update(update: Update) -> None:
             raise ValueError("two changes of one update touch the same path")
 
 
-def check_each(changes: Sequence[tuple[Filter, Update]], revision: str | None) -> str:
-    """Gives the revision. `ValueError` unless each update is sound and raises it, and each filter has its own `_id`."""
+def check_each(changes: Sequence[tuple[Filter, Update]]) -> None:
+    """`ValueError` unless each update is sound, and each filter has an `_id` that no other has."""
     ids = [filter.get("_id") for filter, _ in changes]
     if not all(isinstance(id, str) for id in ids) or len(set(ids)) < len(ids):
         raise ValueError("each change wants the _id of another document")
     for _, update in changes:
         check_update(update)
-        if revision is None or update.get("$inc", {}).get(revision) != 1:
-            raise ValueError("each change raises the revision of its document")
-    return revision or ""
 
 
 def upsert_has_id(filter: Filter, update: Update) -> bool:

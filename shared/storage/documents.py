@@ -58,14 +58,10 @@ class Index:
 
 @dataclass(frozen=True)
 class CollectionSpec:
-    """A collection's name (letters, digits, `_`) and its indexes beside the one on `_id`.
-
-    `revision` is a field that counts the changes of a document from 0 on; `update_each` wants one.
-    """
+    """A collection's name (letters, digits, `_`) and its indexes beside the one on `_id`."""
 
     name: str
     indexes: tuple[Index, ...] = ()
-    revision: str | None = None
 
 
 class Collection(Protocol):
@@ -117,11 +113,11 @@ class Collection(Protocol):
         ...
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
-        """Many updates at once, in any order, each atomic by itself, in a collection that has a `revision`.
+        """Many updates at once, in any order, each atomic by itself.
 
         Each filter has an `_id` that no other has. A document that is there and does not match is left alone; one that
         is not there is made with `upsert`, as `update_one` makes it. A change may be tried more than once, so it must
-        be one whose filter does not match any more once it is done; and it raises the revision by 1.
+        be one whose filter does not match any more once it is done.
         """
         ...
 

@@ -22,7 +22,6 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from shared.storage.document_filters import matches
 from shared.storage.document_updates import check_each, check_update, is_operators, upsert_has_id
 from shared.storage.documents import (
     ID_FIELDS,
@@ -47,7 +46,6 @@ _OPTIONS: dict[str, Any] = {
     "waitQueueTimeoutMS": _TIMEOUT_MS,
 }
 _UPSERT_ATTEMPTS = 3
-_RACES_TOLERATED = 50
 _UPDATES_AT_ONCE = 250
 _CHUNKS_AT_ONCE = 2
 _LARGEST_IN_GROUP_BYTES = 100_000
@@ -103,8 +101,6 @@ class MongoDatabase:
         return self._client[self._name]
 
     async def _make_indexes(self, spec: CollectionSpec) -> None:
-        if spec.revision:
-            await self._database()[spec.name].create_index([("_id", 1), (spec.revision, 1)], unique=True)
         for index in spec.indexes:
             options: dict[str, Any] = {"name": index.name, "unique": index.unique}
             if index.only_when_present:
@@ -215,53 +211,45 @@ class MongoCollection:
         return matched
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
-        """Reads what the filters ask for, writes where the revision is still the same, looks again at the rest.
-
-        The comparison of equals is what every server finds by an index. A server that knows none for `$ne` beside an
-        `_id` would read the whole collection for each change.
-        """
-        revision = check_each(changes, self._spec.revision)
+        check_each(changes)
         turns = asyncio.Semaphore(_CHUNKS_AT_ONCE)
 
         async def update(chunk: Sequence[tuple[Filter, Update]]) -> None:
             async with turns:
-                await self._update_chunk(chunk, revision, upsert)
+                await (self._upsert_chunk(chunk) if upsert else self._update_chunk(chunk))
 
         chunks = (changes[at : at + _UPDATES_AT_ONCE] for at in range(0, len(changes), _UPDATES_AT_ONCE))
         outcomes = await asyncio.gather(*map(update, chunks), return_exceptions=True)
         for failure in filter(None, outcomes):
             raise failure
 
-    async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool) -> None:
-        for _ in range(_RACES_TOLERATED):
-            requests = await self._conditional_updates(changes, revision, upsert)
-            if not requests:
-                return
-            try:
-                done = await self._write(lambda batch=requests: self._collection().bulk_write(batch, ordered=False))  # type: ignore[misc]
-            except DuplicateKey as duplicate:
-                if duplicate.index_fields not in (ID_FIELDS, ("_id", revision)):
-                    raise
-                continue
-            if done.matched_count + len(done.upserted_ids or ()) == len(requests):
-                return
-        raise StorageUnavailable("others are always faster to change the same documents")
+    async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> list[int]:
+        """The positions of those that `upsert` could not make, since a document with their `_id` is there."""
+        requests = [UpdateOne(self._asked_for(filter), dict(update), upsert=upsert) for filter, update in changes]
+        try:
+            await _asked(self._collection().bulk_write(requests, ordered=False))
+        except BulkWriteError as error:
+            if error.details.get("writeConcernErrors"):
+                raise StorageUnavailable(str(error)) from error
+            refusals = {refusal["index"]: self._refusal_of(refusal) for refusal in error.details["writeErrors"]}
+            for refusal in refusals.values():
+                if not (upsert and isinstance(refusal, DuplicateKey) and refusal.index_fields == ID_FIELDS):
+                    raise refusal from error
+            return list(refusals)
+        return []
 
-    async def _conditional_updates(
-        self, changes: Sequence[tuple[Filter, Update]], revision: str, upsert: bool
-    ) -> list[UpdateOne]:
-        asked_for = {revision, *(path.partition(".")[0] for filter, _ in changes for path in filter)}
-        cursor = self._collection().find({"_id": {"$in": [filter["_id"] for filter, _ in changes]}}, list(asked_for))
-        found = {document["_id"]: document for document in await _asked(cursor.to_list(None))}
-        requests: list[UpdateOne] = []
-        for filter, update in changes:
-            document = found.get(filter["_id"])
-            if document is None and upsert:
-                equal = {path: value for path, value in filter.items() if not is_operators(value)}
-                requests.append(UpdateOne({**equal, revision: 0}, dict(update), upsert=True))
-            elif document is not None and matches(document, filter, self._partial_paths):
-                requests.append(UpdateOne({"_id": filter["_id"], revision: document.get(revision)}, dict(update)))
-        return requests
+    async def _upsert_chunk(self, changes: Sequence[tuple[Filter, Update]]) -> None:
+        """A document that is there was not matched, or another has just made it: the update alone tells which."""
+        for _ in range(_UPSERT_ATTEMPTS):
+            there = [changes[position] for position in await self._update_chunk(changes, upsert=True)]
+            if not there:
+                return
+            await self._update_chunk(there)
+            found = set(await self._ids_of([filter["_id"] for filter, _ in there]))
+            changes = [change for change in there if change[0]["_id"] not in found]  # deleted in between
+            if not changes:
+                return
+        raise StorageUnavailable("others delete and make the same documents all the time")
 
     async def delete_many(self, filter: Filter) -> int:
         result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))

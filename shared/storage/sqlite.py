@@ -249,7 +249,7 @@ class SqliteCollection:
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
         """Reads the documents together, changes them here, and writes them back, some hundred in one operation."""
-        check_each(changes, self._table.spec.revision)
+        check_each(changes)
         chunks = [changes[at : at + _UPDATE_CHUNK] for at in range(0, len(changes), _UPDATE_CHUNK)]
         # Together, so that they share a commit.
         await asyncio.gather(*(self._write(self._each_of(chunk, upsert), many_statements=True) for chunk in chunks))

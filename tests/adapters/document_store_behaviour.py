@@ -18,7 +18,6 @@ SPEC = CollectionSpec(
         Index(("counted", "batch")),
         Index(("owed",), only_when_present="owed"),
     ),
-    revision="revision",
 )
 
 
@@ -28,7 +27,7 @@ def a_document(id: str | None = None, **fields: Any) -> dict[str, Any]:
 
 def batch_of(ids: Iterable[str], batch: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Changes that add a batch to each document once."""
-    update = {"$inc": {"number": 1, "revision": 1}, "$push": {"batches": {"$each": [batch], "$slice": -8}}}
+    update = {"$inc": {"number": 1}, "$push": {"batches": {"$each": [batch], "$slice": -8}}}
     return [({"_id": id, "batches": {"$ne": batch}}, update) for id in ids]
 
 
@@ -296,23 +295,23 @@ class DocumentStoreBehaviour:
 
     async def test_update_each_does_every_change_by_its_own_filter(self, things: Collection) -> None:
         for id, number in (("a", 1), ("b", 2), ("c", 3)):
-            await things.insert(a_document(id, number=number, done=[7], revision=4))
+            await things.insert(a_document(id, number=number, done=[7]))
         await things.update_each(
             [
                 (
                     {"_id": "a", "number": {"$lt": 2}},
-                    {"$inc": {"number": 10, "revision": 1}, "$push": {"done": 8}},
+                    {"$inc": {"number": 10}, "$push": {"done": 8}},
                 ),
-                ({"_id": "b", "done": {"$ne": 7}}, {"$inc": {"number": 10, "revision": 1}}),
+                ({"_id": "b", "done": {"$ne": 7}}, {"$inc": {"number": 10}}),
                 (
                     {"_id": "c", "nested.count": {"$ne": 2}},
-                    {"$set": {"nested.deep": 1}, "$inc": {"nested.count": 2, "revision": 1}},
+                    {"$set": {"nested.deep": 1}, "$inc": {"nested.count": 2}},
                 ),
-                ({"_id": "gone"}, {"$set": {"number": 1}, "$inc": {"revision": 1}}),
+                ({"_id": "gone"}, {"$set": {"number": 1}}),
             ]
         )
         found = await things.find({}, sort=[("_id", 1)])
-        assert [(t["_id"], t["number"], t["revision"]) for t in found] == [("a", 11, 5), ("b", 2, 4), ("c", 3, 5)]
+        assert [(t["_id"], t["number"]) for t in found] == [("a", 11), ("b", 2), ("c", 3)]
         assert found[0]["done"] == [7, 8]
         assert found[2]["nested"] == {"deep": 1, "count": 2}
 
@@ -322,9 +321,7 @@ class DocumentStoreBehaviour:
         await things.update_each(batch_of("abcde", 1))
         await things.update_each(batch_of("xyz", 1))
         found = await things.find({}, sort=[("_id", 1)])
-        assert [(t["_id"], t["number"], t["batches"], t["revision"]) for t in found] == [
-            (id, 1, [1], 1) for id in "abcde"
-        ]
+        assert [(t["_id"], t["number"], t["batches"]) for t in found] == [(id, 1, [1]) for id in "abcde"]
 
     async def test_update_each_of_many_at_once_counts_every_one(self, things: Collection) -> None:
         ids = [f"t{n}" for n in range(300)]
@@ -332,14 +329,24 @@ class DocumentStoreBehaviour:
         found = await things.find({}, limit=1000)
         assert [(t["number"], sorted(t["batches"])) for t in found] == [(3, [1, 2, 3])] * 300
 
-    async def test_update_each_wants_every_document_once_and_its_revision_raised(self, things: Collection) -> None:
-        change = {"$set": {"number": 1}, "$inc": {"revision": 1}}
+    async def test_update_each_tells_of_another_unique_index(self, things: Collection) -> None:
+        await things.insert(a_document("a", key="k"))
+        await things.insert(a_document("b"))
+        take = {"$set": {"key": "k", "tenantId": "t1"}}
+        for id, upsert in (("b", False), ("b", True), ("c", True)):
+            with pytest.raises(DuplicateKey) as duplicate:
+                await things.update_each([({"_id": id, "key": {"$ne": "k"}}, take)], upsert=upsert)
+            assert duplicate.value.index_fields == ("tenantId", "key")
+        assert await things.get("b") == a_document("b")
+        assert await things.get("c") is None
+
+    async def test_update_each_wants_every_document_once_and_sound_updates(self, things: Collection) -> None:
+        change = {"$set": {"number": 1}}
         for filters in ([{"number": 1}], [{"_id": "a"}, {"_id": "a"}], [{"_id": {"$in": ["a"]}}]):
             with pytest.raises(ValueError):
                 await things.update_each([(filter, change) for filter in filters])
-        for wrong in ({"$set": {"number": 1}}, {"$double": {"number": 1}, "$inc": {"revision": 1}}):
-            with pytest.raises(ValueError):
-                await things.update_each([({"_id": "a"}, wrong)])
+        with pytest.raises(ValueError):
+            await things.update_each([({"_id": "a"}, {"$double": {"number": 1}})])
         await things.update_each([])
 
     async def test_update_each_filters_as_find_does(self, things: Collection) -> None:
@@ -363,7 +370,7 @@ class DocumentStoreBehaviour:
             if number == len(conditions) - 8:
                 await things.delete_many({"_id": {"$in": ["d10", "d11", "d12"]}})  # lists have no range
             found = {t["_id"] for t in await things.find({"value": condition}, limit=100)}
-            seen = {"$set": {"seen": number}, "$inc": {"revision": 1}}
+            seen = {"$set": {"seen": number}}
             await things.update_each([({"_id": id, "value": condition, "seen": {"$ne": number}}, seen) for id in ids])
             assert {t["_id"] for t in await things.find({"seen": number}, limit=100)} == found, condition
 

@@ -83,7 +83,12 @@ public class Launch {
         }
     }
 
-    /** Gives an update copies to change: the library puts what it changed in the place of what it found. */
+    /**
+     * Gives an update copies to change: the library puts what it changed in the place of what it found.
+     *
+     * A query with an `_id` finds the one document by it, as in MongoDB. The library does so only for a query of no other
+     * field, and else reads the whole collection.
+     */
     static class CopyOnWriteCollection extends H2Collection {
         private boolean updating; // guarded by this collection's monitor, as all that updates is
 
@@ -114,13 +119,19 @@ public class Launch {
 
         protected QueryResult queryDocuments(
                 Document query, Document order, int skip, int limit, int batchSize, Document fields) {
-            QueryResult found = super.queryDocuments(query, order, skip, limit, batchSize, fields);
+            QueryResult found = query.get("_id") instanceof String id
+                    ? matchDocuments(query, positions(id), order, skip, limit, batchSize, fields)
+                    : super.queryDocuments(query, order, skip, limit, batchSize, fields);
             if (!updating) {
                 return found;
             }
             List<Document> copies = new ArrayList<>();
             found.forEach(document -> copies.add(document.clone()));
             return new QueryResult(copies);
+        }
+
+        private List<Object> positions(String id) {
+            return getDocument(id) == null ? List.of() : List.of(id);
         }
     }
 

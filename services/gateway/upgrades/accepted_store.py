@@ -17,12 +17,8 @@ _MOST_RATED = 20_000
 _PAGE = 500
 _ID_BEFORE_RECORD = timedelta(seconds=1)
 
-# Raised by the one change that may come from several replicas at once: the end.
-_ENDS = "ends"
-
 ACCEPTED = CollectionSpec(
     name="accepted_upgrades",
-    revision=_ENDS,
     indexes=(
         Index(fields=("tenantId", "keyHash"), unique=True, only_when_present="keyHash"),
         Index(fields=("tenantId", "_id")),
@@ -136,7 +132,6 @@ class AcceptedStore:
                             "uncountedSince": now,
                         },
                         "$unset": {"openSince": ""},
-                        "$inc": {_ENDS: 1},
                     },
                 )
                 for end in ends
