@@ -8,7 +8,8 @@ from services.usage.increments import CounterKey, RollupKey
 from shared.storage.documents import CollectionSpec, Index
 
 EVENTS = CollectionSpec("usage_events", (Index(("batchId",)),))
-REVISION = "version"
+VERSION = "version"
+"""Of a tenant's counters: raised by each count, so that of two readings the newer one is known."""
 COUNTERS = CollectionSpec("tenant_counters")
 # The id of a rollup begins with what it is looked up by, which saves an index that every count would have to keep.
 ROLLUPS = CollectionSpec("daily_rollups")

@@ -11,8 +11,8 @@ from services.usage.increments import CounterKey, Increments
 from services.usage.ledger_documents import (
     COUNTERS,
     EVENTS,
-    REVISION,
     ROLLUPS,
+    VERSION,
     counter_fields,
     counter_id,
     rollup_fields,
@@ -53,7 +53,8 @@ class LedgerStore:
 
     async def add(self, increments: Increments, number: int) -> None:
         counters = [
-            Raise(counter_id(key), counter_fields(key), amounts) for key, amounts in increments.counters.items()
+            Raise(counter_id(key), counter_fields(key), {**amounts, VERSION: 1})
+            for key, amounts in increments.counters.items()
         ]
         rollups = [Raise(rollup_id(key), rollup_fields(key), amounts) for key, amounts in increments.rollups.items()]
         # Side by side, so that a store that commits in groups commits them together.
@@ -153,7 +154,7 @@ class Raise:
         """Filter and update: what checks that the document lacks the batch also adds it, so it happens once."""
         lacking = {"_id": self.id, "recentBatches": {"$ne": number}, "batchFloor": {"$lt": number}}
         change = {
-            "$inc": {**self.amounts, REVISION: 1},
+            "$inc": self.amounts,
             "$push": {"recentBatches": {"$each": [number], "$slice": -RECENT}},
             "$max": {"batchFloor": floor_after(number)},
             "$setOnInsert": self.fields,
@@ -174,5 +175,5 @@ def _counters_of(document: Mapping[str, Any]) -> TenantCounters:
         tokens=document.get("tokens", 0),
         embeddings=document.get("embeddings", 0),
         cost_nano_usd=document.get("costNanoUsd", 0),
-        version=document["version"],
+        version=document[VERSION],
     )

@@ -158,12 +158,13 @@ class MongoCollection:
         rest = list(missing.values())
         while rest:
             try:
-                await self._write(lambda batch=rest: self._collection().insert_many(batch, ordered=True))  # type: ignore[misc]
-            except _Refused as refused:
-                inserted.update(document["_id"] for document in rest[: refused.position])
-                if refused.index_fields != ID_FIELDS:
-                    raise DuplicateKey(refused.index_fields) from refused
-                rest = rest[refused.position + 1 :]
+                await _asked(self._collection().insert_many(rest, ordered=True))
+            except BulkWriteError as error:
+                [(position, refusal)] = self._refusals_in(error).items()
+                if not _is_of_id(refusal):
+                    raise refusal from error
+                inserted.update(document["_id"] for document in rest[:position])
+                rest = rest[position + 1 :]
             else:
                 inserted.update(document["_id"] for document in rest)
                 break
@@ -229,11 +230,9 @@ class MongoCollection:
         try:
             await _asked(self._collection().bulk_write(requests, ordered=False))
         except BulkWriteError as error:
-            if error.details.get("writeConcernErrors"):
-                raise StorageUnavailable(str(error)) from error
-            refusals = {refusal["index"]: self._refusal_of(refusal) for refusal in error.details["writeErrors"]}
+            refusals = self._refusals_in(error)
             for refusal in refusals.values():
-                if not (upsert and isinstance(refusal, DuplicateKey) and refusal.index_fields == ID_FIELDS):
+                if not (upsert and _is_of_id(refusal)):
                     raise refusal from error
             return list(refusals)
         return []
@@ -278,11 +277,15 @@ class MongoCollection:
         try:
             await _asked(self._collection().insert_many(documents, ordered=False))
         except BulkWriteError as error:
-            if error.details.get("writeConcernErrors"):
-                outcomes = [StorageUnavailable(str(error))] * len(documents)
-            for refusal in error.details.get("writeErrors", ()):
-                outcomes[refusal["index"]] = self._refusal_of(refusal)
+            for position, refusal in self._refusals_in(error).items():
+                outcomes[position] = refusal
         return outcomes
+
+    def _refusals_in(self, error: BulkWriteError) -> dict[int, Exception]:
+        """What was refused, by its position. Raises StorageUnavailable when nothing of the rest is certain either."""
+        if error.details.get("writeConcernErrors"):
+            raise StorageUnavailable(str(error)) from error
+        return {refusal["index"]: self._refusal_of(refusal) for refusal in error.details["writeErrors"]}
 
     def _refusal_of(self, refusal: Any) -> Exception:
         code, message = refusal.get("code"), refusal.get("errmsg", "")
@@ -310,12 +313,6 @@ class MongoCollection:
             return await _asked(send())
         except DuplicateKeyError as error:
             raise DuplicateKey(self._index_fields(error.details or {}, str(error))) from error
-        except BulkWriteError as error:
-            refusals = error.details.get("writeErrors") or [{}]
-            refusal = next((one for one in refusals if one.get("code") != _DUPLICATE_KEY), refusals[0])
-            if refusal.get("code") != _DUPLICATE_KEY:
-                raise StorageUnavailable(str(error)) from error
-            raise _Refused(self._index_fields(refusal, refusal["errmsg"]), refusal["index"]) from error
 
     async def _ids_of(self, ids: Sequence[str]) -> list[str]:
         cursor = self._collection().find({"_id": {"$in": ids}}, {"_id": 1})
@@ -343,12 +340,9 @@ class MongoCollection:
         return next((index.fields for index in self._spec.indexes if index.name == named), ID_FIELDS)
 
 
-class _Refused(DuplicateKey):
-    """The document at `position` of a batch was refused."""
-
-    def __init__(self, index_fields: tuple[str, ...], position: int) -> None:
-        super().__init__(index_fields)
-        self.position = position
+def _is_of_id(refusal: Exception) -> bool:
+    """Whether it says that a document with that `_id` is there."""
+    return isinstance(refusal, DuplicateKey) and refusal.index_fields == ID_FIELDS
 
 
 async def _asked(answer: Awaitable[T]) -> T:

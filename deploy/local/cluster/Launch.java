@@ -16,6 +16,7 @@ import de.bwaldvogel.mongo.bson.Document;
 import de.bwaldvogel.mongo.oplog.Oplog;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Supplier;
 import org.h2.mvstore.MVMap;
 import org.h2.mvstore.MVStore;
 
@@ -100,18 +101,17 @@ public class Launch {
 
         public synchronized Document updateDocuments(
                 Document selector, Document update, ArrayFilters filters, boolean multi, boolean upsert, Oplog oplog) {
-            updating = true;
-            try {
-                return super.updateDocuments(selector, update, filters, multi, upsert, oplog);
-            } finally {
-                updating = false;
-            }
+            return whileUpdating(() -> super.updateDocuments(selector, update, filters, multi, upsert, oplog));
         }
 
         public synchronized Document findAndModify(Document query) {
+            return whileUpdating(() -> super.findAndModify(query));
+        }
+
+        private Document whileUpdating(Supplier<Document> change) {
             updating = true;
             try {
-                return super.findAndModify(query);
+                return change.get();
             } finally {
                 updating = false;
             }
