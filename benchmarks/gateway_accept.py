@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from benchmarks.brokers import KAFKA, Broker, running
 from benchmarks.http_load import post_for
-from benchmarks.machine import cpu_seconds
+from benchmarks.machine import cpu_seconds, hold_to_one_core
 from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
 from deploy.local.probes import http_ready
@@ -60,12 +60,26 @@ def _durable(connections: int) -> Row:
     )
 
 
+def _one_core(connections: int) -> Row:
+    return Row(
+        f"gateway-one-core-{connections}",
+        "requests/s",
+        "Each server is held to one core, and B takes one request at a time: none begins before the one before it is "
+        f"answered; else as gateway-accept-{connections}.",
+        goal=1.5,
+    )
+
+
 def _connections(number: int) -> str:
     return f"{number} {'connection' if number == 1 else 'connections'}"
 
 
 _CONNECTIONS = (1, 64)
-ROWS = tuple(row(connections) for connections in _CONNECTIONS for row in (_rate, _per_core, _durable))
+_MANY = max(_CONNECTIONS)
+ROWS = (
+    *(row(connections) for connections in _CONNECTIONS for row in (_rate, _per_core, _durable)),
+    _one_core(_MANY),
+)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
@@ -77,27 +91,36 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
     async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
         await create_topics(broker.settings())
         async with side("benchmarks.gateway_accept:Client") as client:
+            ours, plain = partial(gateway_process, broker, valkey.url, siblings), partial(_plain, broker, valkey.url)
+            run = partial(_run, client=client, valkey=valkey)
             for connections in _CONNECTIONS:
                 of_these = (_rate(connections), _per_core(connections), _durable(connections))
                 rows = [row for row in chosen if row in of_these]
                 if rows:
-                    pairs = await paired(
-                        partial(
-                            _run, partial(gateway_process, broker, valkey.url, siblings), client, valkey, connections
-                        ),
-                        partial(_run, partial(_plain, broker, valkey.url), client, valkey, connections),
-                    )
+                    sides = (partial(run, server, connections=connections) for server in (ours, plain))
+                    pairs = await paired(*sides)
                     results += [_measured(kind, row, connections, pairs) for row in rows]
+            if (row := _one_core(_MANY)) in chosen:
+                servers = (ours, partial(plain, one_at_a_time=True))
+                sides = (partial(run, server, connections=_MANY, one_core=True) for server in servers)
+                results.append(_measured(kind, row, _MANY, await paired(*sides)))
     return results
 
 
 async def _run(
-    server: Callable[[Path], ServerProcess], client: SideProcess, valkey: ServerProcess, connections: int
+    server: Callable[[Path], ServerProcess],
+    *,
+    client: SideProcess,
+    valkey: ServerProcess,
+    connections: int,
+    one_core: bool = False,
 ) -> Mapping[str, float]:
     """One run in a new process: what an earlier one accepted would be swept over while this one is measured."""
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
         async with server(Path(folder)) as running_server:
             at = {"port": running_server.port, "connections": connections}
+            if one_core:
+                hold_to_one_core(running_server.pid)
             await client.call("load", seconds=_WARM_UP_SECONDS, **at)
             async with Redis.from_url(valkey.url) as redis:
                 await redis.config_resetstat()
@@ -114,7 +137,7 @@ async def _run(
 
 
 def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> Measured:
-    if row == _rate(connections):
+    if row in (_rate(connections), _one_core(connections)):
         key, unit = "per_second", "/s"
     elif row == _per_core(connections):
         key, unit = "per_cpu_second", "/CPU s"
@@ -155,7 +178,7 @@ def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path
     return ServerProcess(ServerCommand("gateway", argv, port, url, lambda: http_ready(HOST, port), env=environment))
 
 
-def _plain(broker: Broker, redis: str, folder: Path) -> ServerProcess:
+def _plain(broker: Broker, redis: str, folder: Path, *, one_at_a_time: bool = False) -> ServerProcess:
     port = free_port()
     options = {
         "port": port,
@@ -164,6 +187,7 @@ def _plain(broker: Broker, redis: str, folder: Path) -> ServerProcess:
         "redis": redis,
         "path": str(folder / "plain.sqlite3"),
         "api_key": API_KEY,
+        "one_at_a_time": one_at_a_time,
     }
     argv = (executable, "-m", "benchmarks.plain_gateway", json.dumps(options))
     environment = {"PYTHONPATH": str(_PROJECT)}

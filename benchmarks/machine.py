@@ -41,6 +41,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def hold_to_one_core(pid: int) -> None:
+    """Keeps a running process, with the threads it has and will have, on the machine's last core."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {max(os.sched_getaffinity(0))})
+
+
 async def busy_share(seconds: float = 1.0) -> float:
     """How much of the machine's CPU time went to anything within `seconds`, 0..1; 0 where /proc does not tell."""
     before = _cpu_times()

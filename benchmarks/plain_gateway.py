@@ -1,8 +1,10 @@
 """What the gateway is compared with: FastAPI on uvicorn, each request doing its steps one after another.
 
-`python -m benchmarks.plain_gateway '{"port": …, "kind": …, "url": …, "redis": …, "path": …, "api_key": …}'`
+`python -m benchmarks.plain_gateway OPTIONS`, the fields of `Options` as JSON. With `one_at_a_time` no request begins
+before the one before it is done; without, requests take turns wherever one of them waits.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -55,6 +57,7 @@ class Options:
     redis: str
     path: str
     api_key: str
+    one_at_a_time: bool
 
 
 def plain_app(options: Options) -> FastAPI:
@@ -63,6 +66,9 @@ def plain_app(options: Options) -> FastAPI:
     redis = Redis.from_url(options.redis)
     producers: list[Any] = []
     run_ids: list[str] = []
+    turn: contextlib.AbstractAsyncContextManager[None] = (
+        asyncio.Lock() if options.one_at_a_time else contextlib.nullcontext()
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,6 +83,10 @@ def plain_app(options: Options) -> FastAPI:
 
     @app.post("/api/upgrade", status_code=202)
     async def upgrade(request: UpgradeRequest, x_api_key: Annotated[str, Header()]) -> dict[str, str]:
+        async with turn:
+            return await accept(request, x_api_key)
+
+    async def accept(request: UpgradeRequest, x_api_key: str) -> dict[str, str]:
         tenant_id = _tenant_of(rows, x_api_key)
         if tenant_id is None:
             raise HTTPException(401)
