@@ -107,7 +107,7 @@ async def _add_all(
         [
             (
                 {"_id": id, "sealedThrough": {"$lt": number}},
-                {"$inc": dict(amounts), "$max": {"sealedThrough": number}, "$setOnInsert": fields},
+                {"$inc": amounts, "$max": {"sealedThrough": number}, "$setOnInsert": fields},
             )
             for id, fields, amounts in sums
         ],

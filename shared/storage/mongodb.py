@@ -187,7 +187,7 @@ class MongoCollection:
 
     async def update_one(self, filter: Filter, update: Update, upsert: bool = False) -> int:
         result = await self._update(
-            lambda: self._collection().update_one(self._asked_for(filter), update, upsert=upsert),
+            lambda: self._collection().update_one(self._asked_for(filter), _sent(update), upsert=upsert),
             filter,
             update,
             upsert,
@@ -197,7 +197,7 @@ class MongoCollection:
     async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
         found: Document | None = await self._update(
             lambda: self._collection().find_one_and_update(
-                self._asked_for(filter), update, upsert=upsert, return_document=ReturnDocument.AFTER
+                self._asked_for(filter), _sent(update), upsert=upsert, return_document=ReturnDocument.AFTER
             ),
             filter,
             update,
@@ -207,7 +207,7 @@ class MongoCollection:
 
     async def update_many(self, filter: Filter, update: Update) -> int:
         check_update(update)
-        result = await self._write(lambda: self._collection().update_many(self._asked_for(filter), update))
+        result = await self._write(lambda: self._collection().update_many(self._asked_for(filter), _sent(update)))
         matched: int = result.matched_count
         return matched
 
@@ -226,7 +226,7 @@ class MongoCollection:
 
     async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> list[int]:
         """The positions of those that `upsert` could not make, since a document with their `_id` is there."""
-        requests = [UpdateOne(self._asked_for(filter), dict(update), upsert=upsert) for filter, update in changes]
+        requests = [UpdateOne(self._asked_for(filter), _sent(update), upsert=upsert) for filter, update in changes]
         try:
             await _asked(self._collection().bulk_write(requests, ordered=False))
         except BulkWriteError as error:
@@ -273,13 +273,12 @@ class MongoCollection:
 
     async def _insert_each(self, documents: Sequence[RawBSONDocument]) -> list[Exception | None]:
         """What was refused of them, each for itself: the others are inserted."""
-        outcomes: list[Exception | None] = [None] * len(documents)
+        refusals: dict[int, Exception] = {}
         try:
             await _asked(self._collection().insert_many(documents, ordered=False))
         except BulkWriteError as error:
-            for position, refusal in self._refusals_in(error).items():
-                outcomes[position] = refusal
-        return outcomes
+            refusals = self._refusals_in(error)
+        return [refusals.get(position) for position in range(len(documents))]
 
     def _refusals_in(self, error: BulkWriteError) -> dict[int, Exception]:
         """What was refused, by its position. Raises StorageUnavailable when nothing of the rest is certain either."""
@@ -338,6 +337,11 @@ class MongoCollection:
         match = _INDEX_IN_MESSAGE.search(message)
         named = match.group(1) if match else ""
         return next((index.fields for index in self._spec.indexes if index.name == named), ID_FIELDS)
+
+
+def _sent(update: Update) -> dict[str, Any]:
+    """The update without operators that name no field, which MongoDB refuses before 5.0."""
+    return {operator: changes for operator, changes in update.items() if changes}
 
 
 def _is_of_id(refusal: Exception) -> bool:

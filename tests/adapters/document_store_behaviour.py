@@ -340,6 +340,17 @@ class DocumentStoreBehaviour:
         assert await things.get("b") == a_document("b")
         assert await things.get("c") is None
 
+    async def test_an_operator_without_fields_changes_nothing(self, things: Collection) -> None:
+        nothing: dict[str, Any] = {"$inc": {}, "$max": {"number": 5}, "$setOnInsert": {"name": "new"}}
+        await things.insert(a_document("a", number=1))
+        await things.update_each([({"_id": id}, nothing) for id in ("a", "b")], upsert=True)
+        await things.update_one({"_id": "c"}, nothing, upsert=True)
+        assert await things.find_one_and_update({"_id": "c"}, {"$inc": {}, "$set": {"number": 6}})
+        await things.update_many({"_id": "a"}, {"$inc": {}, "$set": {"name": "x"}})
+        assert await things.get("a") == a_document("a", number=5, name="x")
+        assert await things.get("b") == {"_id": "b", "number": 5, "name": "new"}
+        assert await things.get("c") == {"_id": "c", "number": 6, "name": "new"}
+
     async def test_update_each_wants_every_document_once_and_sound_updates(self, things: Collection) -> None:
         change = {"$set": {"number": 1}}
         for filters in ([{"number": 1}], [{"_id": "a"}, {"_id": "a"}], [{"_id": {"$in": ["a"]}}]):
