@@ -81,10 +81,25 @@ class AcceptedStore:
         where = {"openSince": {"$lt": moment}, "deadline": {"$lt": moment}, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
-    async def open_ids_before(self, moment: str, after: str, limit: int) -> list[str]:
-        """Ids of records that were open before `moment`, oldest first, from above `after`."""
-        where = {"openSince": {"$lt": moment}, "_id": {"$gt": after}}
-        return [document["_id"] for document in await self._records.find(where, sort=[("_id", 1)], limit=limit)]
+    async def open_ids_before(self, moment: str, size: int) -> AsyncIterator[list[str]]:
+        """Ids of records open since before `moment`, longest open first, about `size` at a time.
+
+        Walks in the order of the index over `openSince`, so that a page costs the same however many are open. Records
+        opened in the millisecond where a page ended are read again with the next one, which therefore asks for more.
+        """
+        since, given = "", set[str]()
+        while True:
+            where = {"openSince": {"$gte": since, "$lt": moment}}
+            found = await self._records.find(where, sort=[("openSince", 1)], limit=size + len(given))
+            if ids := [document["_id"] for document in found if document["_id"] not in given]:
+                yield ids
+            if len(found) < size + len(given):
+                return
+            last = found[-1]["openSince"]
+            given = {document["_id"] for document in found if document["openSince"] == last} | (
+                given if last == since else set()
+            )
+            since = last
 
     async def unpublished(self, cluster_id: str, accepted_before: str, after: str, limit: int) -> list[AcceptedRecord]:
         """Open records that the log `cluster_id` has not confirmed, oldest first, with ids above `after`."""

@@ -23,10 +23,9 @@ class EndingSweep:
 
     async def run(self) -> int:
         """One round; gives how many ends were found. Raises StorageUnavailable and ResultsUnavailable."""
-        after, found = "", 0
+        found = 0
         await self._marks.flush()
-        while ids := await self._store.open_ids_before(format_utc(now_utc() - _OPEN_FOR), after, _BATCH):
-            after = ids[-1]
+        async for ids in self._store.open_ids_before(format_utc(now_utc() - _OPEN_FOR), _BATCH):
             for result in await self._results.among(ids):
                 await self._waiters.on_result(result)
                 found += 1
