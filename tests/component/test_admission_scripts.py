@@ -319,6 +319,16 @@ async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> Non
     ]  # fmt: skip
 
 
+async def test_nobody_is_told_to_wait_longer_than_the_window(state: AdmissionState) -> None:
+    """Requests reach Redis in another order than they read the clock, and two replicas have two clocks."""
+    await install(state, "clocks", quota("clocks", NOTHING, (-1, -1, -1), 0, 0))
+    assert (await state.admit(ask("clocks", now_ms=NOW, most_accepted=1))).verdict == "admitted"
+    earlier = await state.admit(ask("clocks", now_ms=NOW - 5, most_accepted=1))
+    assert (earlier.verdict, earlier.rate.frees_ms) == ("rate_limited", WINDOW)
+    assert await state.failure("clocks", NOW, 1) == (True, WINDOW)
+    assert await state.failure("clocks", NOW - 5, 1) == (False, WINDOW)
+
+
 async def test_a_key_is_claimed_by_what_was_admitted_only(state: AdmissionState) -> None:
     await install(state, "keys", quota("keys", NOTHING, (1, -1, -1), 0, 0))
     key: dict[str, Any] = {"key_hash": "k", "body_hash": "b"}

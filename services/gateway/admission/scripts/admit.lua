@@ -12,9 +12,7 @@ local function rate()
     return 0, 0
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', whole(now - window))
-  local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
-  local left = oldest[2] and (tonumber(oldest[2]) + window - now) or 0
-  return redis.call('ZCARD', KEYS[4]), left
+  return redis.call('ZCARD', KEYS[4]), frees_in(KEYS[4], now, window)
 end
 
 local accepted, frees = rate()

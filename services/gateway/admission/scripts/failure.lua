@@ -9,5 +9,4 @@ if allowed then
   redis.call('ZADD', KEYS[1], ARGV[2], ARGV[5])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
-local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-return {allowed and 1 or 0, tonumber(oldest[2]) + window - now}
+return {allowed and 1 or 0, frees_in(KEYS[1], now, window)}

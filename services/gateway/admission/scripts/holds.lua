@@ -1,9 +1,16 @@
--- In front of every script that touches holds.
+-- In front of every script: what several of them do with holds and rates.
 -- KEYS[1] counters, limits and sums of holds; KEYS[2] holds by id; KEYS[3] ids by the time they are looked at.
 -- A hold is "upgrades,tokens,embeddings,ended,counted". The sums change here and nowhere else, with the hold.
 
 local function whole(number)
   return string.format('%.0f', number)
+end
+
+-- Ms until the first entry of a rate leaves its window, 0 without one. The caller may have read the clock before the one
+-- whose entry is there, or on another machine: nobody waits longer than the window.
+local function frees_in(rate, now, window)
+  local oldest = redis.call('ZRANGE', rate, 0, 0, 'WITHSCORES')
+  return oldest[2] and math.min(window, tonumber(oldest[2]) + window - now) or 0
 end
 
 local function hold_of(id)
