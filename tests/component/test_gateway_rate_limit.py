@@ -9,6 +9,7 @@ import pytest
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.plans import Plan
 from tests.component.gateway_world import World, world_in
+from tests.conftest import eventually
 
 LIMIT = 5
 PROMPT = {"userPrompt": "write about rain"}
@@ -71,8 +72,12 @@ async def test_the_rate_is_checked_before_the_quota(world: World) -> None:
             assert (await post(client, "eve")).status_code == 202
         try:
             world.siblings.usage.set_plan(DEMO_TENANT_ID, Plan.FREE, upgrades=0)
-            await asyncio.sleep(1.1)  # a quota is read anew after a second
-            assert (await client.get("/api/quota")).json()["meters"]["upgrades"]["remaining"] == 0
+
+            async def nothing_left() -> bool:  # a quota is read anew after a second
+                quota = (await client.get("/api/quota")).json()
+                return bool(quota["meters"]["upgrades"]["remaining"] == 0)
+
+            await eventually(nothing_left)
             assert (await post(client, "eve")).json()["code"] == "rate_limited"
             other = await post(client, "dan")
             assert other.json()["code"] == "quota_exceeded"
