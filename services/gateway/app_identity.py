@@ -107,7 +107,9 @@ def identity_parts(
             Periodic("workspace purge", purge.run, _PURGE_EVERY_SECONDS),
         ),
         routers=(
-            WorkspaceRoutes(workspaces=workspaces, audit=audit, once=once, issuer=issuer, forget=forget).router(),
+            WorkspaceRoutes(
+                workspaces=workspaces, keys=keys, audit=audit, once=once, issuer=issuer, forget=forget
+            ).router(),
             KeyRoutes(keys=keys, audit=audit, once=once, forget=forget).router(),
             AuditRoutes(audit).router(),
             ErasureRoutes(store=store, erasure=erasure, audit=audit, vault=vault).router(),

@@ -44,6 +44,7 @@ from shared.messaging.progress import ProgressLog
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topic_admin import create_topics
 from shared.privacy.sealing import Vault
+from shared.storage.documents import Collection, CollectionSpec
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.usage_stand_in import UsageStandIn
 
@@ -321,24 +322,25 @@ class World:
         url = (gateway or self.gateway).url
         return httpx.AsyncClient(base_url=url, headers={"X-API-Key": API_KEY}, timeout=65, **options)
 
-    async def records(self) -> list[dict[str, Any]]:
-        """Everything in the gateway's store of accepted upgrades."""
+    @contextlib.asynccontextmanager
+    async def collection(self, spec: CollectionSpec) -> AsyncIterator[Collection]:
+        """One of the gateway's collections, beside the gateways."""
         database = SqliteDatabase(self.data_dir / "gateway.sqlite3")
-        collection = database.collection(ACCEPTED)
+        collection = database.collection(spec)
         await database.start()
         try:
-            return await collection.find({}, sort=[("_id", 1)], limit=10_000)
+            yield collection
         finally:
             await database.stop(1)
 
+    async def records(self) -> list[dict[str, Any]]:
+        """Everything in the gateway's store of accepted upgrades."""
+        async with self.collection(ACCEPTED) as collection:
+            return await collection.find({}, sort=[("_id", 1)], limit=10_000)
+
     async def change_record(self, upgrade_id: str, **fields: Any) -> None:
-        database = SqliteDatabase(self.data_dir / "gateway.sqlite3")
-        collection = database.collection(ACCEPTED)
-        await database.start()
-        try:
+        async with self.collection(ACCEPTED) as collection:
             assert await collection.update_one({"_id": upgrade_id}, {"$set": fields}) == 1
-        finally:
-            await database.stop(1)
 
     async def files_hold(self, texts: Iterable[str]) -> list[str]:
         """Those of the texts that stand in any file of the data folder, logs included."""

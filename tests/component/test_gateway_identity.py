@@ -361,6 +361,47 @@ async def test_a_key_is_never_worth_more_than_who_made_it(first: ServerProcess) 
                 problem(await by_key.get("/api/workspaces"), 401, "unauthenticated")
             async with with_key(first, child["key"]) as orphan:
                 problem(await orphan.get("/api/workspaces"), 401, "unauthenticated")
+        # Who comes back makes new ones.
+        otto.headers["X-Workspace-Id"] = team
+        assert (await otto.get("/api/keys")).json()["items"] == []
+        nina_again = {"subject": "nina", "role": "ADMIN"}
+        assert (await otto.post(f"/api/workspaces/{team}/members", json=nina_again)).status_code == 201
+        for old in (key, child):
+            async with with_key(first, old["key"]) as client:
+                problem(await client.get("/api/workspaces"), 401, "unauthenticated")
+
+
+async def test_keys_that_a_cut_off_removal_left_do_not_come_back(world: World, first: ServerProcess) -> None:
+    async with person(first, "olga") as olga:
+        team = await team_of(olga, nick="ADMIN")
+        async with person(first, "nick", team) as nick:
+            key = await key_of(nick, "ADMIN")
+        async with world.collection(API_KEYS) as keys:
+            stored = await keys.get(key["id"])
+            assert stored is not None
+            assert (await olga.delete(f"/api/workspaces/{team}/members/nick")).status_code == 204
+            await keys.insert(stored)  # as if the process had ended in between
+        nick_again = {"subject": "nick", "role": "ADMIN"}
+        assert (await olga.post(f"/api/workspaces/{team}/members", json=nick_again)).status_code == 201
+        async with with_key(first, key["key"]) as client:
+            problem(await client.get("/api/workspaces"), 401, "unauthenticated")
+
+
+async def test_a_revoked_key_changes_nothing_that_lasts_on_any_replica(
+    first: ServerProcess, second: ServerProcess
+) -> None:
+    """What is remembered of a key for some seconds is not enough to make keys or members with it."""
+    async with person(first, "ivan") as ivan:
+        key = await key_of(ivan, "OWNER")
+        home = await home_of(ivan)
+        async with with_key(second, key["key"]) as other:
+            assert (await other.get("/api/keys")).status_code == 200
+            assert (await ivan.delete(f"/api/keys/{key['id']}")).status_code == 204
+            made = await other.post("/api/keys", json={"name": "n", "role": "ADMIN"})
+            problem(made, 401, "unauthenticated")
+            member = {"subject": "evil", "role": "OWNER"}
+            problem(await other.post(f"/api/workspaces/{home}/members", json=member), 401, "unauthenticated")
+        assert (await ivan.get("/api/keys")).json()["items"] == []
 
 
 async def test_what_a_deleted_workspace_held_is_gone(world: World, first: ServerProcess) -> None:

@@ -1,6 +1,8 @@
 """Every route of the OpenAPI document, with every role and with none: who gets in, and what a refusal gives away."""
 
+import asyncio
 import itertools
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -218,3 +220,47 @@ async def test_a_chosen_workspace_of_others_is_not_there_on_any_route(walked: Wa
                 answers.append(visible(await call.send(client)))
         assert answers[0][0] == 404, call.name
         assert answers[1:] == answers[:1] * 2, call.name
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "post /api/upgrade": {"userPrompt": "write about rain"},
+    "post /api/documents": {"title": "T", "text": "words"},
+    "post /api/documents/search": {"query": "rain"},
+    "post /api/workspaces": {"name": "Mine"},
+    "post /api/workspaces/{id}/members": {"subject": "evil", "role": "OWNER"},
+    "patch /api/workspaces/{id}/members/{subject}": {"role": "OWNER"},
+    "post /api/keys": {"name": "more", "role": "ADMIN"},
+}
+SLOW_SECONDS = 1.2
+
+
+async def test_who_is_shut_out_while_the_body_comes_gets_no_further(walked: Walked) -> None:
+    """On every route that takes a body: the head of a request is no ticket that lasts."""
+    with_body = [call for call in walked.calls if call.method in ("post", "patch", "put") and call.needs]
+    assert {call.name for call in with_body} == set(BODIES)
+    owner = walked.persons["OWNER"]
+
+    async def send_slowly(call: Call) -> int:
+        made = (await owner.post("/api/keys", json={"name": "leaked", "role": "OWNER"})).json()
+
+        async def body() -> AsyncIterator[bytes]:
+            whole = json.dumps(BODIES[call.name]).encode()
+            yield whole[:1]
+            await asyncio.sleep(SLOW_SECONDS)
+            assert (await owner.delete(f"/api/keys/{made['id']}")).status_code == 204
+            yield whole[1:]
+
+        path = call.path.replace("{id}", walked.team).replace("{subject}", "member")
+        headers = {"Content-Type": "application/json"}
+        async with with_key(walked.gateway, made["key"]) as client:
+            answer = await client.request(call.method.upper(), path, content=body(), headers=headers)
+        return answer.status_code
+
+    keys_before = {item["id"] for item in (await owner.get("/api/keys")).json()["items"]}
+    answers = await asyncio.gather(*(send_slowly(call) for call in with_body))
+    # A key makes no workspace, whoever has it.
+    expected = [403 if call.name == PERSONS_ONLY else 401 for call in with_body]
+    assert answers == expected, [call.name for call in with_body]
+    assert {item["id"] for item in (await owner.get("/api/keys")).json()["items"]} == keys_before
+    members = (await owner.get(f"/api/workspaces/{walked.team}/members")).json()["items"]
+    assert "evil" not in {member["subject"] for member in members}

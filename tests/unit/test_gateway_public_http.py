@@ -15,7 +15,7 @@ async def breaks(request: Request) -> Response:
     raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
 
 
-async def nobody(request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+async def nobody(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
     raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
 from services.gateway.api.idempotent_creations import CreationUnderWay, IdempotentCreations
 from services.gateway.api.preferences import idempotency_key_of
-from services.gateway.api.roles import Member, Viewer
+from services.gateway.api.roles import Member, Viewer, confirmed
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.api.uploads import Upload, read_upload
 from services.gateway.identity.audit import Action, Audit, Author
@@ -82,7 +82,9 @@ class DocumentRoutes:
         except TimeoutError:
             raise unavailable("Too many uploads at once.") from None
         try:
-            view, replayed = await self._create(author_of(request, caller), caller, key, await read_upload(request))
+            upload = await read_upload(request)
+            caller = await confirmed(request)
+            view, replayed = await self._create(author_of(request, caller), caller, key, upload)
         finally:
             self._uploads.release()
         headers = {"Location": f"/api/documents/{view.id}"}
@@ -144,6 +146,7 @@ class DocumentRoutes:
         """What the tenant's documents say about a query, best first."""
         require_json(request)
         asked = parse(DocumentSearchRequest, await read_body(request, _MAX_SEARCH_BYTES))
+        caller = await confirmed(request)
         search = DocumentSearch(query=asked.query, top_k=asked.top_k, min_score=asked.min_score)
         hits = await self._documents.search(caller.tenant_id, search)
         items = [

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
 from services.gateway.api.once_only import OnceOnly, scope_of
-from services.gateway.api.roles import Admin, forbidden
+from services.gateway.api.roles import Admin, confirmed, forbidden
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.api.workspace_routes import MAX_BODY_BYTES, json_answer, json_body
 from services.gateway.identity.api_keys import MAX_KEYS, ApiKeys, KeyNeedsRole, TooManyKeys
@@ -54,6 +54,7 @@ class KeyRoutes:
         """The answer holds the key as `key`, once and never again. Its role is at most that of who makes it."""
         require_json(request)
         body = parse(NewKey, await read_body(request, MAX_BODY_BYTES))
+        caller = await confirmed(request)
         if body.expires_at is not None and body.expires_at <= now_utc():
             problem = FieldProblem(field="expiresAt", detail="Must be in the future.")
             raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])

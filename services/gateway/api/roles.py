@@ -27,11 +27,16 @@ class Requirement:
 
     async def __call__(self, request: Request) -> Caller:
         """The caller. Raises ProblemError: what identification raises, and forbidden."""
+        request.state.requirement = self
+        return await self.caller_of(request)
+
+    async def caller_of(self, request: Request, *, fresh: bool = False) -> Caller:
+        """As a call; with `fresh` the caller as the store knows it now."""
         identify = cast(Identify, request.app.state.identify)
         if self._workspace_parameter is None:
-            caller = await identify(request)
+            caller = await identify(request, fresh=fresh)
         else:
-            caller = await identify(request, request.path_params[self._workspace_parameter])
+            caller = await identify(request, request.path_params[self._workspace_parameter], fresh=fresh)
         if not caller.role.allows(self.role):
             raise forbidden(self.role)
         return caller
@@ -43,6 +48,16 @@ def requires(role: Role, *, in_workspace: str | None = None) -> Requirement:
     With `in_workspace`, a parameter of the path, it is the role in that workspace that counts.
     """
     return Requirement(role, in_workspace)
+
+
+async def confirmed(request: Request) -> Caller:
+    """The caller once more, as the store knows it now, by what the route needs.
+
+    Every route asks for it after it has read a body: who was shut out while the body came gets no further. Raises as
+    the requirement does.
+    """
+    requirement: Requirement = request.state.requirement
+    return await requirement.caller_of(request, fresh=True)
 
 
 Viewer = Annotated[Caller, Depends(requires(Role.VIEWER))]

@@ -10,8 +10,9 @@ from fastapi.responses import Response
 from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
 from services.gateway.api.once_only import OnceOnly, scope_of
-from services.gateway.api.roles import Viewer, forbidden, requires
+from services.gateway.api.roles import Viewer, confirmed, forbidden, requires
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
+from services.gateway.identity.api_keys import ApiKeys
 from services.gateway.identity.audit import Action, Audit
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.identify import no_such_workspace
@@ -58,9 +59,17 @@ class WorkspaceRoutes:
     """Workspaces of persons. `forget` is called after every change, so that it counts here at once."""
 
     def __init__(
-        self, *, workspaces: Workspaces, audit: Audit, once: OnceOnly, issuer: str, forget: Callable[[], None]
+        self,
+        *,
+        workspaces: Workspaces,
+        keys: ApiKeys,
+        audit: Audit,
+        once: OnceOnly,
+        issuer: str,
+        forget: Callable[[], None],
     ) -> None:
         self._workspaces = workspaces
+        self._keys = keys
         self._audit = audit
         self._once = once
         self._issuer = issuer
@@ -113,6 +122,7 @@ class WorkspaceRoutes:
         """A new workspace that the caller owns. A person owns at most 3, the personal one among them."""
         person = self._person_of(caller)
         body = parse(NewWorkspace, await _json_of(request))
+        caller = await confirmed(request)
 
         async def create(workspace_id: str) -> WorkspaceView:
             author = author_of(request, caller)
@@ -167,12 +177,14 @@ class WorkspaceRoutes:
     async def add_member(self, request: Request, caller: AdminThere) -> Response:
         """Somebody who has or will have tokens of the identity provider. Only an OWNER makes an OWNER."""
         body = parse(NewMember, await _json_of(request))
+        caller = await confirmed(request)
         member = MemberOf(Person.of(self._issuer, body.subject).id, body.subject, Role(body.role), now_utc())
 
         async def create(_: str) -> MemberView:
             def edit(workspace: Workspace) -> Members:
                 return with_member(workspace.members, member, _role_in(workspace, caller))
 
+            await self._revoke_left_keys(caller.tenant_id, member.person_id)
             await self._change(request, caller, Action.MEMBER_ADDED, body.subject, edit, {"role": body.role})
             return _member_view(member)
 
@@ -183,6 +195,7 @@ class WorkspaceRoutes:
     async def change_member(self, request: Request, caller: AdminThere, subject: Subject) -> Response:
         """Another role. Only an OWNER makes or changes an OWNER, and the last one stays."""
         role = Role(parse(ChangedMember, await _json_of(request)).role)
+        caller = await confirmed(request)
         person = Person.of(self._issuer, subject)
 
         def edit(workspace: Workspace) -> Members:
@@ -203,7 +216,14 @@ class WorkspaceRoutes:
 
         with told():
             await self._change(request, caller, Action.MEMBER_REMOVED, subject, edit, {})
+            await self._keys.revoke_of(caller.tenant_id, person.id)
         return Response(status_code=204)
+
+    async def _revoke_left_keys(self, workspace_id: str, person_id: str) -> None:
+        """Who comes back does not bring back what they had: a removal that was cut off may have left keys behind."""
+        workspace = await self._workspaces.find(workspace_id)
+        if workspace is not None and person_id not in workspace.members:
+            await self._keys.revoke_of(workspace_id, person_id)
 
     async def _change(
         self,

@@ -171,6 +171,10 @@ class ApiKeys:
             raise KeyNeedsRole(key.role)
         return await self._keys.delete_many({"_id": key.id, "tenantId": caller.tenant_id}) > 0
 
+    async def revoke_of(self, tenant_id: str, person_id: str) -> int:
+        """Revokes every key of a workspace that the person answers for; gives how many."""
+        return await self._keys.delete_many({"tenantId": tenant_id, "personId": person_id})
+
     async def revoke_all(self, tenant_id: str) -> int:
         """Revokes every key of a workspace; gives how many."""
         return await self._keys.delete_many({"tenantId": tenant_id})

@@ -43,9 +43,12 @@ class Caller:
 
 
 class Identify(Protocol):
-    async def __call__(self, request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+    async def __call__(
+        self, request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False
+    ) -> Caller:
         """Who sent the request, in the workspace that it names or, before that, in `workspace_id`.
 
+        With `fresh` as the store knows it now, else as it may have been some seconds ago.
         Raises ProblemError: unauthenticated when that cannot be said for sure, not_found for a workspace that is not
         the caller's, unavailable.
         """

@@ -68,11 +68,14 @@ class Identity:
         self._known: OrderedDict[_Asked, _Known] = OrderedDict()
         self._asking: dict[_Asked, asyncio.Task[_Known]] = {}
 
-    async def __call__(self, request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+    async def __call__(
+        self, request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False
+    ) -> Caller:
         try:
             presented = presented_credential(request)
             chosen = workspace_id if workspace_id is not None else _chosen_workspace(request)
-            known = await self._look_up((presented.digest(), presented.as_bearer, chosen), presented)
+            asked = (presented.digest(), presented.as_bearer, chosen)
+            known = await (self._ask(presented, chosen) if fresh else self._look_up(asked, presented))
             if known.expires_at <= time.time():
                 raise unknown_credential()
         except ProblemError as error:
