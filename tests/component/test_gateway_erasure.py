@@ -127,4 +127,46 @@ async def test_a_repeated_request_makes_nothing_new(client: httpx.AsyncClient) -
     first = await client.post("/api/upgrade", json=body, headers=headers)
     assert (await client.delete(f"/api/upgrades/{first.json()['id']}")).status_code == 204
     again = await asyncio.gather(*(client.post("/api/upgrade", json=body, headers=headers) for _ in range(3)))
-    assert {answer.json()["id"] for answer in again} == {first.json()["id"]}
+    for answer in again:
+        problem(answer, 409, "conflict")
+    listed = (await client.get("/api/upgrades")).json()["items"]
+    assert "once" not in [item["userPrompt"] for item in listed]
+    problem(
+        await client.post("/api/upgrade", json={"userPrompt": "twice"}, headers=headers), 422, "idempotency_key_reused"
+    )
+
+
+async def test_who_follows_an_upgrade_hears_no_more_of_it_once_it_is_erased(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    world.worker.answering = False
+    try:
+        answer = await client.post("/api/upgrade", json={"userPrompt": "heard"}, headers={"Prefer": "respond-async"})
+        upgrade_id = answer.json()["id"]
+        async with client.stream("GET", f"/api/upgrades/{upgrade_id}/events") as stream:
+            lines = stream.aiter_lines()
+            assert [await anext(lines), await anext(lines)] == ["id: 1", "event: accepted"]
+            assert (await client.delete(f"/api/upgrades/{upgrade_id}")).status_code == 202
+            envelope = await eventually(lambda: _envelope(world, upgrade_id))
+            await world.worker.answer(envelope)
+            assert "event: completed" not in [line async for line in lines]
+    finally:
+        world.worker.answering = True
+
+
+async def test_who_is_shut_out_hears_no_more(world: World, client: httpx.AsyncClient) -> None:
+    key = (await client.post("/api/keys", json={"name": "n", "role": "VIEWER"})).json()
+    world.worker.answering = False
+    try:
+        answer = await client.post("/api/upgrade", json={"userPrompt": "heard"}, headers={"Prefer": "respond-async"})
+        path = f"/api/upgrades/{answer.json()['id']}/events"
+        async with (
+            httpx.AsyncClient(base_url=world.gateway.url, headers={"X-API-Key": key["key"]}) as other,
+            other.stream("GET", path, timeout=10) as stream,
+        ):
+            assert (await client.delete(f"/api/keys/{key['id']}")).status_code == 204
+            lines = [line async for line in stream.aiter_lines()]
+        assert "event: accepted" in lines
+        assert "event: completed" not in lines
+    finally:
+        world.worker.answering = True

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from services.gateway.api.roles import Viewer
+from services.gateway.api.roles import Viewer, confirmed
 from services.gateway.identity.caller import Caller
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.upgrader import ResultsUnavailable, UpgradeResults
@@ -123,8 +123,16 @@ class UpgradeRoutes:
         last = request.headers.get("last-event-id", "").strip() or "0"
         if not (last.isascii() and last.isdigit() and len(last) < 10) or int(last) > COMPLETED_STEP:
             raise ProblemError(INVALID_HEADER, "Last-Event-ID must be the id of an event of this upgrade.")
+
+        async def readable(*, when_unknown: bool) -> bool:
+            try:
+                await self._record(await confirmed(request), upgrade_id)
+            except ProblemError as error:
+                return when_unknown and error.problem is UNAVAILABLE
+            return True
+
         return StreamingResponse(
-            self._streams.follow(record, int(last)),
+            self._streams.follow(record, int(last), readable),
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},
         )

@@ -11,11 +11,11 @@ from services.gateway.api.roles import confirmed, requires
 from services.gateway.identity.caller import Role
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.upgrader import ResultsUnavailable, UpgradeResults
-from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, IdempotencyKeyReused, KeyTaken
+from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierErased, IdempotencyKeyReused, KeyTaken
 from services.gateway.upgrades.publishing import TaskPublisher
 from services.gateway.upgrades.view import UpgradeViews
 from services.gateway.upgrades.waiting import Waiters
-from shared.contracts.problems import IDEMPOTENCY_KEY_REUSED, UNAVAILABLE
+from shared.contracts.problems import CONFLICT, IDEMPOTENCY_KEY_REUSED, UNAVAILABLE
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.messaging.progress import ProgressLog
@@ -81,6 +81,8 @@ class UpgradeRoute:
             acceptance = await self._accept_upgrade(caller, body, idempotency_key=key, traceparent=inject_traceparent())
         except IdempotencyKeyReused:
             raise ProblemError(IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key came with another body before.") from None
+        except EarlierErased:
+            raise ProblemError(CONFLICT, "The upgrade of this Idempotency-Key was erased.") from None
         except (StorageUnavailable, KeyTaken) as error:
             log.warning("upgrade_not_recorded", error=type(error).__name__)
             raise ProblemError(UNAVAILABLE, "Nothing was accepted. Try again.", headers={"Retry-After": "2"}) from None

@@ -40,6 +40,10 @@ class IdempotencyKeyReused(Exception):
     """The key came with another body than the first time."""
 
 
+class EarlierErased(Exception):
+    """The upgrade that the key stands for was erased: there is no result to give, and no new one to make."""
+
+
 class AcceptedRecords(Protocol):
     async def insert(self, record: AcceptedRecord) -> None:
         """Stores the record durably. Raises KeyTaken when its tenant uses the idempotency key already."""
@@ -108,7 +112,8 @@ class AcceptUpgrade:
     ) -> Acceptance:
         """Records the upgrade once, also when the same key comes many times at once.
 
-        Raises IdempotencyKeyReused, KeyTaken, StorageUnavailable, and what admission raises; nothing is recorded then.
+        Raises IdempotencyKeyReused, EarlierErased, KeyTaken, StorageUnavailable, and what admission raises; nothing is
+        recorded then.
         """
         record, task = await self._prepare(caller, request, idempotency_key, traceparent)
         hold = self._hold(record)
@@ -268,6 +273,8 @@ class AcceptUpgrade:
 def _replay(earlier: AcceptedRecord, record: AcceptedRecord, rate: Rate | None) -> Acceptance:
     if earlier.body_hash != record.body_hash:
         raise IdempotencyKeyReused
+    if earlier.erased_at is not None:
+        raise EarlierErased
     return Acceptance(earlier, earlier.first_task(), replayed=True, rate=rate)
 
 

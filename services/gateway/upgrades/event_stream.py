@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 import orjson
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ from shared.messaging.progress import ProgressLog, UpgradeEvent
 from shared.observability.logs import get_logger
 
 LONGEST_STREAM_SECONDS = 900.0
+_LOOK_AGAIN_SECONDS = 3.0
 _BLOCK_MS = 1_000
 _SKIPPED_BY: dict[Stage, str] = {
     Stage.SUMMARIZER: WarningCode.SUMMARY_SKIPPED,
@@ -26,6 +28,11 @@ _SKIPPED_BY: dict[Stage, str] = {
 }
 
 log = get_logger(__name__)
+
+
+class Readable(Protocol):
+    async def __call__(self, *, when_unknown: bool) -> bool:
+        """Whether who follows may still read the upgrade: it is not erased, and nobody has shut them out."""
 
 
 class EventStreams:
@@ -47,8 +54,11 @@ class EventStreams:
         self._draining = draining
         self._comment_seconds = comment_seconds
 
-    async def follow(self, record: AcceptedRecord, after_step: int) -> AsyncIterator[bytes]:
-        """The events after `after_step` as they happen; ends after `completed`, or when the process has to end."""
+    async def follow(self, record: AcceptedRecord, after_step: int, readable: Readable) -> AsyncIterator[bytes]:
+        """The events after `after_step` as they happen; ends after `completed`, or when the process has to end.
+
+        Ends as well, without another word, once the upgrade is not `readable` any more.
+        """
         step = after_step
         if step < ACCEPTED_STEP:
             step = ACCEPTED_STEP
@@ -56,7 +66,7 @@ class EventStreams:
         waiter = self._waiters.join(record.upgrade_id)
         try:
             waiter.wake_if(await self._ask(record))
-            started = spoke = time.monotonic()
+            started = spoke = looked = time.monotonic()
             while not self._draining() and time.monotonic() - started < LONGEST_STREAM_SECONDS:
                 ended = waiter.result()
                 happened = await self._read(record, step, None if ended else _BLOCK_MS)
@@ -65,12 +75,18 @@ class EventStreams:
                         step, spoke = entry.step, time.monotonic()
                         yield _event(entry.step, entry.event, entry.data)
                 if ended:
+                    if not await readable(when_unknown=False):
+                        return
                     for event in self._rest(record, ended, step):
                         yield event
                     return
                 if any(entry.event == "completed" for entry in happened):
                     waiter.wake_if(await self._ask(record))
                     await asyncio.sleep(0 if waiter.result() else _BLOCK_MS / 1000)
+                if time.monotonic() - looked >= _LOOK_AGAIN_SECONDS:
+                    looked = time.monotonic()
+                    if not await readable(when_unknown=True):
+                        return
                 if time.monotonic() - spoke >= self._comment_seconds:
                     spoke = time.monotonic()
                     yield b": still here\n\n"
