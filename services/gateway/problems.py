@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from shared.contracts.problems import Problem
 from shared.contracts.upgrade_http import FieldProblem
+from shared.storage.documents import StorageUnavailable
 
 
 class ProblemError(Exception):
@@ -24,3 +25,10 @@ class ProblemError(Exception):
         self.errors = list(errors)
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
+
+
+def changed_nothing(error: BaseException) -> bool:
+    """Whether what raised this has surely changed nothing: it was refused, not cut off and not out of reach."""
+    if isinstance(error, ProblemError):
+        return error.problem.status < 500
+    return isinstance(error, Exception) and not isinstance(error, StorageUnavailable | TimeoutError | OSError)

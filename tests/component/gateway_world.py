@@ -72,6 +72,7 @@ class Siblings:
         self.documents_exist = True
         self.out = False
         self.refusal: tuple[int, str] | None = None
+        self.answers_lost = False
         self.usage = UsageStandIn(lambda: self.results.values())
         self.lookups = 0
         self.erased: list[tuple[str, str]] = []
@@ -139,6 +140,8 @@ class Siblings:
             query = dict(request.query_params)
             stored = self.documents.setdefault(query["documentId"], query | {"createdAt": now_utc()})
             stored["content"] = await request.body()
+            if self.answers_lost:
+                return Response(status_code=504)
             return _json(self._view(query["documentId"]).to_json(), 202)
 
         @app.get("/internal/documents")

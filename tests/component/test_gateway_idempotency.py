@@ -9,6 +9,7 @@ import pytest
 
 from shared.contracts.contract import format_utc, now_utc
 from tests.component.gateway_world import World, key_hash, world_in
+from tests.conftest import eventually
 
 PROMPT = {"userPrompt": "write about rain"}
 ASYNC = {"Prefer": "respond-async"}
@@ -68,6 +69,20 @@ async def test_a_repeat_while_the_first_still_runs(world: World, client: httpx.A
     assert third.headers["idempotent-replayed"] == "true"
 
 
+async def test_fifty_that_do_not_wait_get_one_answer(world: World, client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "fifty asynchronously"} | ASYNC
+    first = await client.post("/api/upgrade", json=PROMPT, headers=headers)
+
+    async def has_ended() -> bool:
+        return bool((await client.get(first.headers["location"])).json()["status"] == "upgraded")
+
+    await eventually(has_ended)
+    answers = await asyncio.gather(*(client.post("/api/upgrade", json=PROMPT, headers=headers) for _ in range(49)))
+    assert {answer.status_code for answer in [first, *answers]} == {202}
+    assert {answer.content for answer in answers} == {first.content}
+    assert {answer.headers["preference-applied"] for answer in answers} == {"respond-async"}
+
+
 async def test_another_body_is_refused(client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "other body"}
     first = await client.post("/api/upgrade", json=PROMPT, headers=headers)
@@ -121,6 +136,24 @@ async def test_documents_are_created_once_too(world: World, client: httpx.AsyncC
     assert len(world.siblings.documents) == before + 1
     refused = await client.post("/api/documents", json=body | {"text": "30 days"}, headers=headers)
     assert refused.json()["code"] == "idempotency_key_reused"
+
+
+async def test_a_document_whose_answer_was_lost_is_the_same_document(world: World, client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "lost answer"}
+    body = {"title": "Leave", "text": "28 days"}
+    before = len(world.siblings.documents)
+    world.siblings.answers_lost = True
+    try:
+        assert (await client.post("/api/documents", json=body, headers=headers)).status_code == 503
+    finally:
+        world.siblings.answers_lost = False
+    [made] = list(world.siblings.documents)[before:]
+    again = await client.post("/api/documents", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, made)
+    assert len(world.siblings.documents) == before + 1
+    # Another body could make a second thing under the key.
+    other = await client.post("/api/documents", json=body | {"text": "30 days"}, headers=headers)
+    assert other.json()["code"] == "idempotency_key_reused"
 
 
 async def test_a_document_that_was_refused_claims_no_key(world: World, client: httpx.AsyncClient) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from services.gateway.problems import changed_nothing
 from services.gateway.upgrades.accept import IDEMPOTENCY_WINDOW, IdempotencyKeyReused
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id, new_id
@@ -14,6 +15,7 @@ from shared.storage.documents import Collection, CollectionSpec, Index
 CREATIONS = CollectionSpec(name="idempotent_creations", indexes=(Index(fields=("createdAt",)),))
 
 _TAKEN_OVER_AFTER = timedelta(seconds=45)
+_GIVEN_BACK = ""  # earlier than any time: the next one takes over at once
 _WAIT_SECONDS = 40.0
 _LOOK_EVERY_SECONDS = 0.1
 
@@ -36,7 +38,8 @@ class IdempotentCreations:
     ) -> tuple[dict[str, Any], bool]:
         """What `create(id)` gave for the first request with this key, and whether this one is a repeat.
 
-        `create` gets the id that the new thing is to have. When it raises, the key is free again. Raises
+        `create` gets the id that the new thing is to have. When it refuses, the key is free again; when it fails in
+        any other way the thing may exist, and who asks again with the same body gets it by the same id. Raises
         IdempotencyKeyReused for another body, and CreationUnderWay.
         """
         claim_id = derived_id("creation", tenant_id, route, key)
@@ -86,8 +89,12 @@ class IdempotentCreations:
     async def _create(self, claim: dict[str, Any], create: Create) -> dict[str, Any]:
         try:
             answer = await create(claim["thingId"])
-        except BaseException:
-            await self._claims.delete_many({"_id": claim["_id"], "claimedAt": claim["claimedAt"]})
+        except BaseException as error:
+            mine = {"_id": claim["_id"], "claimedAt": claim["claimedAt"]}
+            if changed_nothing(error):
+                await self._claims.delete_many(mine)
+            else:
+                await self._claims.update_one(mine, {"$set": {"claimedAt": _GIVEN_BACK}})
             raise
         await self._claims.update_one({"_id": claim["_id"]}, {"$set": {"answer": answer}})
         return answer

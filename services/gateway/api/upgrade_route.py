@@ -96,7 +96,8 @@ class UpgradeRoute:
         if not acceptance.replayed:
             await self._progress.accepted(acceptance.task)
             self._publisher.publish_soon(acceptance.record, acceptance.task.itinerary[0])
-        else:
+        elif preference.wait_seconds > 0:
+            # Who does not wait gets the answer of the first time again, whatever has become of it.
             waiter.wake_if(await self._known_end(upgrade_id))
         return await self._waiters.wait(waiter, preference.wait_seconds)
 

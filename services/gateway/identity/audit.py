@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from services.gateway.problems import ProblemError
+from services.gateway.problems import changed_nothing
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
 from shared.contracts.workspaces_http import AuditActor, AuditView
@@ -94,7 +94,7 @@ class AuditTrail:
         try:
             yield
         except BaseException as error:
-            if _changed_nothing(error):
+            if changed_nothing(error):
                 with contextlib.suppress(StorageUnavailable):
                     await self._entries.delete_many({"_id": entry_id})
             raise
@@ -109,13 +109,6 @@ class AuditTrail:
         if before:
             where["_id"] = {"$lt": before}
         return [_view(entry) for entry in await self._entries.find(where, sort=[("_id", -1)], limit=limit)]
-
-
-def _changed_nothing(error: BaseException) -> bool:
-    """Refusals change nothing; what was cut off or could not be reached may have."""
-    if isinstance(error, ProblemError):
-        return error.problem.status < 500
-    return isinstance(error, Exception) and not isinstance(error, StorageUnavailable | TimeoutError | OSError)
 
 
 def _view(entry: Mapping[str, Any]) -> AuditView:
