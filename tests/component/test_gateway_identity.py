@@ -16,7 +16,7 @@ from deploy.local.server_process import ServerProcess
 from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
 from services.gateway.identity.audit import AUDIT, AuditTrail
 from services.gateway.identity.identify import Identity
-from services.gateway.identity.people import PEOPLE, People
+from services.gateway.identity.people import PEOPLE, People, Person
 from services.gateway.identity.workspaces import WORKSPACES, Workspaces
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
@@ -25,7 +25,7 @@ from tests.component.gateway_world import API_KEY, World, world_in
 from tests.component.identity_world import KeyServer, home_of, person, replica, visible, with_key, with_token
 from tests.component.test_gateway_requests import problem
 from tests.conftest import eventually
-from tests.unit.jwt_keys import SECRET, ec_key, ed_key, rsa_key, secret_token
+from tests.unit.jwt_keys import ISSUER, SECRET, ec_key, ed_key, rsa_key, secret_token
 
 
 @pytest.fixture(scope="module")
@@ -421,6 +421,28 @@ async def test_what_a_deleted_workspace_held_is_gone(world: World, first: Server
             return document.json()["id"] not in world.siblings.documents and "erasedAt" in record
 
         await eventually(is_gone, timeout=30)
+
+
+async def test_a_deleted_workspace_is_looked_at_once_more(tmp_path: Path) -> None:
+    """What was let in just before the deletion may arrive after the first purge."""
+    begun = moment = now_utc()
+    database = SqliteDatabase(tmp_path / "gateway.sqlite3")
+    people = People(database.collection(PEOPLE))
+    workspaces = Workspaces(database.collection(WORKSPACES), people, clock=lambda: moment)
+    await database.start()
+    try:
+        team = new_id()
+        await workspaces.create(team, "Team", Person.of(ISSUER, "dan"))
+        await workspaces.delete(team)
+        looked_at = []
+        for seconds in (5, 11, 60, 300, 311, 320, 86_400):
+            moment = begun + timedelta(seconds=seconds)
+            if await workspaces.to_purge(10) == [team]:
+                looked_at.append(seconds)
+                await workspaces.purged(team)
+        assert looked_at == [11, 311]
+    finally:
+        await database.stop(1)
 
 
 async def test_the_audit_tells_who_and_from_where(world: World) -> None:

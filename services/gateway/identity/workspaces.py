@@ -16,6 +16,8 @@ WORKSPACES = CollectionSpec(name="workspaces", indexes=(Index(fields=("purgeSinc
 PERSONAL, TEAM, DEMO = "personal", "team", "demo"
 _ATTEMPTS = 50
 _SETTLED_AFTER = timedelta(seconds=10)
+# A document that was let in just before takes its time to reach its store, and more when that is slow.
+_LATEST_WORK = timedelta(minutes=5)
 
 
 class NoSuchWorkspace(Exception):
@@ -157,9 +159,17 @@ class Workspaces:
         return [document["_id"] for document in found]
 
     async def purged(self, workspace_id: str) -> None:
-        await self._workspaces.update_one(
-            {"_id": workspace_id}, {"$unset": {"purgeSince": ""}, "$set": {"name": "", "members": {}}}
-        )
+        """Notes that its content is gone. It is looked at once more, for what came from before the deletion since."""
+        document = await self._workspaces.get(workspace_id)
+        if document is None:
+            return
+        emptied = {"name": "", "members": {}}
+        last_look = datetime.fromisoformat(document["deletedAt"]) + _LATEST_WORK
+        if self._clock() < last_look:
+            change: dict[str, Any] = {"$set": {**emptied, "purgeSince": format_utc(last_look)}}
+        else:
+            change = {"$set": emptied, "$unset": {"purgeSince": ""}}
+        await self._workspaces.update_one({"_id": workspace_id}, change)
 
     async def _make(self, workspace_id: str, name: str, kind: str, owner: Person | None) -> tuple[Workspace, bool]:
         now = self._clock()
