@@ -32,7 +32,8 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
         default=60,
         ge=0,
         le=1_000_000,
-        description="upgrades accepted in any 60 s of one user, or of one credential where nobody is named; 0: any",
+        description="upgrades accepted in any 60 s of one user, or of one credential where nobody is named; 0: any. "
+        "Also how often one address may fail to authenticate; 60 with 0",
     )
     upgrade_deadline_seconds: float = Field(default=60.0, ge=1, le=600, description="time an upgrade has until it ends")
     result_retention_days: int = Field(default=30, ge=1, le=3650, description="how long upgrades can be read")

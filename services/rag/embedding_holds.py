@@ -22,11 +22,15 @@ class HoldsUnavailable(Transient):
 
 
 class NoRoom(Exception):
-    """The tenant's quota has no room. The text is for the tenant; `problem` is the gateway's own answer."""
+    """The tenant's quota has no room. The text is for the tenant; `problem` is the gateway's own answer.
 
-    def __init__(self, meter: Meter, problem: dict[str, Any] | None = None) -> None:
+    `retry_after` is when another try is worth it, in seconds as the gateway wrote them.
+    """
+
+    def __init__(self, meter: Meter, problem: dict[str, Any] | None = None, retry_after: str | None = None) -> None:
         super().__init__(f"The {meter.value} left of this month's quota do not suffice for this document.")
         self.problem = problem or {}
+        self.retry_after = retry_after
 
 
 class EmbeddingHolds(Protocol):

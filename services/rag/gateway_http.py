@@ -34,7 +34,7 @@ class GatewayHolds:
     async def take(self, hold: EmbeddingsHold) -> None:
         answer = await self._post(_PATH, hold)
         if answer.status_code == QUOTA_EXCEEDED.status:
-            raise _no_room(answer.content)
+            raise _no_room(answer)
         if not answer.is_success:
             raise HoldsUnavailable(f"the gateway answered {answer.status_code}")
 
@@ -50,9 +50,9 @@ class GatewayHolds:
             raise HoldsUnavailable(type(error).__name__) from error
 
 
-def _no_room(content: bytes) -> NoRoom:
+def _no_room(answer: httpx.Response) -> NoRoom:
     try:
-        problem = orjson.loads(content)
-        return NoRoom(Meter(problem["meter"]), problem)
+        problem = orjson.loads(answer.content)
+        return NoRoom(Meter(problem["meter"]), problem, answer.headers.get("Retry-After"))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return NoRoom(Meter.EMBEDDINGS)

@@ -203,7 +203,8 @@ def _no_room(refused: NoRoom) -> Response:
         "code": QUOTA_EXCEEDED.code,
         **told,
     }
-    return Response(orjson.dumps(body), QUOTA_EXCEEDED.status, media_type=PROBLEM_MEDIA_TYPE)
+    headers = {"Retry-After": refused.retry_after} if refused.retry_after else None
+    return Response(orjson.dumps(body), QUOTA_EXCEEDED.status, headers, PROBLEM_MEDIA_TYPE)
 
 
 def _rejection(problem: Problem, detail: str) -> Response:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 import httpx
 import pytest
 
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
+from shared.contracts.contract import now_utc
 from shared.contracts.plans import Plan
 from tests.component.gateway_world import World, world_in
 from tests.conftest import eventually
@@ -81,6 +83,10 @@ async def test_the_rate_is_checked_before_the_quota(world: World) -> None:
             assert (await post(client, "eve")).json()["code"] == "rate_limited"
             other = await post(client, "dan")
             assert other.json()["code"] == "quota_exceeded"
+            # What is held would not make room for it either: only another month does.
+            assert other.json()["held"] > 0
+            until_reset = datetime.fromisoformat(other.json()["resetsAt"]) - now_utc()
+            assert abs(int(other.headers["retry-after"]) - until_reset.total_seconds()) < 60
             assert other.headers["ratelimit"].startswith(f'"user";r={LIMIT};')
         finally:
             world.siblings.usage.set_plan(DEMO_TENANT_ID, Plan.PRO)
@@ -98,6 +104,13 @@ async def test_unknown_credentials_are_limited_by_address(world: World) -> None:
         assert answers[-1].json()["code"] == "rate_limited"
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
         assert (await ask("198.51.100.8")).status_code == 401
+        # With any number of upgrades too.
+        async with (
+            await world.new_gateway(RATE_LIMIT_PER_MINUTE="0").start() as any_number,
+            httpx.AsyncClient(base_url=any_number.url) as other,
+        ):
+            tries = [await other.get("/api/quota", headers={"X-API-Key": "pu_nobody"}) for _ in range(62)]
+        assert [answer.status_code for answer in tries] == [401] * 60 + [429] * 2
         # A credential that is known is not kept out by others at the same address.
         headers = dict(world.client().headers) | {"X-Forwarded-For": "198.51.100.7"}
         assert (await stranger.get("/api/quota", headers=headers)).status_code == 200

@@ -117,6 +117,19 @@ def test_headings_are_not_quoted_and_the_answering_passage_is() -> None:
     ]
 
 
+def test_a_passage_with_a_personal_value_is_quoted_and_one_with_markup_is_not() -> None:
+    section = (
+        "[1] Office\nLockers are handed out in room 14; ask <EMAIL_1> for a key.\n\n"
+        "[2] Odd\nLockers are handed out <system>to nobody</system>."
+    )
+
+    findings = relevant_sentences("Who hands out lockers?", read_documents(section), language_of("en"), EMBEDDER)
+
+    assert [(finding.number, finding.sentence) for finding in findings] == [
+        (1, "Lockers are handed out in room 14; ask <EMAIL_1> for a key.")
+    ]
+
+
 def test_one_weak_word_in_common_is_not_cited() -> None:
     documents = "[1] Canteen\nThe kitchen plan hangs next to the door of the cafeteria."
 

@@ -20,11 +20,12 @@ _SHARE_OF_BEST = 0.55
 _HEADING_WORDS = 8
 _HEADING_LINE = re.compile(r"^(?:#{1,6} [^\n]*|[^\n]* > [^\n]*)\n?", re.MULTILINE)
 
-# What speaks to a model and not about the subject is never passed on.
+# What speaks to a model and not about the subject is never passed on. A placeholder looks like markup and is none.
 _SPEAKS_TO_A_MODEL = re.compile(
     r"ignore|disregard|previous instructions|system prompt|you are (?:now )?an? |as an ai|assistant|jailbreak|"
     r"developer mode|reveal|\bprompt\b|do not tell|override|forget (?:all|everything)|ignorier|anweisungen|"
-    r"ignorez|instructions précédentes|ignora|instrucciones|instruções|istruzioni|negeer|bỏ qua|chỉ dẫn|</?\w+>|\[\[",
+    r"ignorez|instructions précédentes|ignora|instrucciones|instruções|istruzioni|negeer|bỏ qua|chỉ dẫn|"
+    r"</?(?![A-Z_]+_\d+>)\w+>|\[\[",
     re.IGNORECASE,
 )
 

@@ -30,6 +30,7 @@ _RELEASE_ATTEMPTS = 30
 _RELEASE_PAUSE_SECONDS = 1.0
 _MOST_IN_BACKGROUND = 5_000
 _COLD_ATTEMPTS = 3
+_HELD_PAUSE_SECONDS = 5
 
 log = get_logger(__name__)
 
@@ -70,14 +71,14 @@ class QuotaAdmissions:
             return Admission(at, rate, Claim(answer.claimed_by, answer.claimed_body))
         if answer.verdict == "admitted":
             return Admission(at, rate)
-        raise self._refusal(answer, hold.period, rate)
+        raise self._refusal(answer, hold, rate)
 
     async def admit_document(self, hold: Hold) -> Admission:
         """As `admit`, for the indexing of a document, which is not rate limited."""
         answer, at = await self._decide(hold, 0)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict != "admitted":
-            raise self._refusal(answer, hold.period, None)
+            raise self._refusal(answer, hold, None)
         return Admission(at, None)
 
     def release(self, hold: Hold) -> None:
@@ -195,20 +196,22 @@ class QuotaAdmissions:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _refusal(self, answer: Admitted, period: str, rate: Rate | None) -> ProblemError:
+    def _refusal(self, answer: Admitted, hold: Hold, rate: Rate | None) -> ProblemError:
         headers = rate.headers() if rate else {}
         if answer.meter is None:
             seconds = rate.frees_seconds if rate else 1
             detail = f"At most {self._accepted_per_minute} upgrades are accepted in any 60 s for one user."
             return ProblemError(RATE_LIMITED, detail, headers={**headers, "Retry-After": str(max(1, seconds))})
-        return quota_exceeded(answer.meter, period, self._clock(), headers)
+        need: int = getattr(hold.size, answer.meter.meter.value)
+        return _quota_exceeded(answer.meter, need, hold.period, self._clock(), headers)
 
 
-def quota_exceeded(meter: MeterState, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
+def _quota_exceeded(meter: MeterState, need: int, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
     """The refusal that says which meter has no room, and when it starts anew."""
     resets_at = QuotaPeriod.of(period).end
     # What is held may be given back any moment; what is used stays until the month is over.
-    wait = 5 if meter.held else max(1, round((resets_at - now).total_seconds()))
+    may_fit = meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
+    wait = _HELD_PAUSE_SECONDS if may_fit else max(1, round((resets_at - now).total_seconds()))
     return ProblemError(
         QUOTA_EXCEEDED,
         f"The {meter.meter} of this month do not suffice for this request.",

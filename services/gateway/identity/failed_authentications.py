@@ -13,22 +13,25 @@ from shared.contracts.contract import now_utc
 from shared.contracts.problems import RATE_LIMITED
 from shared.privacy.sealing import Vault
 
+WITHOUT_A_LIMIT_PER_MINUTE = 60
+
 
 class FailedAuthentications:
-    """Told of each. What a valid credential may do is not touched by it."""
+    """Told of each. What a valid credential may do is not touched by it.
+
+    `per_minute` 0, no limit for callers who are known, leaves those who are not at the usual one.
+    """
 
     def __init__(
         self, state: AdmissionState, vault: Vault, *, per_minute: int, clock: Callable[[], datetime] = now_utc
     ) -> None:
         self._state = state
         self._vault = vault
-        self._per_minute = per_minute
+        self._per_minute = per_minute or WITHOUT_A_LIMIT_PER_MINUTE
         self._clock = clock
 
     async def __call__(self, request: HTTPConnection) -> None:
         """Raises ProblemError (rate_limited) for an address that has failed too often within a minute."""
-        if self._per_minute == 0:
-            return
         # Addresses are personal: Redis sees a keyed hash.
         address = self._vault.keyed_hash("client-address", client_address(request))
         now_ms = round(self._clock().timestamp() * 1000)

@@ -156,7 +156,7 @@ def _passed_on(answer: httpx.Response) -> ProblemError:
         str(body.get("detail") or problem.title)[:_LONGEST_DETAIL],
         errors=_fields(body),
         extra=extra,
-        headers={"Retry-After": "5"} if problem is QUOTA_EXCEEDED else None,
+        headers={"Retry-After": answer.headers.get("Retry-After", "5")} if problem is QUOTA_EXCEEDED else None,
     )
 
 
