@@ -66,7 +66,7 @@ bench-peers: venv-dev ## the benchmarks with the peers
 	@$(PY) -m benchmarks --peers $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 dlq: venv ## list, show, replay or drop dead letters (ARGS=list, ARGS="show --topic …", ARGS=--help)
-	@$(LOCAL) env -- $(PY) -m shared.messaging.dlq $(ARGS)
+	@$(LOCAL) env -- $(PY) -m shared.messaging.dlq $(or $(ARGS),list)
 
 events: venv ## follow a topic, readably (TOPIC=upgrades.completed.v1; without it, the topics are listed)
 	@$(LOCAL) env -- $(PY) -m shared.messaging.events $(TOPIC) $(ARGS)

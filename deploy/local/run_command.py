@@ -13,6 +13,7 @@ from deploy.local.cluster_libs import ensure_cluster_libs
 from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE
 from deploy.local.local_secrets import stack_secrets
 from deploy.local.operator_output import READY, OperatorOutput
+from deploy.local.outside_servers import nobody_answers, outside_addresses
 from deploy.local.part_logs import Terminal
 from deploy.local.ports import port_is_free
 from deploy.local.server_commands import ServerUnavailable
@@ -143,6 +144,9 @@ async def _supervise(settings: LocalSettings, *, cluster: bool, sample: bool, re
         libs = await ensure_cluster_libs(_CLUSTER_DIR)
     plan = plan_stack(settings, stack_secrets(settings), cluster_libs=libs, create_topics=create_topics)
     await _check_service_settings(plan.environment)
+    missing = await nobody_answers(outside_addresses(settings))
+    if missing is not None:
+        raise WrongSetting(missing)
     output = OperatorOutput(settings.data_dir, Terminal() if report_to is None else None, report_to)
     with contextlib.closing(output):
         return await Supervisor(settings, plan, output).run(_SAMPLE if sample and report_to is None else None)

@@ -36,7 +36,7 @@ def prepare(data: bytes, file_type: FileType, title: str) -> PreparedDocument:
             chunk_values = {placeholder: values[placeholder] for placeholder in used if placeholder in values}
             prepared.append(PreparedChunk(chunk.context, chunk.text, chunk_values, injections))
         if len(prepared) > MAX_CHUNKS:
-            raise FileRejected(INVALID_REQUEST, "The document is too long to be indexed; split it into several.")
+            raise FileRejected(INVALID_REQUEST, f"The document has more than {MAX_CHUNKS:,} passages; split it.")
     if not prepared:
         raise FileRejected(INVALID_REQUEST, "The document holds no text that can be used.")
     title_values = {found: values[found] for found in placeholders_in(safe_title) if found in values}

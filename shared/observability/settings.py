@@ -56,7 +56,7 @@ def load_settings(cls: type[SettingsT]) -> SettingsT:
         return cls()
     except ValidationError as error:
         problems = "; ".join(
-            f"{_environment_name(cls, item['loc'])}: {_reason(item['type'], item['msg'])}"
+            _environment_name(cls, item["loc"]) + _reason(item["type"], item["msg"])
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         )
     except SettingsError as error:
@@ -74,11 +74,11 @@ def _reason(kind: str, message: str) -> str:
 
 def _environment_name(cls: type[BaseSettings], location: tuple[int | str, ...]) -> str:
     if not location:
-        return "settings"
+        return ""  # what is wrong is not one of them but how they go together, and the reason names them
     name = str(location[0])
     field = cls.model_fields.get(name)
     if field is not None and isinstance(field.validation_alias, str):
-        return field.validation_alias
+        return f"{field.validation_alias}: "
     if field is not None:
-        return (cls.model_config.get("env_prefix") or "").upper() + name.upper()
-    return name.upper()
+        return (cls.model_config.get("env_prefix") or "").upper() + name.upper() + ": "
+    return name.upper() + ": "

@@ -109,6 +109,7 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
         ("KAFKA_BOOTSTRAP_SERVERS", "nope"),
         ("REDIS_URL", "nope"),
         ("MONGODB_URL", "nope"),
+        ("REDIS_URL", "redis://127.0.0.1:1/0"),
     ],
 )
 def test_a_wrong_setting_of_a_service_is_one_line_before_anything_starts(tmp_path: Path, name: str, value: str) -> None:

@@ -51,7 +51,7 @@ def presented_credential(request: HTTPConnection) -> Presented:
         credentials.add(value.strip())
         as_bearer = True
     if not credentials or credentials == {""}:
-        raise unauthenticated("Send an API key as X-API-Key or as Authorization: Bearer.")
+        raise unauthenticated("Send an API key as X-API-Key, or a key or a token as Authorization: Bearer.")
     if len(credentials) > 1:
         raise unauthenticated("The request has several credentials that disagree.")
     value = credentials.pop()

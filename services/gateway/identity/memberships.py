@@ -90,4 +90,4 @@ def _keep_an_owner(members: Members, leaving: str, home_of: str | None) -> None:
         raise MembershipRefused("A person stays the OWNER of their personal workspace.")
     owners = [member.person_id for member in members.values() if member.role is Role.OWNER]
     if owners == [leaving]:
-        raise MembershipRefused("The last OWNER cannot leave.")
+        raise MembershipRefused("The last OWNER stays OWNER: make somebody else one first.")

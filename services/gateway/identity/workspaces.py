@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.identity.caller import Role
-from services.gateway.identity.memberships import MemberOf, Members
-from services.gateway.identity.people import People, Person
+from services.gateway.identity.memberships import MAX_OWNED_WORKSPACES, MemberOf, Members
+from services.gateway.identity.people import MAX_WORKSPACES, People, Person
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id
 from shared.storage.documents import Collection, CollectionSpec, Index
@@ -195,8 +195,8 @@ class Workspaces:
             return
         await self._correct_notes(person)
         if not await self._people.claim(person, workspace_id, as_owner=as_owner):
-            what = "owns as many workspaces" if as_owner else "is in as many workspaces"
-            raise WorkspaceRefused(f"This person {what} as a person may.")
+            what = f"owns {MAX_OWNED_WORKSPACES}" if as_owner else f"is in {MAX_WORKSPACES}"
+            raise WorkspaceRefused(f"This person {what} workspaces with their personal one; a person may no more.")
 
     async def _correct_notes(self, person: Person) -> None:
         """Takes back what is not so any more, but nothing that a change under way may just have noted."""
