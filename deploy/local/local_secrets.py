@@ -28,8 +28,6 @@ def stack_secrets(settings: LocalSettings) -> dict[str, str]:
     for name, (file, make) in makers.items():
         value = given[name]
         result[name] = value.get_secret_value() if value else _kept(folder / file, make)
-    # Whoever reads the file wants the key that works.
-    _keep(folder / "demo-key", result["DEMO_API_KEY"])
     return result
 
 
@@ -38,17 +36,11 @@ def _kept(file: Path, make: Callable[[], str]) -> str:
         kept = file.read_text().strip()
         if kept:
             return kept
+        file.unlink()
     secret = make()
-    _keep(file, secret)
-    return secret
-
-
-def _keep(file: Path, secret: str) -> None:
-    if file.is_file() and file.read_text().strip() == secret:
-        return
-    file.unlink(missing_ok=True)
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ONLY)
     with os.fdopen(descriptor, "w") as handle:
         handle.write(secret + "\n")
         handle.flush()
         os.fsync(handle.fileno())
+    return secret
