@@ -67,21 +67,28 @@ class SearchHolds:
             yield hold
             return
         tokens = _EMBEDDINGS * max(1, len(query.encode("utf-8", "replace")))
-        await self._holds.take(
-            EmbeddingsHold(
-                hold_id=hold.hold_id,
-                tenant_id=tenant_id,
-                period=hold.period,
-                embeddings=_EMBEDDINGS,
-                tokens=tokens,
-                lives_seconds=_LIVES_SECONDS,
-            )
+        asked = EmbeddingsHold(
+            hold_id=hold.hold_id,
+            tenant_id=tenant_id,
+            period=hold.period,
+            embeddings=_EMBEDDINGS,
+            tokens=tokens,
+            lives_seconds=_LIVES_SECONDS,
         )
+        try:
+            await self._holds.take(asked)
+        except HoldsUnavailable:
+            # It may have been taken all the same.
+            await self._end(hold)
+            raise
         try:
             yield hold
         finally:
-            try:
-                await self._holds.end(hold.hold_id, hold.spent)
-            except HoldsUnavailable:
-                # The gateway gives it up by itself when its time is over.
-                log.warning("search_hold_not_ended", hold_id=hold.hold_id)
+            await self._end(hold)
+
+    async def _end(self, hold: SearchHold) -> None:
+        try:
+            await self._holds.end(hold.hold_id, hold.spent)
+        except HoldsUnavailable:
+            # The gateway gives it up by itself when its time is over.
+            log.warning("search_hold_not_ended", hold_id=hold.hold_id)

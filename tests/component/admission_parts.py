@@ -70,6 +70,9 @@ class LocalUsage:
         return self.stand_in.standing(tenant_id, period, event_ids, as_of)
 
 
+RECORDED_WITHIN_SECONDS = 0.2
+
+
 class AdmissionParts:
     """One replica's admission, and what surrounds it."""
 
@@ -83,7 +86,9 @@ class AdmissionParts:
         self.store = AcceptedStore(database.collection(ACCEPTED))
         self.held_documents = database.collection(DOCUMENT_HOLDS)
         self.work = UnfinishedWork(AcceptedWork(self.store), DocumentWork(self.held_documents))
-        self.settlement = Settlement(self.state, self.work, self.usage, self.clock)
+        self.settlement = Settlement(
+            self.state, self.work, self.usage, recorded_within_seconds=RECORDED_WITHIN_SECONDS, clock=self.clock
+        )
         self.admissions = QuotaAdmissions(
             self.state,
             Rebuild(self.state, self.work, self.usage, AcceptedWork(self.store), known_for_seconds=0, clock=self.clock),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 import hypothesis.strategies as st
@@ -20,6 +21,7 @@ from redis.asyncio import Redis
 
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import start_valkey
+from services.gateway.admission.admissions import Claim
 from services.gateway.admission.holds import HoldSize
 from services.gateway.admission.redis_scripts import AdmissionConnection
 from services.gateway.admission.state import AdmissionState
@@ -327,6 +329,43 @@ async def test_nobody_is_told_to_wait_longer_than_the_window(state: AdmissionSta
     assert (earlier.verdict, earlier.rate.frees_ms) == ("rate_limited", WINDOW)
     assert await state.failure("clocks", NOW, 1) == (True, WINDOW)
     assert await state.failure("clocks", NOW - 5, 1) == (False, WINDOW)
+
+
+async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state: AdmissionState) -> None:
+    await install(state, "stepped", quota("stepped", NOTHING, (-1, -1, -1), 0, 0))
+    ahead = 3_600_000
+
+    async def admitted(at: int) -> int:
+        answers = [await state.admit(ask("stepped", now_ms=NOW + at, most_accepted=3)) for _ in range(4)]
+        return [answer.verdict for answer in answers].count("admitted")
+
+    assert await admitted(ahead) == 3
+    # The clock is put right: what was noted an hour ahead counts no more.
+    assert [await admitted(at) for at in (0, 59_999, 60_000)] == [3, 0, 3]
+
+
+async def test_what_a_redis_before_has_left_is_taken_away(state: AdmissionState, valkey: ServerProcess) -> None:
+    await install(state, "left", quota("left", NOTHING, (-1, -1, -1), 0, 0))
+    assert (await state.admit(ask("left"))).verdict == "admitted"
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        await redis.hset(redis_keys.admission_counters("left", PERIOD), "run", "one before")
+        assert await state.confirm("left", PERIOD, None, []) == "cold"
+        assert [key async for key in redis.scan_iter(match="*left*")] == []
+
+
+async def test_a_key_goes_back_to_who_has_it_by_the_records(state: AdmissionState) -> None:
+    await install(state, "restored", quota("restored", NOTHING, (-1, -1, -1), 0, 0))
+    key: dict[str, Any] = {"key_hash": "k", "body_hash": "b"}
+    repeat = ask("restored", **key)
+    assert (await state.admit(repeat)).verdict == "admitted"
+    first, day = Claim(new_id(), "b"), timedelta(days=1)
+    await state.restore_claim("restored", "k", repeat.hold_id, first, day)
+    await state.release("restored", PERIOD, repeat.hold_id, key_hash="k")
+    again = await state.admit(ask("restored", **key))
+    assert (again.verdict, again.claimed_by, again.claimed_body) == ("replay", first.upgrade_id, "b")
+    # Somebody else's is left alone.
+    await state.restore_claim("restored", "k", new_id(), Claim(new_id(), "b"), day)
+    assert (await state.admit(ask("restored", **key))).claimed_by == first.upgrade_id
 
 
 async def test_a_key_is_claimed_by_what_was_admitted_only(state: AdmissionState) -> None:

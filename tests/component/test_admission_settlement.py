@@ -1,13 +1,15 @@
 """What becomes of holds: ended, counted, due, over the end of a month, and when parts are out."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from services.gateway.admission.admissions import Hold
+from services.gateway.admission.admissions import Admission, Hold
 from services.gateway.admission.held_work import HeldWork
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
@@ -15,7 +17,7 @@ from services.gateway.siblings.usage import UsageUnavailable
 from services.gateway.upgrades.accepted_store import AcceptedWork
 from services.gateway.upgrades.recording import record_in_time
 from shared.contracts import redis_keys
-from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
+from shared.contracts.problems import CONFLICT, QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 from shared.storage.documents import StorageUnavailable
 from tests.component.admission_parts import TENANT, AdmissionParts, admission_parts
@@ -274,6 +276,37 @@ async def test_a_hold_that_nobody_recorded_is_given_back_when_it_is_due(parts: A
     assert await parts.meter("upgrades") == (0, 1)
 
 
+async def test_a_hold_that_is_due_by_another_clock_stays_for_the_record_that_is_being_written(
+    parts: AdmissionParts,
+) -> None:
+    hold = parts.hold()
+    await parts.admissions.admit(hold)
+    record = parts.record(hold)
+    parts.clock.move(seconds=80)  # a replica whose clock is ahead by so much looks at it now
+    looking = asyncio.create_task(parts.settlement.refresh(TENANT, hold.period, [hold.upgrade_id]))
+    await parts.store.insert(record)
+    await looking
+    assert await parts.meter("upgrades") == (0, 1)
+
+
+async def test_what_a_redis_that_hung_has_taken_is_given_back(parts: AdmissionParts) -> None:
+    parts.limit(upgrades=1)
+    await parts.admissions.quota(TENANT, parts.period)
+    os.kill(parts.valkey.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ProblemError) as refusal:
+            await parts.admissions.admit(parts.hold())
+        assert refusal.value.problem is UNAVAILABLE
+    finally:
+        os.kill(parts.valkey.pid, signal.SIGCONT)
+
+    async def nothing_is_held() -> bool:
+        return await parts.meter("upgrades") == (0, 0)
+
+    await eventually(nothing_is_held)
+    await parts.accept()
+
+
 async def test_due_holds_of_tenants_that_nobody_asks_for_are_found(parts: AdmissionParts) -> None:
     await parts.admissions.admit(parts.hold())
     running = await parts.accept()
@@ -298,6 +331,40 @@ async def test_an_end_that_settled_nothing_is_settled_by_the_sweep(parts: Admiss
     await parts.end(hold, settle=False)
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (30, 0)
+
+
+async def test_a_hold_that_ends_before_it_is_taken_is_never_taken(parts: AdmissionParts) -> None:
+    """Who asked for it was not answered in time, and has given up; its first request is served after its second."""
+    asked = EmbeddingsHold(hold_id="slow", tenant_id=TENANT, period=parts.period, embeddings=80, tokens=500)
+    await parts.documents.end("slow", EmbeddingsHoldEnd())
+    with pytest.raises(ProblemError) as refusal:
+        await parts.documents.take(asked)
+    assert refusal.value.problem is CONFLICT
+    await parts.documents.end("slow", EmbeddingsHoldEnd())
+    await parts.admissions.quota(TENANT, parts.period)
+    assert await parts.meter("embeddings") == (0, 0)
+
+
+async def test_a_hold_that_ends_while_it_is_taken_holds_nothing(
+    parts: AdmissionParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = EmbeddingsHold(hold_id="race", tenant_id=TENANT, period=parts.period, embeddings=80, tokens=500)
+    admit = parts.admissions.admit_document
+
+    async def and_then_it_ends(hold: Hold) -> Admission:
+        admission = await admit(hold)
+        await parts.documents.end("race", EmbeddingsHoldEnd())
+        return admission
+
+    monkeypatch.setattr(parts.admissions, "admit_document", and_then_it_ends)
+    with pytest.raises(ProblemError) as refusal:
+        await parts.documents.take(asked)
+    assert refusal.value.problem is CONFLICT
+
+    async def nothing_is_held() -> bool:
+        return await parts.meter("embeddings") == (0, 0)
+
+    await eventually(nothing_is_held)
 
 
 async def test_a_document_holds_its_embeddings(parts: AdmissionParts) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from shared.contracts.contract import format_utc, now_utc
 from tests.component.gateway_world import World, key_hash, world_in
@@ -123,6 +124,22 @@ async def test_the_key_outlives_a_kill_of_the_gateway(world: World) -> None:
         again = await after.post("/api/upgrade", json=PROMPT, headers=headers)
     assert again.json() == first
     assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_repeats_at_once_after_redis_was_emptied_get_the_first_upgrade(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    headers = {"Idempotency-Key": "before the flush"}
+    first = await client.post("/api/upgrade", json=PROMPT, headers=headers)
+    async with Redis.from_url(world.valkey.url) as redis, world.client(world.second) as other_replica:
+        await redis.flushall()
+        for _ in range(2):  # the second time the key is claimed by the first upgrade again
+            answers = await asyncio.gather(
+                *((client, other_replica)[i % 2].post("/api/upgrade", json=PROMPT, headers=headers) for i in range(20))
+            )
+            assert {answer.status_code for answer in answers} == {200}
+            assert {answer.content for answer in answers} == {first.content}
+    assert len([r for r in await world.records() if r.get("keyHash") == key_hash("before the flush")]) == 1
 
 
 async def test_documents_are_created_once_too(world: World, client: httpx.AsyncClient) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.gateway.admission.holds import HoldSize
@@ -79,6 +79,9 @@ class Admissions(Protocol):
     async def forget(self, hold: Hold, claim: Claim) -> None:
         """Frees the key of a claim that nothing was recorded for. Raises ProblemError (unavailable)."""
 
+    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+        """The hold's key belongs to an earlier request by the records: says so from now on, in the background."""
+
 
 class OpenAdmissions:
     """Admits everybody: for a gateway whose only tenant has no limits."""
@@ -89,3 +92,5 @@ class OpenAdmissions:
     def release(self, hold: Hold) -> None: ...
 
     async def forget(self, hold: Hold, claim: Claim) -> None: ...
+
+    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None: ...

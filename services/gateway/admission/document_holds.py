@@ -8,8 +8,10 @@ from services.gateway.admission.admissions import Hold
 from services.gateway.admission.held_work import HeldWork, Spent
 from services.gateway.admission.holds import HoldSize
 from services.gateway.admission.quota_admissions import QuotaAdmissions
+from services.gateway.problems import ProblemError
 from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS, record_in_time
 from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.problems import CONFLICT
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd
 from shared.storage.documents import Collection, CollectionSpec, Index
 
@@ -25,6 +27,7 @@ DOCUMENT_HOLDS = CollectionSpec(
 LOOKED_AT_AFTER = timedelta(minutes=5)
 _KEPT_FOR = timedelta(days=2)
 _MOST_SWEPT = 2_000
+_ATTEMPTS_TO_END = 2
 
 
 class DocumentHolds:
@@ -39,7 +42,9 @@ class DocumentHolds:
 
     async def take(self, asked: EmbeddingsHold) -> None:
         """Admits and records, in this order: a record without an admission would be held when a state is rebuilt."""
-        if await self._records.get(asked.hold_id) is not None:
+        standing = await self._records.get(asked.hold_id)
+        if standing is not None:
+            _refuse_ended(standing)
             return
         now = self._clock()
         record = {
@@ -54,22 +59,28 @@ class DocumentHolds:
         }
         hold = _hold(record)
         admission = await self._admissions.admit_document(hold)
-        await record_in_time(
+        ended = await record_in_time(
             lambda: self._insert(record),
             take_back=lambda: self._remove(asked.hold_id),
             release=lambda: self._admissions.release(hold),
             until=admission.at + RECORD_WITHIN_SECONDS,
         )
+        if ended is not None:
+            _refuse_ended(ended)
 
-    async def _insert(self, record: dict[str, Any]) -> None:
-        # Whoever asks twice at once has one hold and one record.
-        await self._records.insert_if_absent(record)
+    async def _insert(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Gives a record that stands in its place and has ended. Whoever asks twice at once has one hold and record."""
+        standing, _ = await self._records.insert_if_absent(record)
+        return None if "openSince" in standing else standing
 
     async def _remove(self, hold_id: str) -> None:
         await self._records.delete_many({"_id": hold_id})
 
     async def end(self, hold_id: str, ended: EmbeddingsHoldEnd) -> None:
-        """The hold becomes what was used, and stays until usage has counted that."""
+        """The hold becomes what was used, and stays until usage has counted that.
+
+        One that is not known is ended for good: the request that takes it may be slower than the one that ends it.
+        """
         spent = [
             Spent(event_id=item.event_id, tokens=item.tokens, embeddings=item.embeddings).to_document()
             for item in ended.spent
@@ -78,9 +89,15 @@ class DocumentHolds:
             "$set": {"spent": spent, "uncountedSince": format_utc(self._clock())},
             "$unset": {"openSince": ""},
         }
-        record = await self._records.find_one_and_update({"_id": hold_id, "openSince": {"$exists": True}}, update)
-        if record is not None:
-            await self._admissions.settle_document(record["tenantId"], record["period"], work_of(record))
+        for _ in range(_ATTEMPTS_TO_END):
+            record = await self._records.find_one_and_update({"_id": hold_id, "openSince": {"$exists": True}}, update)
+            if record is not None:
+                await self._admissions.settle_document(record["tenantId"], record["period"], work_of(record))
+                return
+            never_begun = {"_id": hold_id, "createdAt": format_utc(self._clock())}
+            if (await self._records.insert_if_absent(never_begun))[1]:
+                return
+            # It has ended before, or was recorded this very moment.
 
     async def forget_old(self) -> None:
         """Gives up what nobody ended in time, deletes what is finished."""
@@ -108,7 +125,8 @@ class DocumentWork:
         return list(found.values())
 
     async def with_hold(self, hold_ids: Sequence[str]) -> list[HeldWork]:
-        return [work_of(record) for record in await self._records.get_many(hold_ids)] if hold_ids else []
+        found = await self._records.get_many(hold_ids) if hold_ids else []
+        return [work_of(record) for record in found if "tenantId" in record]
 
     async def counted(self, hold_ids: Sequence[str]) -> None:
         await self._records.update_many({"_id": {"$in": list(hold_ids)}}, {"$unset": {"uncountedSince": ""}})
@@ -117,6 +135,11 @@ class DocumentWork:
         where = {"uncountedSince": {"$exists": True}}
         found = await self._records.find(where, sort=[("uncountedSince", 1)], limit=_MOST_SWEPT)
         return {(record["tenantId"], record["period"]) for record in found}
+
+
+def _refuse_ended(record: dict[str, Any]) -> None:
+    if "openSince" not in record:
+        raise ProblemError(CONFLICT, "This hold has ended.")
 
 
 def work_of(record: dict[str, Any]) -> HeldWork:

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.admission.admissions import Admission, Claim, Hold, Rate
 from services.gateway.admission.held_work import LOOK_AGAIN, EndedWork, HeldWork
 from services.gateway.admission.rebuild import Rebuild, RebuildFailed
 from services.gateway.admission.redis_scripts import AdmissionUnavailable
-from services.gateway.admission.settlement import Settlement
+from services.gateway.admission.settlement import RECORDED_WITHIN_SECONDS, Settlement
 from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.terms import Admit, Admitted, MeterState, QuotaState, Settled
 from services.gateway.problems import ProblemError
@@ -24,10 +24,11 @@ from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
 
 REBUILD_WITHIN_SECONDS = 8.0
-REFRESH_WITHIN_SECONDS = 2.0
+REFRESH_WITHIN_SECONDS = RECORDED_WITHIN_SECONDS + 1.0
 _REFRESHED_LATELY_SECONDS = 1.0
 _RELEASE_ATTEMPTS = 30
 _RELEASE_PAUSE_SECONDS = 1.0
+_SILENCE_SECONDS = 2.0
 _MOST_IN_BACKGROUND = 5_000
 _COLD_ATTEMPTS = 3
 _HELD_PAUSE_SECONDS = 5
@@ -64,7 +65,7 @@ class QuotaAdmissions:
 
     async def admit(self, hold: Hold) -> Admission:
         """Takes the hold, unless its key is claimed. Raises ProblemError and takes nothing."""
-        answer, at = await self._decide(hold, self._accepted_per_minute)
+        answer, at = await self._decide_or_release(hold, self._accepted_per_minute)
         rate = Rate.of(answer.rate, self._accepted_per_minute)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict == "replay":
@@ -74,8 +75,11 @@ class QuotaAdmissions:
         raise self._refusal(answer, hold, rate)
 
     async def admit_document(self, hold: Hold) -> Admission:
-        """As `admit`, for the indexing of a document, which is not rate limited."""
-        answer, at = await self._decide(hold, 0)
+        """As `admit`, for the indexing of a document, which is not rate limited.
+
+        Not to be asked again with the same hold where no answer came.
+        """
+        answer, at = await self._decide_or_release(hold, 0)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict != "admitted":
             raise self._refusal(answer, hold, None)
@@ -84,6 +88,10 @@ class QuotaAdmissions:
     def release(self, hold: Hold) -> None:
         """Gives the hold back, again and again while Redis is out: nothing else would for as long as it may live."""
         self._in_background(self._release(hold))
+
+    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+        """One try: without it the next request with the key finds the earlier one by the records once more."""
+        self._in_background(self._restore(hold, claim, life))
 
     async def forget(self, hold: Hold, claim: Claim) -> None:
         async with _told_as_problems():
@@ -123,6 +131,14 @@ class QuotaAdmissions:
             if state is not None:
                 return state
         raise _unavailable()
+
+    async def _decide_or_release(self, hold: Hold, most_accepted: int) -> tuple[Admitted, float]:
+        """As `_decide`. Where no answer came, whatever was taken is given back."""
+        try:
+            return await self._decide(hold, most_accepted)
+        except ProblemError:
+            self._in_background(self._release_after_silence(hold))
+            raise
 
     async def _decide(self, hold: Hold, most_accepted: int) -> tuple[Admitted, float]:
         """What the script says about the hold, and when (monotonic seconds) it was asked at the earliest."""
@@ -187,6 +203,16 @@ class QuotaAdmissions:
             except AdmissionUnavailable:
                 await asyncio.sleep(_RELEASE_PAUSE_SECONDS)
         log.warning("hold_not_released", hold_id=hold.upgrade_id)
+
+    async def _release_after_silence(self, hold: Hold) -> None:
+        """Twice: a script that was sent to a Redis that hung may still run after the first release."""
+        await self._release(hold)
+        await asyncio.sleep(_SILENCE_SECONDS)
+        await self._release(hold)
+
+    async def _restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+        with contextlib.suppress(AdmissionUnavailable):
+            await self._state.restore_claim(hold.tenant_id, hold.key_hash or "", hold.upgrade_id, claim, life)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._background) >= _MOST_IN_BACKGROUND:

@@ -12,22 +12,31 @@ from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.terms import HoldChange
 from services.gateway.admission.unfinished_work import UnfinishedWork
 from services.gateway.siblings.usage import Usage, UsageUnavailable
+from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS
 from shared.contracts.contract import now_utc
 
 _AT_ONCE = 8
 _MOST_WORK = 3_000
 _MOST_REMEMBERED = 10_000
+RECORDED_WITHIN_SECONDS = RECORD_WITHIN_SECONDS + 0.5
 
 
 class Settlement:
     """Confirms a tenant's counters in its state, and looks at holds whose time has come."""
 
     def __init__(
-        self, state: AdmissionState, work: UnfinishedWork, usage: Usage, clock: Callable[[], datetime] = now_utc
+        self,
+        state: AdmissionState,
+        work: UnfinishedWork,
+        usage: Usage,
+        *,
+        recorded_within_seconds: float = RECORDED_WITHIN_SECONDS,
+        clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._state = state
         self._work = work
         self._usage = usage
+        self._recorded_within_seconds = recorded_within_seconds
         self._clock = clock
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done_at: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -57,36 +66,49 @@ class Settlement:
         try:
             await self._take_over(tenant_id, period, due)
         except UsageUnavailable:
-            _, drops = await self._held(tenant_id, period, due)
-            if drops:
-                await self._state.confirm(tenant_id, period, None, drops)
+            await self._give_back_unrecorded(tenant_id, period, due)
             raise
         self._done_at[(tenant_id, period)] = time.monotonic()
         if len(self._done_at) > _MOST_REMEMBERED:
             self._done_at.popitem(last=False)
+        await self._give_back_unrecorded(tenant_id, period, due)
 
     async def _take_over(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
         # Counters before records: what they have was recorded earlier, so none of it keeps its hold beside them.
         quota = await self._usage.quota(tenant_id, period)
-        works, drops = await self._held(tenant_id, period, due)
+        works = await self._held(tenant_id, period, due)
         standing = await self._usage.standing(tenant_id, period, all_events(works), quota.counters.version)
         if standing.as_of != quota.counters.version:
             quota = standing.quota
         missing, now = set(standing.missing), self._clock()
-        outcome = await self._state.confirm(tenant_id, period, quota, [*changes_of(works, missing, now), *drops])
+        outcome = await self._state.confirm(tenant_id, period, quota, changes_of(works, missing, now))
         if outcome != "old":  # else somebody is ahead of this, and takes these off in a later round
             await self._work.counted([work.hold_id for work in works if work.is_counted(missing, now)])
 
-    async def _held(self, tenant_id: str, period: str, due: Sequence[str]) -> tuple[list[HeldWork], list[HoldChange]]:
-        """The work that holds something, and the end of due holds that stand for none."""
+    async def _held(self, tenant_id: str, period: str, due: Sequence[str]) -> list[HeldWork]:
+        """The work that holds something, and that of the due holds."""
         works = await self._work.of(tenant_id, period, _MOST_WORK)
         listed = {work.hold_id for work in works}
-        others = [hold_id for hold_id in due if hold_id not in listed]
-        found = await self._work.with_hold(others)
-        recorded = {work.hold_id for work in found}
-        # What was never recorded owes nobody anything: a record is made long before its hold is due.
-        drops = [HoldChange(hold_id, "drop") for hold_id in others if hold_id not in recorded]
-        return _within_limit([*found, *works]), drops
+        found = await self._work.with_hold([hold_id for hold_id in due if hold_id not in listed])
+        return _within_limit([*found, *works])
+
+    async def _give_back_unrecorded(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
+        """Ends the due holds of what was never recorded, for which nobody owes anything.
+
+        By the clock of one replica a hold may be due that another one has just taken. So it is looked at twice, so far
+        apart that a record would be there by now.
+        """
+        unrecorded = await self._unrecorded(due)
+        if not unrecorded:
+            return
+        await asyncio.sleep(self._recorded_within_seconds)
+        drops = [HoldChange(hold_id, "drop") for hold_id in await self._unrecorded(unrecorded)]
+        if drops:
+            await self._state.confirm(tenant_id, period, None, drops)
+
+    async def _unrecorded(self, hold_ids: Sequence[str]) -> list[str]:
+        recorded = {work.hold_id for work in await self._work.with_hold(hold_ids)}
+        return [hold_id for hold_id in hold_ids if hold_id not in recorded]
 
 
 def _within_limit(works: Sequence[HeldWork]) -> list[HeldWork]:

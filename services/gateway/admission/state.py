@@ -1,8 +1,10 @@
 """A tenant's admission state in Redis: each method is one script, and each script one atomic step."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
+from services.gateway.admission.admissions import Claim
 from services.gateway.admission.redis_scripts import AdmissionConnection, Argument
 from services.gateway.admission.terms import (
     Admit,
@@ -57,6 +59,13 @@ class AdmissionState:
     async def forget_claim(self, tenant_id: str, key_hash: str, upgrade_id: str) -> None:
         """Frees an idempotency key as long as that upgrade has it."""
         await self._connection.run("forget_claim", [redis_keys.admission_claim(tenant_id, key_hash)], upgrade_id)
+
+    async def restore_claim(self, tenant_id: str, key_hash: str, asked_by: str, claim: Claim, life: timedelta) -> None:
+        """The key is the claim's again, unless another request than `asked_by` has it."""
+        life_ms = max(1, round(life.total_seconds() * 1000))
+        keys = [redis_keys.admission_claim(tenant_id, key_hash)]
+        value = f"{claim.upgrade_id}|{claim.body_hash}"
+        await self._connection.run("restore_claim", keys, asked_by, value, life_ms)
 
     async def settle(self, tenant_id: str, period: str, ended: Sequence[Settled], due_ms: int) -> None:
         arguments: list[Argument] = [due_ms]

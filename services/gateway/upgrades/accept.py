@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -125,10 +125,10 @@ class AcceptUpgrade:
                 earlier = await self._earlier_of(record)
                 if refusal.problem is UNAVAILABLE or earlier is None:
                     raise
+                self._restore_claim(hold, earlier)
                 return _replay(earlier, record, None)
             if admission.claim is None:
-                acceptance = await self._recorded(record, task, hold, admission)
-                return acceptance if acceptance.replayed else replace(acceptance, user_prompt=request.user_prompt)
+                return await self._recorded(record, task, hold, admission, request.user_prompt)
             earlier = await self._claimed(record, admission.claim)
             if earlier is not None:
                 return _replay(earlier, record, admission.rate)
@@ -136,7 +136,7 @@ class AcceptUpgrade:
         raise KeyTaken
 
     async def _recorded(
-        self, record: AcceptedRecord, task: UpgradeTask, hold: Hold, admission: Admission
+        self, record: AcceptedRecord, task: UpgradeTask, hold: Hold, admission: Admission, user_prompt: str
     ) -> Acceptance:
         """The upgrade is admitted: it is recorded now, or its hold is given back."""
         earlier = await record_in_time(
@@ -146,8 +146,14 @@ class AcceptUpgrade:
             until=admission.at + RECORD_WITHIN_SECONDS,
         )
         if earlier is None:
-            return Acceptance(record, task, replayed=False, rate=admission.rate)
+            return Acceptance(record, task, replayed=False, rate=admission.rate, user_prompt=user_prompt)
+        self._restore_claim(hold, earlier)
         return _replay(earlier, record, admission.rate)
+
+    def _restore_claim(self, hold: Hold, earlier: AcceptedRecord) -> None:
+        """The claim was lost with Redis: the next ones with this key need not look for who has it."""
+        claim = Claim(earlier.upgrade_id, earlier.body_hash or "")
+        self._admissions.restore(hold, claim, earlier.created_at + IDEMPOTENCY_WINDOW - self._clock())
 
     async def _claimed(self, record: AcceptedRecord, claim: Claim) -> AcceptedRecord | None:
         """The record of who claimed the key; None when that request came to nothing, or its day is over."""
@@ -157,6 +163,10 @@ class AcceptUpgrade:
             earlier = await self._records.find(record.tenant_id, claim.upgrade_id)
             if earlier is not None:
                 return None if self._is_over(earlier) else earlier
+            # Who claimed the key after Redis was lost may itself be a repeat, and then records nothing.
+            earlier = await self._earlier_of(record)
+            if earlier is not None:
+                return earlier
             if time.monotonic() > until:
                 return None
             await asyncio.sleep(pause)

@@ -11,7 +11,7 @@ local function rate()
   if most == 0 then
     return 0, 0
   end
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', whole(now - window))
+  keep_window(KEYS[4], now, window)
   return redis.call('ZCARD', KEYS[4]), frees_in(KEYS[4], now, window)
 end
 

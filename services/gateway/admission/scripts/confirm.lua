@@ -8,6 +8,8 @@
 --         keep    looked at; look again at the new time
 
 if not is_warm() then
+  -- What a Redis before this one has left. It admits nobody, and is made anew where it is asked for.
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   return 'cold'
 end
 local version = tonumber(ARGV[2])

@@ -3,7 +3,7 @@
 -- Answers {1 if it was within the limit, ms until the first one leaves the window}
 
 local now, window = tonumber(ARGV[2]), tonumber(ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - window))
+keep_window(KEYS[1], now, window)
 local allowed = redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[4])
 if allowed then
   redis.call('ZADD', KEYS[1], ARGV[2], ARGV[5])

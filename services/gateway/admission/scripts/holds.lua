@@ -6,6 +6,12 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- Drops what is not in the window before now. What lies a whole window ahead was noted by a clock that was wrong.
+local function keep_window(rate, now, window)
+  redis.call('ZREMRANGEBYSCORE', rate, '-inf', whole(now - window))
+  redis.call('ZREMRANGEBYSCORE', rate, whole(now + window), '+inf')
+end
+
 -- Ms until the first entry of a rate leaves its window, 0 without one. The caller may have read the clock before the one
 -- whose entry is there, or on another machine: nobody waits longer than the window.
 local function frees_in(rate, now, window)
