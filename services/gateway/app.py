@@ -23,6 +23,7 @@ from services.gateway.client_address import parse_networks
 from services.gateway.identity.caller import Identify
 from services.gateway.settings import GatewaySettings
 from services.gateway.siblings.rag import RagDocuments
+from services.gateway.siblings.stages import StageHttp
 from services.gateway.siblings.upgrader import UpgradeResults
 from services.gateway.upgrades.accept import AcceptUpgrade
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
@@ -32,6 +33,7 @@ from services.gateway.upgrades.listing import UpgradeListing
 from services.gateway.upgrades.publishing import BrokerConnection, TaskPublisher
 from services.gateway.upgrades.record_marks import RecordMarks
 from services.gateway.upgrades.sweep_closing import EndingSweep
+from services.gateway.upgrades.sweep_cut_short import CutShortSweep
 from services.gateway.upgrades.sweep_deadlines import DeadlineSweep
 from services.gateway.upgrades.sweep_publishing import PublishingSweep
 from services.gateway.upgrades.view import UpgradeViews
@@ -40,6 +42,7 @@ from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import new_id
 from shared.contracts.schema_files import example_file
 from shared.contracts.topics import TOPICS
+from shared.contracts.upgrade_tasks import Stage
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog, ReplyListener
@@ -105,6 +108,7 @@ class _Parts:
     producer: EventProducer
     watch: ClusterWatch
     results: UpgradeResults
+    stages: StageHttp
     documents: RagDocuments
     progress: ProgressLog
     marks: RecordMarks
@@ -139,6 +143,7 @@ def build_app(
         *parts.identity.components,
         *parts.admission.components,
         parts.results,
+        parts.stages,
         parts.documents,
         parts.marks,
         BrokerConnection(parts.producer),
@@ -174,6 +179,7 @@ def _parts(settings: GatewaySettings, telemetry: Telemetry) -> _Parts:
         producer=producer,
         watch=watch,
         results=results,
+        stages=StageHttp({Stage.SUMMARIZER: settings.summarizer_url, Stage.RAG: settings.rag_url}, token),
         documents=documents,
         progress=ProgressLog(redis),
         marks=marks,
@@ -265,6 +271,7 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
         Periodic("publishing sweep", publishing.run, _SWEEP_EVERY_SECONDS),
         Periodic("ending sweep", EndingSweep(store, results, waiters, marks).run, _SWEEP_EVERY_SECONDS),
         Periodic("deadline sweep", DeadlineSweep(store, results, waiters, publisher).run, _SWEEP_EVERY_SECONDS),
+        Periodic("cut short sweep", CutShortSweep(store, parts.stages).run, _SWEEP_EVERY_SECONDS),
         Periodic("expiry", forget_old, _EXPIRY_EVERY_SECONDS),
         *parts.identity.background,
         *parts.admission.background,

@@ -32,6 +32,7 @@ from shared.messaging.outbox import outbox_collection
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog
 from shared.messaging.recorded_stage import RecordedStage
+from shared.messaging.spent_route import spent_route
 from shared.messaging.stage_runner import StageRunner
 from shared.observability.periodic import Periodic
 from shared.observability.service import Component, run, run_service
@@ -151,7 +152,11 @@ def build_app(settings: RagSettings) -> RagApp:
     return RagApp(
         settings=settings,
         telemetry=telemetry,
-        http=internal_app(telemetry, internal_token=token, routers=[routes.router(), erasure_routes(store, outputs)]),
+        http=internal_app(
+            telemetry,
+            internal_token=token,
+            routers=[routes.router(), erasure_routes(store, outputs), spent_route(outputs)],
+        ),
         components=(
             *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),
             *(outputs, background, retrieve, submitted),

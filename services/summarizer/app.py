@@ -19,6 +19,7 @@ from shared.messaging.outbox import FactOutbox, outbox_collection
 from shared.messaging.producer import EventProducer
 from shared.messaging.progress import ProgressLog
 from shared.messaging.recorded_stage import RecordedStage, expire_outputs
+from shared.messaging.spent_route import spent_route
 from shared.messaging.stage_runner import StageRunner
 from shared.observability.periodic import Periodic
 from shared.observability.service import Component, run, run_service
@@ -95,6 +96,8 @@ def build_app(settings: SummarizerSettings) -> SummarizerApp:
     return SummarizerApp(
         settings=settings,
         telemetry=telemetry,
-        http=internal_app(telemetry, internal_token=token, routers=[erasure_routes(cache, outputs)]),
+        http=internal_app(
+            telemetry, internal_token=token, routers=[erasure_routes(cache, outputs), spent_route(outputs)]
+        ),
         components=(database, progress, producer, ledger, client, cache, outputs, expiry, runner),
     )

@@ -51,6 +51,13 @@ class SpentEvent(Contract):
     tokens: int = 0
 
 
+# summarizer, rag: GET /internal/upgrades/{upgradeId}/spent?tenantId= -> SpentEvents
+class SpentEvents(Contract):
+    """What a stage has recorded of an upgrade; none where it has done nothing for it."""
+
+    events: list[SpentEvent]
+
+
 class EmbeddingsHoldEnd(Contract):
     """The attempt is over, and this is what it used."""
 

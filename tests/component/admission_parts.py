@@ -118,18 +118,18 @@ class AdmissionParts:
         }  # fmt: skip
         return Hold(**(fields | changes))
 
-    async def accept(self, size: HoldSize = SIZE) -> Hold:
+    async def accept(self, size: HoldSize = SIZE, stages: Sequence[Stage] = (Stage.UPGRADER,)) -> Hold:
         """Admits and records one upgrade."""
         hold = self.hold(size)
         await self.admissions.admit(hold)
-        await self.store.insert(self.record(hold))
+        await self.store.insert(self.record(hold, stages))
         return hold
 
-    def record(self, hold: Hold) -> AcceptedRecord:
+    def record(self, hold: Hold, stages: Sequence[Stage] = (Stage.UPGRADER,)) -> AcceptedRecord:
         now = self.clock.now
         task = RewriteTask(
             upgrade_id=hold.upgrade_id, tenant_id=TENANT, period=hold.period, created_at=now,
-            deadline=now + timedelta(seconds=60), user_prompt="p", itinerary=[Stage.UPGRADER],
+            deadline=now + timedelta(seconds=60), user_prompt="p", itinerary=list(stages),
         )  # fmt: skip
         return AcceptedRecord(
             upgrade_id=hold.upgrade_id,

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from services.gateway.admission.admissions import Admission, Hold
-from services.gateway.admission.held_work import HeldWork
+from services.gateway.admission.held_work import HeldWork, Spent
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.usage import UsageUnavailable
 from services.gateway.upgrades.accepted_store import AcceptedWork
 from services.gateway.upgrades.recording import record_in_time
+from services.gateway.upgrades.sweep_cut_short import CutShortSweep, StagesUnavailable
 from shared.contracts import redis_keys
 from shared.contracts.problems import CONFLICT, QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
+from shared.contracts.upgrade_tasks import Stage
 from shared.storage.documents import StorageUnavailable
 from tests.component.admission_parts import TENANT, AdmissionParts, admission_parts
 from tests.conftest import eventually
@@ -147,7 +149,7 @@ async def only_usage_knows_of_the_end_of(hold: Hold, parts: AdmissionParts) -> N
 async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_nothing_more(
     parts: AdmissionParts,
 ) -> None:
-    hold = await parts.accept()
+    hold = await parts.accept(stages=LocalStages.ALL)
     await parts.end(hold, error="expired", tokens=0)
     assert await parts.meter("upgrades") == (0, 0)
     assert await parts.meter("tokens") == (0, 1000)
@@ -157,10 +159,56 @@ async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_no
     await lose(parts)
     await parts.admissions.quota(TENANT, parts.period)
     assert await parts.meter("tokens") == (0, 1000)
+    stages = LocalStages()
+    sweep = CutShortSweep(parts.store, stages, parts.clock)
+    assert await sweep.run() == 0, "its stages may still be at work"
     parts.clock.move(seconds=30)
+    stages.out = True
+    assert await sweep.run() == 0
+    await parts.settlement.sweep()
+    assert await parts.meter("tokens") == (0, 1000), "what they have spent is not known"
+    stages.out = False
+    assert await sweep.run() == 1
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (0, 0)
     assert await parts.meter("embeddings") == (0, 0)
+    assert await sweep.run() == 0
+
+
+async def test_what_stages_spent_on_an_upgrade_that_was_cut_short_is_held_until_it_is_counted(
+    parts: AdmissionParts,
+) -> None:
+    """However late usage is: the end alone does not tell of it."""
+    hold = await parts.accept(stages=LocalStages.ALL)
+    await parts.end(hold, error="expired", tokens=0)
+    stages = LocalStages()
+    stages.recorded[Stage.SUMMARIZER] = [Spent(event_id="summary", tokens=600)]
+    stages.recorded[Stage.RAG] = [Spent(event_id="search", embeddings=2)]
+    parts.clock.move(seconds=90)
+    assert await CutShortSweep(parts.store, stages, parts.clock).run() == 1
+    await parts.settlement.sweep()
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((0, 600), (0, 2))
+    await lose(parts)
+    await parts.admissions.quota(TENANT, parts.period)
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((0, 600), (0, 2))
+    parts.usage.stand_in.counted |= {"summary", "search"}
+    await parts.settlement.sweep()
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((0, 0), (0, 0))
+
+
+class LocalStages:
+    """What stages have recorded."""
+
+    ALL = (Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER)
+
+    def __init__(self) -> None:
+        self.recorded: dict[Stage, list[Spent]] = {}
+        self.out = False
+
+    async def spent(self, stage: Stage, tenant_id: str, upgrade_id: str) -> list[Spent]:
+        if self.out:
+            raise StagesUnavailable("out")
+        return self.recorded.get(stage, [])
 
 
 async def test_a_month_ends(parts: AdmissionParts) -> None:

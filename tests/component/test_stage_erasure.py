@@ -1,4 +1,5 @@
-"""What the stages do when an upgrade is erased: content goes, the record of what was used stays. On real SQLite."""
+"""What the stages do when an upgrade is erased: content goes, the record of what was used stays and is told. On real
+SQLite."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from services.upgrader.end_upgrade import completed_fact
 from services.upgrader.results import RESULTS, Results
 from services.upgrader.routes import result_routes
 from shared.contracts.contract import now_utc
+from shared.contracts.quota_http import SpentEvent, SpentEvents
 from shared.contracts.topics import COMPLETED
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import ComponentUsage, RetrievedChunk, SealedText, Stage, StageOutput, Summary
@@ -26,6 +28,7 @@ from shared.messaging.outbox import FactOutbox, outbox_collection
 from shared.messaging.producer import EventProducer
 from shared.messaging.recorded_stage import expire_outputs, usage_facts
 from shared.messaging.settings import KafkaSettings
+from shared.messaging.spent_route import spent_route
 from shared.storage.documents import Collection
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.gateway_world import ended
@@ -139,3 +142,30 @@ async def test_the_upgrader(database: SqliteDatabase, ledger: LedgerClient) -> N
     assert fact["data"]["usage"] == completed.usage.to_document()
     assert COMPLETED.model is not None
     COMPLETED.model.model_validate(fact["data"])
+
+
+async def test_what_a_stage_has_spent_is_told_before_and_after_the_erasure(
+    database: SqliteDatabase, ledger: LedgerClient
+) -> None:
+    outputs = outbox(database.collection(outbox_collection("outputs")), ledger)
+    store = RagStore(database)
+    await database.start()
+    task = make_task()
+    searched = ComponentUsage(component="rag", operation="search", embeddings=2)
+    await record_output(outputs, task, StageOutput(stage=Stage.RAG, usage=[USED, searched]))
+
+    async def told(upgrade_id: str, tenant_id: str) -> list[SpentEvent]:
+        async with client_of(spent_route(outputs)) as client:
+            answer = await client.get(f"/internal/upgrades/{upgrade_id}/spent", params={"tenantId": tenant_id})
+        assert answer.status_code == 200
+        return SpentEvents.model_validate_json(answer.content).events
+
+    record = await outputs.find(task.upgrade_id)
+    assert record is not None
+    ids = [fact["eventId"] for fact in record["facts"]]
+    expected = [SpentEvent(event_id=ids[0], tokens=7), SpentEvent(event_id=ids[1], embeddings=2)]
+    assert await told(task.upgrade_id, task.tenant_id) == expected
+    assert await erase(rag_routes(store, outputs), task.upgrade_id, task.tenant_id) == 204
+    assert await told(task.upgrade_id, task.tenant_id) == expected
+    assert await told(task.upgrade_id, "another tenant") == []
+    assert await told("another upgrade", task.tenant_id) == []

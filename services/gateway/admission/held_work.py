@@ -14,11 +14,9 @@ from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
 
 WORK_ENDS_WITHIN = timedelta(seconds=10)
 """After its deadline a stage may still finish what it has begun; later than this it asks no model any more."""
-TOLD_WITHIN = timedelta(seconds=15)
-"""What was spent at the last moment has then been told to the ledger."""
 LOOK_AGAIN = timedelta(seconds=30)
 DELIVERED = frozenset({UpgradeStatus.UPGRADED, UpgradeStatus.CACHED})
-_MAY_STILL_SPEND = frozenset({"deadline_exceeded", "expired"})
+_ENDED_OVER_A_STAGE = frozenset({"deadline_exceeded", "expired", "unprocessable"})
 
 
 class Spent(Contract):
@@ -34,8 +32,8 @@ class Spent(Contract):
 class HeldWork:
     """An upgrade or the indexing of a document, with its hold.
 
-    `spent` is known once it has `ended`. One that was ended over its head may spend until `spends_until`, and holds its
-    worst case until then.
+    `spent` is known once it has `ended`; of one that was `cut_short`, ended while a stage may have been at work, only
+    when its stages were asked. Until then it holds its worst case.
     """
 
     hold_id: str
@@ -43,7 +41,7 @@ class HeldWork:
     expires_at: datetime
     ended: bool
     spent: tuple[Spent, ...] = ()
-    spends_until: datetime | None = None
+    cut_short: bool = False
     end_event: str | None = None
 
     def events(self) -> list[str]:
@@ -52,27 +50,24 @@ class HeldWork:
             return [item.event_id for item in self.spent]
         return [self.end_event] if self.end_event else []
 
-    def may_still_spend(self, now: datetime) -> bool:
-        return self.spends_until is not None and now < self.spends_until + TOLD_WITHIN
-
-    def left(self, missing: AbstractSet[str], now: datetime) -> HoldSize:
+    def left(self, missing: AbstractSet[str]) -> HoldSize:
         """What it holds beside counters in which all its events are but the `missing`."""
         if not self.ended:
             in_counters = self.end_event is not None and self.end_event not in missing
             return HoldSize(0 if in_counters else self.size.upgrades, self.size.tokens, self.size.embeddings)
         open_ = [item for item in self.spent if item.event_id in missing]
         upgrades = sum(item.upgrades for item in open_)
-        if self.may_still_spend(now):
+        if self.cut_short:
             return HoldSize(upgrades, self.size.tokens, self.size.embeddings)
         return HoldSize(upgrades, sum(item.tokens for item in open_), sum(item.embeddings for item in open_))
 
-    def is_counted(self, missing: AbstractSet[str], now: datetime) -> bool:
+    def is_counted(self, missing: AbstractSet[str]) -> bool:
         """Whether nothing of it is owed any more."""
-        return self.ended and not self.may_still_spend(now) and not any(i.event_id in missing for i in self.spent)
+        return self.ended and not self.cut_short and not any(item.event_id in missing for item in self.spent)
 
     def change(self, missing: AbstractSet[str], now: datetime) -> HoldChange | None:
         """What the newer counters mean for its hold."""
-        left, look_again = self.left(missing, now), _ms(now + LOOK_AGAIN)
+        left, look_again = self.left(missing), _ms(now + LOOK_AGAIN)
         if self.ended:
             return HoldChange(self.hold_id, "left", left.upgrades, left.tokens, left.embeddings, look_again)
         due = max(_ms(self.expires_at), look_again)
@@ -83,7 +78,7 @@ class HeldWork:
 
     def to_install(self, missing: AbstractSet[str], now: datetime) -> InstalledHold | None:
         """Its hold in a state that is built anew; None when it needs none."""
-        left = self.left(missing, now)
+        left = self.left(missing)
         if self.ended and left == HoldSize(0, 0, 0):
             return None
         due = _ms(now + LOOK_AGAIN) if self.ended else max(_ms(self.expires_at), _ms(now + LOOK_AGAIN))
@@ -103,7 +98,7 @@ def spent_by(result: UpgradeResult) -> list[Spent]:
 
 def was_cut_short(result: UpgradeResult) -> bool:
     """Whether a stage may be at work still, although the upgrade has ended."""
-    return result.error is not None and result.error.code in _MAY_STILL_SPEND
+    return result.error is not None and result.error.code in _ENDED_OVER_A_STAGE
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _SILENCE_SECONDS = 2.0
 _MOST_IN_BACKGROUND = 5_000
 _COLD_ATTEMPTS = 3
 _HELD_PAUSE_SECONDS = 5
+_OLD_AFTER_SECONDS = 30.0
 
 log = get_logger(__name__)
 
@@ -152,7 +153,7 @@ class QuotaAdmissions:
                 if answer.verdict == "quota_exceeded" and await self._may_have_changed(hold, answer):
                     at = time.monotonic()
                     answer = await self._state.admit(self._ask(hold, most_accepted))
-                elif answer.due:
+                elif answer.due or self._is_old(hold):
                     self._in_background(self._look_at(hold, answer.due))
                 if answer.verdict != "cold":
                     return answer, at
@@ -171,6 +172,10 @@ class QuotaAdmissions:
             key_hash=hold.key_hash,
             body_hash=hold.body_hash or "",
         )
+
+    def _is_old(self, hold: Hold) -> bool:
+        """Whether what usage has counted of the tenant was not asked for a while: it may be more than is known here."""
+        return self._settlement.seconds_since(hold.tenant_id, hold.period) > _OLD_AFTER_SECONDS
 
     async def _may_have_changed(self, hold: Hold, answer: Admitted) -> bool:
         """Before a no: takes over what was counted meanwhile, and looks at holds whose time has come."""
@@ -192,6 +197,7 @@ class QuotaAdmissions:
     async def _rebuilt(self, tenant_id: str, period: str) -> None:
         async with asyncio.timeout(REBUILD_WITHIN_SECONDS):
             await self._rebuild(tenant_id, period)
+        self._settlement.note(tenant_id, period)
 
     async def _release(self, hold: Hold) -> None:
         for _ in range(_RELEASE_ATTEMPTS):

@@ -50,8 +50,14 @@ class Settlement:
         return len(tenants)
 
     def seconds_since(self, tenant_id: str, period: str) -> float:
-        """How long ago this process has refreshed the tenant's state."""
+        """How long ago this process has brought the tenant's state up to date."""
         return time.monotonic() - self._done_at.get((tenant_id, period), float("-inf"))
+
+    def note(self, tenant_id: str, period: str) -> None:
+        """The state is as new as usage's counters, by this or because it was built anew."""
+        self._done_at[(tenant_id, period)] = time.monotonic()
+        if len(self._done_at) > _MOST_REMEMBERED:
+            self._done_at.popitem(last=False)
 
     async def refresh(self, tenant_id: str, period: str, due: Sequence[str] = ()) -> None:
         """Takes over what usage has counted. `due` are holds whose time has come. Raises as `sweep`."""
@@ -68,9 +74,7 @@ class Settlement:
         except UsageUnavailable:
             await self._give_back_unrecorded(tenant_id, period, due)
             raise
-        self._done_at[(tenant_id, period)] = time.monotonic()
-        if len(self._done_at) > _MOST_REMEMBERED:
-            self._done_at.popitem(last=False)
+        self.note(tenant_id, period)
         await self._give_back_unrecorded(tenant_id, period, due)
 
     async def _take_over(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
@@ -83,7 +87,7 @@ class Settlement:
         missing, now = set(standing.missing), self._clock()
         outcome = await self._state.confirm(tenant_id, period, quota, changes_of(works, missing, now))
         if outcome != "old":  # else somebody is ahead of this, and takes these off in a later round
-            await self._work.counted([work.hold_id for work in works if work.is_counted(missing, now)])
+            await self._work.counted([work.hold_id for work in works if work.is_counted(missing)])
 
     async def _held(self, tenant_id: str, period: str, due: Sequence[str]) -> list[HeldWork]:
         """The work that holds something, and that of the due holds."""

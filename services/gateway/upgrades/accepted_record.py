@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+import orjson
 from pydantic import Field
 
 from services.gateway.admission.held_work import DELIVERED, HeldWork, Spent, end_event_of
@@ -55,7 +56,9 @@ class AcceptedRecord(Contract):
     traceparent: str | None
     hold: StoredHold | None = None
     spent: list[Spent] | None = Field(default=None, description="the events of its end, once that is known")
-    cut_short: bool = Field(default=False, description="it was ended while a stage may still have been at work")
+    cut_short: bool = Field(
+        default=False, description="it was ended while a stage may have been at work, and the stages were not asked yet"
+    )
     outcome: UpgradeStatus = UpgradeStatus.ACCEPTED
     published_on: str | None = Field(default=None, description="cluster id of the log that confirmed the message")
     expiries: int = Field(default=0, description="how often it was handed over as expired")
@@ -92,9 +95,13 @@ class AcceptedRecord(Contract):
             expires_at=hold.expires_at,
             ended=self.has_ended(),
             spent=tuple(self.spent or [end]),
-            spends_until=hold.expires_at if self.cut_short else None,
+            cut_short=self.cut_short,
             end_event=end.event_id,
         )
+
+    def stages(self) -> list[Stage]:
+        """The stages it was sent through, in their order."""
+        return [Stage(name) for name in orjson.loads(self.task)["itinerary"]]
 
     def erased_task(self) -> str:
         """The message without anything its client said: still good for ending the upgrade."""

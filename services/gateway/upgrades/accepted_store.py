@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.gateway.admission.held_work import EndedWork, HeldWork
+from services.gateway.admission.held_work import EndedWork, HeldWork, Spent
 from services.gateway.upgrades.accept import KeyTaken
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from shared.contracts.contract import format_utc, now_utc
@@ -28,6 +28,7 @@ ACCEPTED = CollectionSpec(
         Index(fields=("tenantId", "openSince"), only_when_present="openSince"),
         Index(fields=("tenantId", "uncountedSince"), only_when_present="uncountedSince"),
         Index(fields=("erasureSince",), only_when_present="erasureSince"),
+        Index(fields=("cutShort", "_id"), only_when_present="cutShort"),
     ),
 )
 
@@ -143,14 +144,27 @@ class AcceptedStore:
                         "$set": {
                             "outcome": end.outcome.value,
                             "spent": [item.to_document() for item in end.spent],
-                            "cutShort": end.cut_short,
                             "uncountedSince": now,
-                        },
+                        }
+                        # Only where it is so: the index has no others.
+                        | ({"cutShort": True} if end.cut_short else {}),
                         "$unset": {"openSince": ""},
                     },
                 )
                 for end in ends
             ]
+        )
+
+    async def cut_short(self, after: str, limit: int) -> list[AcceptedRecord]:
+        """Records whose stages are to be asked what they have spent, oldest first, with ids above `after`."""
+        where = {"cutShort": True, "_id": {"$gt": after}}
+        return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
+
+    async def mark_asked(self, upgrade_id: str, spent: Sequence[Spent]) -> None:
+        """All that was spent is known now: it holds no more than that."""
+        await self._records.update_one(
+            {"_id": upgrade_id, "cutShort": True},
+            {"$set": {"spent": [item.to_document() for item in spent]}, "$unset": {"cutShort": ""}},
         )
 
     async def remove(self, upgrade_id: str) -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-import orjson
 from redis.exceptions import RedisError
 
 from services.gateway.siblings.upgrader import ResultsUnavailable, UpgradeResults
@@ -123,7 +122,7 @@ def stages_of(record: AcceptedRecord, result: UpgradeResult) -> list[StageProgre
     """How each stage of an ended upgrade went, as far as its result tells."""
     skipped = {warning.code for warning in result.warnings}
     found = []
-    for stage in (Stage(name) for name in orjson.loads(record.task)["itinerary"]):
+    for stage in record.stages():
         state: StageState = "skipped" if _SKIPPED_BY.get(stage) in skipped else "finished"
         latencies = [usage.latency_ms for usage in result.usage if usage.component == stage.value]
         found.append(StageProgress(stage=stage, state=state, latency_ms=sum(latencies) if latencies else None))
