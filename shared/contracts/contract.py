@@ -29,12 +29,6 @@ class Contract(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-class StrictContract(Contract):
-    """A body that a client sends: a field nobody knows is an error that names it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 def format_utc(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, for instance `2026-11-23T15:04:05.123Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.contracts.contract import Contract, StrictContract
+from shared.contracts.contract import Contract
 from shared.contracts.internal_http import TenantCounters
+from shared.contracts.upgrade_http import ClientBody
 
 
 class Meter(StrEnum):
@@ -76,7 +77,7 @@ class TenantStanding(Contract):
     missing: list[str]
 
 
-class NewPlan(StrictContract):
+class NewPlan(ClientBody):
     """Body of `PUT /api/admin/tenants/{id}/plan`. `overrides` replace single limits of the plan; null is unlimited."""
 
     plan: Plan

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from shared.contracts.contract import Contract, StrictContract, Timestamp
+from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.upgrade_results import Mode, PromptVersion, UpgradeError, UpgradeStatus
 from shared.contracts.upgrade_tasks import Role, UpgradeWarning
 
@@ -14,7 +14,7 @@ MAX_HISTORY_CHARACTERS = 100_000
 TEMPLATES = ("upgrader",)
 
 
-class ClientBody(StrictContract):
+class ClientBody(Contract):
     """A request body: names are camelCase only, nothing is converted to another type, unknown fields are errors."""
 
     model_config = ConfigDict(strict=True, validate_by_name=False, extra="forbid")

@@ -19,6 +19,7 @@ from tests.conftest import eventually
 
 ADMIN_KEY = "the-operators-key-of-the-tests"
 PLAN = f"/api/admin/tenants/{DEMO_TENANT_ID}/plan"
+NO_WHOLE_NUMBERS: list[Any] = [True, "many", "5", 1.0, 1.5, [], {}]
 
 
 class Gateways:
@@ -121,9 +122,9 @@ async def test_a_tenant_that_nobody_is_is_not_found(gateways: Gateways, tenant: 
     [
         ({}, "plan"),
         ({"plan": "GOLD"}, "plan"),
-        ({"plan": "FREE", "overrides": {"cost": 1}}, "overrides.cost.[key]"),
+        ({"plan": "FREE", "overrides": {"cost": 1}}, "overrides.cost"),
         ({"plan": "FREE", "overrides": {"tokens": -1}}, "overrides.tokens"),
-        ({"plan": "FREE", "overrides": {"tokens": "many"}}, "overrides.tokens"),
+        *(({"plan": "FREE", "overrides": {"tokens": no_number}}, "overrides.tokens") for no_number in NO_WHOLE_NUMBERS),
         ({"plan": "FREE", "limit": 3}, "limit"),
     ],
 )

@@ -15,6 +15,7 @@ from shared.contracts.upgrade_http import FieldProblem
 _TYPE_PREFIX = "urn:prompt-upgrader:problem:"
 _MOST_ERRORS = 50
 _LONGEST_NAME = 200
+_KEY_OF_AN_OBJECT = "[key]"
 
 
 def request_id_of(request: Request) -> str:
@@ -54,8 +55,14 @@ def field_path(location: Iterable[int | str]) -> str:
 def field_problems(errors: Iterable[ErrorDetails]) -> list[FieldProblem]:
     """Validation errors by field. Nothing of the input but names of fields is repeated."""
     return [
-        FieldProblem(field=field_path(error["loc"]), detail=_detail(error)) for error in islice(errors, _MOST_ERRORS)
+        FieldProblem(field=field_path(_place(error)), detail=_detail(error)) for error in islice(errors, _MOST_ERRORS)
     ]
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where the error is. pydantic marks that a name is wrong, and not its value, by one more step."""
+    place = error["loc"]
+    return place[:-1] if place[-1:] == (_KEY_OF_AN_OBJECT,) and error["type"] != "extra_forbidden" else place
 
 
 def _detail(error: ErrorDetails) -> str:
