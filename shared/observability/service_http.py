@@ -17,12 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.contracts import problems
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.upgrade_http import FieldProblem
+from shared.observability.http_methods import METHODS, allowed_methods
 from shared.observability.logs import get_logger
 from shared.observability.metrics import HTTP_LATENCY, HTTP_REQUESTS
 from shared.observability.setup import Telemetry
 from shared.observability.tracing import span_from_traceparent
 
-_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _UNTRACED = ("/health/", "/metrics")
 _log = get_logger("http")
 
@@ -111,7 +111,7 @@ class RequestTelemetry:
                     span.update_name(f"{scope['method']} {_route_of(scope)}")
                     span.set_attributes({"http.route": _route_of(scope), "http.response.status_code": status})
         finally:
-            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = _route_of(scope)
             HTTP_REQUESTS.labels(route, method, str(status)).inc()
             HTTP_LATENCY.labels(route, method).observe(perf_counter() - started)
@@ -142,7 +142,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     known = next((problem for problem in problems.PROBLEMS.values() if problem.status == status), None)
     if known is None:
         known = problems.INTERNAL_ERROR if status >= 500 else problems.INVALID_REQUEST
-    return problem_response(known)
+    headers = {"Allow": allowed_methods(request)} if known is problems.METHOD_NOT_ALLOWED else None
+    return problem_response(known, headers=headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -151,6 +151,24 @@ async def test_nobody_gets_in_without_a_credential(walked: Walked) -> None:
             assert answer.headers["www-authenticate"].startswith("Bearer"), call.name
 
 
+async def test_a_refused_method_is_told_all_that_the_address_knows(walked: Walked) -> None:
+    declared: dict[str, set[str]] = {}
+    for call in walked.calls:
+        declared.setdefault(call.path, set()).add(call.method.upper())
+    # Whoever reads `search` as an id gets to the routes of one document.
+    declared["/api/documents/search"] |= declared["/api/documents/{id}"]
+    told = {}
+    async with httpx.AsyncClient(base_url=walked.gateway.url) as client:
+        for path in declared:
+            answer = await client.request("TRACE", path.replace("{id}", walked.team))
+            problem(answer, 405, "method_not_allowed")
+            told[path] = set(answer.headers["allow"].split(", "))
+        assert told == declared
+        file = await client.request("TRACE", "/static-offline-docs/swagger-ui-bundle.js")
+        problem(file, 405, "method_not_allowed")
+        assert file.headers["allow"] == "GET, HEAD"
+
+
 async def test_every_role_gets_in_where_it_may_and_nowhere_else(walked: Walked) -> None:
     wrong = []
     for call, (name, client) in itertools.product(walked.calls, walked.clients().items()):

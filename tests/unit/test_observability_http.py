@@ -37,6 +37,9 @@ def client(owner: Telemetry, token: str | None = INSIDE) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://example")
 
 
+async def nothing() -> None: ...
+
+
 async def test_live_and_ready() -> None:
     owner = telemetry()
     async with client(owner) as http:
@@ -118,6 +121,17 @@ async def test_internal_routes_continue_the_trace_and_answer_problems() -> None:
     assert 'http_requests_total{method="POST",route="/internal/questions",status="500"}' in metrics
     assert 'route="unmatched"' in metrics
     assert "nowhere" not in metrics
+
+
+async def test_a_refused_method_is_told_all_that_the_address_knows() -> None:
+    router = APIRouter(prefix="/internal")
+    for method in ("GET", "DELETE"):
+        router.add_api_route("/answers/{id}", nothing, methods=[method])
+    app = internal_app(telemetry(), internal_token=INSIDE, routers=[router])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://example") as http:
+        answer = await http.put("/internal/answers/7", headers={INTERNAL_TOKEN_HEADER: INSIDE})
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "DELETE, GET"
 
 
 def test_a_router_outside_of_internal_is_refused() -> None:

@@ -28,6 +28,7 @@ from shared.contracts.problems import (
     PROBLEMS,
 )
 from shared.contracts.upgrade_http import FieldProblem
+from shared.observability.http_methods import allowed_methods
 from shared.observability.service_http import RequestTelemetry, health_routes
 from shared.observability.setup import Telemetry
 
@@ -168,7 +169,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     fallback = INTERNAL_ERROR if error.status_code >= 500 else INVALID_REQUEST
     problem = next((known for known in PROBLEMS.values() if known.status == error.status_code), fallback)
     detail = _DETAILS.get(problem, problem.title + ".")
-    return problem_response(request, ProblemError(problem, detail, headers=error.headers))
+    headers = {"Allow": allowed_methods(request)} if problem is METHOD_NOT_ALLOWED else error.headers
+    return problem_response(request, ProblemError(problem, detail, headers=headers))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
