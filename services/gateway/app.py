@@ -240,6 +240,7 @@ def _http(
         asyncapi=_asyncapi(),
         event_examples={topic.name: json.loads(example_file(topic).read_text()) for topic in TOPICS},
         allowed_origins=settings.allowed_origins,
+        internal_token=settings.internal_token.get_secret_value(),
     )
 
 

@@ -79,5 +79,5 @@ def admission_parts(
             Periodic("due holds", DueHolds(redis, settlement).sweep, _DUE_EVERY_SECONDS),
             Periodic("old document holds", documents.forget_old, _FORGET_EVERY_SECONDS),
         ),
-        routers=(QuotaRoutes(admissions).router(), HoldRoutes(documents, token).router()),
+        routers=(QuotaRoutes(admissions).router(), HoldRoutes(documents).router()),
     )

@@ -11,6 +11,7 @@ from services.rag.embedding_holds import RunHolds
 from services.rag.embeddings import Embeddings
 from services.rag.erasure_routes import erasure_routes
 from services.rag.facts import DocumentFacts
+from services.rag.file_types import MAX_UPLOAD_BYTES
 from services.rag.gateway_http import GatewayHolds
 from services.rag.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.index import Indexing
@@ -156,6 +157,7 @@ def build_app(settings: RagSettings) -> RagApp:
             telemetry,
             internal_token=token,
             routers=[routes.router(), erasure_routes(store, outputs), spent_route(outputs)],
+            most_body_bytes=MAX_UPLOAD_BYTES,
         ),
         components=(
             *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),

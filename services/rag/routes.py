@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from services.rag.documents import Documents, Upload
 from services.rag.embedding_holds import NoRoom
-from services.rag.file_types import MAX_UPLOAD_BYTES, FileRejected
+from services.rag.file_types import FileRejected
 from services.rag.index import Announcements
 from services.rag.retrieve import as_uploaded
 from services.rag.search import HybridSearch, SearchResult
@@ -23,7 +23,6 @@ from shared.contracts.problems import (
     INVALID_REQUEST,
     PROBLEM_MEDIA_TYPE,
     QUOTA_EXCEEDED,
-    TOO_LARGE,
     UNAVAILABLE,
     Problem,
 )
@@ -90,7 +89,7 @@ class DocumentRoutes:
     ) -> Response:
         """The bytes of a file as the body -> 202 and the document; 413, 415 or 422 when it cannot be one."""
         try:
-            data = await _body(request)
+            data = await request.body()
             upload = Upload(tenant_id, data, title, filename, media_type, document_id.lower())
             view = await _available(self._documents.take_in(upload))
         except FileRejected as rejected:
@@ -166,20 +165,6 @@ class DocumentRoutes:
                 await self._facts.used(fact)
                 hold.booked(fact)
             return result
-
-
-async def _body(request: Request) -> bytes:
-    """The request's body, read no further than a document may be long. Raises FileRejected."""
-    too_large = FileRejected(TOO_LARGE, f"A document may have {MAX_UPLOAD_BYTES // (1024 * 1024)} MiB at most.")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > MAX_UPLOAD_BYTES:
-        raise too_large
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_UPLOAD_BYTES:
-            raise too_large
-    return bytes(body)
 
 
 async def _available(work: Awaitable[T]) -> T:

@@ -1,12 +1,12 @@
 """HTTP that every process serves: health, metrics, and internal routes behind the internal token."""
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from opentelemetry.trace import SpanKind
@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts import problems
-from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.upgrade_http import FieldProblem
 from shared.observability.http_methods import METHODS, allowed_methods
+from shared.observability.internal_guard import MOST_BODY_BYTES, InternalGuard
 from shared.observability.logs import get_logger
 from shared.observability.metrics import HTTP_LATENCY, HTTP_REQUESTS
 from shared.observability.setup import Telemetry
@@ -44,16 +44,6 @@ def problem_response(
     if errors:
         body["errors"] = [error.to_document() for error in errors]
     return Response(orjson.dumps(body), problem.status, headers, problems.PROBLEM_MEDIA_TYPE)
-
-
-def require_internal_token(expected: str | None) -> Callable[[str | None], Awaitable[None]]:
-    """The dependency that lets only holders of `expected` in; with None nobody gets in."""
-
-    async def check(token: Annotated[str | None, Header(alias=INTERNAL_TOKEN_HEADER)] = None) -> None:
-        if not expected or not hmac.compare_digest((token or "").encode(), expected.encode()):
-            raise HTTPException(problems.UNAUTHENTICATED.status)
-
-    return check
 
 
 def health_routes(telemetry: Telemetry) -> APIRouter:
@@ -117,15 +107,30 @@ class RequestTelemetry:
             HTTP_LATENCY.labels(route, method).observe(perf_counter() - started)
 
 
-def internal_app(telemetry: Telemetry, *, internal_token: str | None, routers: Sequence[APIRouter] = ()) -> FastAPI:
-    """The HTTP side of a service that only other services talk to; `routers` hold its routes under `/internal`."""
+def internal_app(
+    telemetry: Telemetry,
+    *,
+    internal_token: str | None,
+    routers: Sequence[APIRouter] = (),
+    most_body_bytes: int = MOST_BODY_BYTES,
+) -> FastAPI:
+    """The HTTP side of a service that only other services talk to; `routers` hold its routes under `/internal`.
+
+    They are for holders of `internal_token` (with None for nobody) and take bodies of at most `most_body_bytes`.
+    """
     app = FastAPI(title=telemetry.service, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(
+        InternalGuard,
+        token=internal_token,
+        refusal=lambda _, problem, detail, headers: problem_response(problem, detail, headers),
+        most_body_bytes=most_body_bytes,
+    )
     app.add_middleware(RequestTelemetry)
     app.include_router(health_routes(telemetry))
     for router in routers:
         if any(not getattr(route, "path", "").startswith("/internal") for route in router.routes):
             raise ValueError("internal routes start with /internal")
-        app.include_router(router, dependencies=[Depends(require_internal_token(internal_token))])
+        app.include_router(router)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)

@@ -31,6 +31,7 @@ async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
         asyncapi={},
         event_examples={},
         allowed_origins=[],
+        internal_token="inside",
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         for answer in (await client.get("/api/breaks"), await client.post("/api/upgrade")):

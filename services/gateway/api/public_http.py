@@ -26,9 +26,11 @@ from shared.contracts.problems import (
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     PROBLEMS,
+    Problem,
 )
 from shared.contracts.upgrade_http import FieldProblem
 from shared.observability.http_methods import allowed_methods
+from shared.observability.internal_guard import InternalGuard
 from shared.observability.service_http import RequestTelemetry, health_routes
 from shared.observability.setup import Telemetry
 
@@ -72,8 +74,12 @@ def public_app(
     asyncapi: Mapping[str, Any],
     event_examples: Mapping[str, Any],
     allowed_origins: Sequence[str],
+    internal_token: str | None,
 ) -> ASGIApp:
-    """Everything the gateway serves. `upgrade` answers `POST /api/upgrade` without FastAPI's machinery around it."""
+    """Everything the gateway serves. `upgrade` answers `POST /api/upgrade` without FastAPI's machinery around it.
+
+    Routes under `/internal` are for holders of `internal_token`.
+    """
     app = FastAPIOffline(
         title="Prompt Upgrader",
         version=VERSION,
@@ -102,7 +108,8 @@ def public_app(
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    outer: ASGIApp = LastResort(RequestTelemetry(hot))
+    guarded = InternalGuard(hot, token=internal_token, refusal=_refusal)
+    outer: ASGIApp = LastResort(RequestTelemetry(guarded))
     if allowed_origins:
         outer = CORSMiddleware(
             outer,
@@ -157,6 +164,10 @@ def _event_docs(asyncapi: Mapping[str, Any], examples: Mapping[str, Any]) -> API
         return HTMLResponse(page)
 
     return router
+
+
+def _refusal(scope: Scope, problem: Problem, detail: str, headers: dict[str, str]) -> Response:
+    return problem_response(Request(scope), ProblemError(problem, detail, headers=headers))
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

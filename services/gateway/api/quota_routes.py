@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from services.gateway.admission.document_holds import DocumentHolds
@@ -14,7 +14,6 @@ from services.gateway.api.upgrade_reads import unavailable
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.quota_events import QuotaPeriod
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, MetersView, MeterView, QuotaView
-from shared.observability.service_http import require_internal_token
 from shared.storage.documents import StorageUnavailable
 
 
@@ -40,13 +39,11 @@ class QuotaRoutes:
 class HoldRoutes:
     """Holds that rag takes before it embeds a document. For services only."""
 
-    def __init__(self, holds: DocumentHolds, internal_token: str) -> None:
+    def __init__(self, holds: DocumentHolds) -> None:
         self._holds = holds
-        self._internal_token = internal_token
 
     def router(self) -> APIRouter:
-        guard = Depends(require_internal_token(self._internal_token))
-        router = APIRouter(prefix="/internal/holds/embeddings", include_in_schema=False, dependencies=[guard])
+        router = APIRouter(prefix="/internal/holds/embeddings", include_in_schema=False)
         router.add_api_route("", self.take, methods=["POST"], status_code=204)
         router.add_api_route("/{hold_id}/end", self.end, methods=["POST"], status_code=204)
         return router

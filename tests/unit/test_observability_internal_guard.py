@@ -1,0 +1,121 @@
+"""Who may use internal routes, and how much they may send, is decided before anything is read."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from services.gateway.api.public_http import public_app
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+from shared.observability.service_http import internal_app
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import Telemetry
+from tests.unit.test_gateway_public_http import breaks, nobody
+
+TOKEN = {INTERNAL_TOKEN_HEADER: "inside"}
+JSON = {"Content-Type": "application/json"}
+PIECE = b" " * 1000
+
+
+class Question(BaseModel):
+    amount: int
+
+
+class Sent:
+    """A body without a length, in pieces; `pieces` counts those that were taken."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.pieces = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self._most):
+            self.pieces += 1
+            yield PIECE
+
+
+def routes() -> APIRouter:
+    router = APIRouter(prefix="/internal")
+
+    @router.post("/questions")
+    async def ask(question: Question) -> int:
+        return question.amount
+
+    @router.post("/files")
+    async def take(request: Request) -> int:
+        return sum([len(piece) async for piece in request.stream()])
+
+    return router
+
+
+def telemetry() -> Telemetry:
+    return Telemetry("example", ObservabilitySettings.model_validate({}))
+
+
+def service(token: str | None = TOKEN[INTERNAL_TOKEN_HEADER]) -> httpx.AsyncClient:
+    app = internal_app(telemetry(), internal_token=token, routers=[routes()], most_body_bytes=10_000)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://example")
+
+
+def gateway() -> httpx.AsyncClient:
+    app = public_app(
+        telemetry(),
+        identify=nobody,
+        trusted_proxies=(),
+        upgrade=breaks,
+        routers=[routes()],
+        asyncapi={},
+        event_examples={},
+        allowed_origins=[],
+        internal_token="inside",
+    )
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+@pytest.mark.parametrize("headers", [{}, {INTERNAL_TOKEN_HEADER: "outside"}, {INTERNAL_TOKEN_HEADER: ""}])
+@pytest.mark.parametrize("path", ["/internal/questions", "/internal/files", "/internal/nowhere", "/%69nternal/files"])
+async def test_nothing_is_read_of_who_has_no_token(path: str, headers: dict[str, str]) -> None:
+    for client in (service(), service(token=None), gateway()):
+        async with client:
+            sent = Sent(1)
+            for body in (sent, b"{", b""):
+                answer = await client.post(path, content=body, headers=headers | JSON)
+                assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert INTERNAL_TOKEN_HEADER in answer.headers["www-authenticate"]
+            assert sent.pieces == 0
+
+
+async def test_the_gateways_refusals_are_like_its_others() -> None:
+    async with gateway() as client:
+        for headers, code in (({}, "unauthenticated"), (TOKEN, "too_large")):
+            answer = await client.post("/internal/files", content=b"x" * 3_000_000, headers=headers)
+            assert answer.json()["code"] == code
+            assert answer.json()["requestId"] == answer.headers["x-request-id"]
+            assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/internal/questions", "/internal/files"])
+async def test_a_body_over_the_limit_is_not_read_on(path: str) -> None:
+    async with service() as client:
+        announced = Sent(11)
+        length = {"Content-Length": str(11 * len(PIECE))}
+        for sent, headers, read in ((announced, length, 0), (Sent(1000), {}, 11)):
+            answer = await client.post(path, content=sent, headers=TOKEN | JSON | headers)
+            assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+            assert sent.pieces == read
+
+
+async def test_a_body_within_the_limit_is_taken() -> None:
+    async with service() as client:
+        assert (await client.post("/internal/files", content=Sent(10), headers=TOKEN)).json() == 10_000
+        assert (await client.post("/internal/files", content=b"x" * 10_000, headers=TOKEN)).json() == 10_000
+        assert (await client.post("/internal/questions", json={"amount": 3}, headers=TOKEN)).json() == 3
+
+
+async def test_what_is_not_internal_wants_no_token() -> None:
+    async with service() as client:
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/internals")).status_code == 404
