@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from services.gateway.admission.admissions import Admissions
 from services.gateway.api.document_routes import DocumentRoutes
+from services.gateway.api.edge import bad_request
 from services.gateway.api.idempotent_creations import CREATIONS, IdempotentCreations
 from services.gateway.api.public_http import public_app
 from services.gateway.api.upgrade_reads import UpgradeRoutes
@@ -92,6 +93,7 @@ class GatewayApp:
             port=self.settings.gateway_port,
             components=self.components,
             grace_seconds=self.settings.shutdown_grace_seconds,
+            bad_request=bad_request,
         )
 
 

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from shared.observability.http_protocol import BadRequestAnswer, limited_http
 from shared.observability.logs import get_logger
+from shared.observability.service_http import bad_request
 from shared.observability.settings import WRONG_SETTING_EXIT
 from shared.observability.setup import FATAL_EXIT, Telemetry
 
@@ -54,8 +56,11 @@ async def run_service(
     port: int,
     components: Sequence[Component],
     grace_seconds: float,
+    bad_request: BadRequestAnswer = bad_request,
 ) -> None:
     """Starts `components` in order, serves `http_app`, and on SIGTERM or SIGINT drains within `grace_seconds`.
+
+    `bad_request` makes the answers to what is no HTTP request, or one that is too long or too slow.
 
     Returns after a clean stop. Raises SystemExit(2) when the port is taken, SystemExit(1) when a component does not
     start, SystemExit(70) after `telemetry.fatal`.
@@ -70,6 +75,7 @@ async def run_service(
     server = _Server(
         uvicorn.Config(
             http_app,
+            http=limited_http(bad_request),
             log_config=None,
             access_log=False,
             lifespan="off",

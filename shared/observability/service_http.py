@@ -46,6 +46,11 @@ def problem_response(
     return Response(orjson.dumps(body), problem.status, headers, problems.PROBLEM_MEDIA_TYPE)
 
 
+def bad_request(detail: str) -> Response:
+    """The answer to what is no HTTP request."""
+    return problem_response(problems.INVALID_HEADER, detail)
+
+
 def health_routes(telemetry: Telemetry) -> APIRouter:
     """`/health/live`, `/health/ready` (503 while not ready) and `/metrics` (Bearer METRICS_TOKEN where set)."""
     router = APIRouter(include_in_schema=False)

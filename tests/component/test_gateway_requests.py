@@ -395,3 +395,33 @@ async def test_a_body_that_does_not_come_in_whole(world: World) -> None:
     await asyncio.wait_for(reader.read(), 10)
     writer.close()
     assert not [r for r in await world.records() if "half" in r["task"]]
+
+
+GET = b"GET /api/quota HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET + b"X-Long: " + b"x" * 100_000,
+        GET + b"X-Odd: a\x00b\r\n\r\n",
+        b"GARBAGE\r\n\r\n",
+        b"POST /api/upgrade HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_request_gets_a_problem_like_every_other(
+    world: World, client: httpx.AsyncClient, sent: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port)
+    writer.write(sent)
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert status == "HTTP/1.1 400 Bad Request"
+    problem(httpx.Response(400, headers=headers, content=body), 400, "invalid_header")
+    assert headers["connection"] == "close"
+    assert len(headers["x-request-id"]) == 36
+    other = (await client.get("/api/nothing")).headers
+    own = {"date", "content-length", "x-request-id", "connection", "vary"}
+    assert headers | dict.fromkeys(own, "") == dict(other) | dict.fromkeys(own, "")

@@ -132,6 +132,17 @@ async def test_a_request_under_way_is_answered_before_the_parts_stop() -> None:
         assert (await service.ended())[0] == 0
 
 
+async def test_what_is_no_http_is_answered_with_a_problem() -> None:
+    async with child("well") as service:
+        await service.until_ready()
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.http.base_url.port)
+        writer.write(b"GARBAGE\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert b"application/problem+json" in answer
+    assert b'"code":"invalid_header"' in answer
+
+
 async def test_a_taken_port_is_one_line_and_exit_2() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

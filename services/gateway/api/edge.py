@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api.problem_details import problem_response, request_id_of
 from services.gateway.client_address import Network, came_by_https
 from services.gateway.problems import ProblemError
 from shared.contracts.ids import new_id
-from shared.contracts.problems import INTERNAL_ERROR
+from shared.contracts.problems import INTERNAL_ERROR, INVALID_HEADER
 from shared.observability.logs import get_logger
 
 _LONGEST_REQUEST_ID = 128
@@ -55,7 +56,7 @@ class Edge:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [header for header in message.get("headers", ()) if header[0].lower() not in _OURS]
-                headers += [(_REQUEST_ID, request_id.encode()), (_CONTENT_POLICY, policy), *_SECURITY_HEADERS]
+                headers += _headers(request_id, policy)
                 if by_https:  # over plain HTTP it means nothing
                     headers.append(_ONLY_HTTPS)
                 message["headers"] = headers
@@ -89,9 +90,22 @@ class LastResort:
                 await problem_response(request, unexpected_problem())(scope, receive, send)
 
 
+def bad_request(detail: str) -> Response:
+    """The answer to what is no HTTP request and never gets to the application."""
+    request_id = new_id()
+    scope: Scope = {"type": "http", "state": {"request_id": request_id}}
+    answer = problem_response(Request(scope), ProblemError(INVALID_HEADER, detail))
+    answer.raw_headers += _headers(request_id, _API_CONTENT_POLICY)
+    return answer
+
+
 def unexpected_problem() -> ProblemError:
     """The problem of an error that nobody expected; tells nothing of the inside."""
     return ProblemError(INTERNAL_ERROR, "Something went wrong here. The request id helps to find it.")
+
+
+def _headers(request_id: str, policy: bytes) -> list[tuple[bytes, bytes]]:
+    return [(_REQUEST_ID, request_id.encode()), (_CONTENT_POLICY, policy), *_SECURITY_HEADERS]
 
 
 def sensible_request_id(given: str | None) -> str:

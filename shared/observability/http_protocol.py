@@ -1,0 +1,142 @@
+"""HTTP/1.1 as uvicorn reads it, with the limits that it lacks: how long a head may be, and how long it may take.
+
+A head is a request line with its headers. Trailers of a body, and whatever else gives nothing to the application, count
+like one.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 30.0
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 4 * 1024 * 1024
+
+BadRequestAnswer = Callable[[str], Response]
+"""Makes the answer to what is no request, from what is wrong with it."""
+
+
+def limited_http(answer: BadRequestAnswer) -> type[HttpToolsProtocol]:
+    """The protocol for uvicorn's `http`.
+
+    What is not HTTP, a head over 64 KiB, and one that is not there 30 s after its first bytes are answered with
+    `answer`, and the connection ends.
+    """
+
+    class Protocol(_LimitedHttp):
+        _answer = staticmethod(answer)
+
+    return Protocol
+
+
+class _LimitedHttp(HttpToolsProtocol):
+    _answer: BadRequestAnswer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._given_nothing_for = 0  # bytes
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._refused = False
+        self._thrown_away = 0  # bytes
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # A connection that has not been used is an idle one. By itself uvicorn waits for its first byte for ever.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        room = MAX_HEAD_BYTES - self._given_nothing_for
+        if self._in_head and len(data) > room:
+            # Apart from what follows, so that a head is measured to the byte whatever it came in with.
+            self._feed(data[:room])
+            data = data[room:]
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if self._refused:
+            self._throw_away(data)
+            return
+        self._given_nothing_for += len(data)
+        super().data_received(data)
+        if self._given_nothing_for >= MAX_HEAD_BYTES:
+            self._refuse(f"The request line and the headers must not be longer than {MAX_HEAD_BYTES} bytes.")
+        elif self._in_head and self._given_nothing_for and self._head_timer is None:
+            # Only for a head that did not come in one piece, which is rare.
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_took_too_long)
+
+    def on_message_begin(self) -> None:
+        # Of a head that begins in one piece with what was before it, no more is known than that it has begun.
+        self._given_nothing_for = self._given_nothing_for or 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._given_nothing_for = 0
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._given_nothing_for = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._given_nothing_for = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("The request is not valid HTTP.")
+
+    def _head_took_too_long(self) -> None:
+        self._refuse(f"The request line and the headers did not come in within {HEAD_SECONDS:.0f} s.")
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, detail: str) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                # A request that came in before is being answered; that is the last thing said here.
+                cycle.keep_alive = False
+                return
+            if cycle.response_started or self.pipeline:
+                # Another answer would be taken for a part of that one, or for the one before.
+                self.transport.close()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._write(self._answer(detail))
+        self._close_softly()
+
+    def _close_softly(self) -> None:
+        # Closing with something unread resets the connection, and a client that is still sending never sees the answer.
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _throw_away(self, data: bytes) -> None:
+        self._thrown_away += len(data)
+        if self._thrown_away > _LINGER_BYTES:
+            self.transport.close()
+
+    def _write(self, answer: Response) -> None:
+        lines = [STATUS_LINE[answer.status_code]]
+        for name, value in [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]:
+            lines += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))

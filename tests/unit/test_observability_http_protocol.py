@@ -1,0 +1,197 @@
+"""What the HTTP server says to heads that are too long or too slow, and to what is no HTTP at all."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+
+from shared.observability import http_protocol
+from shared.observability.http_protocol import MAX_HEAD_BYTES, limited_http
+from shared.observability.service_http import bad_request
+from tests.conftest import eventually, free_port
+
+HOST = b"Host: x\r\n"
+GET = b"GET /held HTTP/1.1\r\n" + HOST
+POST = b"POST /echo HTTP/1.1\r\n" + HOST
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Server:
+    """The protocol in front of an application that gives back a body's size, or answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.answer_now = asyncio.Event()
+        self.asked = asyncio.Event()
+        app = FastAPI()
+
+        @app.post("/echo")
+        async def echo(request: Request) -> int:
+            return sum([len(piece) async for piece in request.stream()])
+
+        @app.get("/held")
+        async def held() -> str:
+            self.asked.set()
+            await self.answer_now.wait()
+            return "answered"
+
+        config = uvicorn.Config(app, port=self.port, http=limited_http(bad_request), log_config=None, lifespan="off")
+        self.uvicorn = uvicorn.Server(config)
+        self.uvicorn.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def talk(self, *pieces: bytes) -> bytes:
+        """Everything that is said until the server closes, to pieces that are sent one after another."""
+        async with self.connected() as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            return await asyncio.wait_for(reader.read(), 10)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    running = Server()
+    serving = asyncio.create_task(running.uvicorn.serve())
+
+    async def started() -> bool:
+        return running.uvicorn.started
+
+    await eventually(started)
+    yield running
+    running.answer_now.set()
+    running.uvicorn.should_exit = True
+    await serving
+
+
+def detail(answer: bytes) -> str:
+    """The detail of the one problem that was answered."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer
+    assert b"connection: close" in head
+    assert b"content-type: application/problem+json" in head
+    problem = httpx.Response(400, content=body).json()
+    assert problem["code"] == "invalid_header"
+    return str(problem["detail"])
+
+
+def head_of(size: int, start: bytes = POST) -> bytes:
+    """A head of so many bytes, its empty line included."""
+    end = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    return start + b"X-Filling: " + b"a" * (size - len(start) - len(end) - 13) + b"\r\n" + end
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 300_000])
+async def test_a_head_may_be_as_long_as_the_limit_and_no_longer(server: Server, body: bytes) -> None:
+    for size, allowed in ((MAX_HEAD_BYTES, True), (MAX_HEAD_BYTES + 1, False)):
+        head = head_of(size).replace(b"Content-Length: 0\r\n", b"Content-Length: %d\r\n" % len(body))
+        head = head.replace(b"a" * (len(head) - size), b"", 1)
+        for pieces in (
+            [head + body],
+            [head[:100], head[100:] + body],
+            [*(bytes([b]) for b in head[:50]), head[50:] + body],
+        ):
+            answer = await server.talk(*pieces)
+            if allowed:
+                assert answer.endswith(b"\r\n\r\n%d" % len(body))
+            else:
+                assert "65536 bytes" in detail(answer)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        GET + b"X-Filling: ",
+        b"GET /" ,
+        GET + b"X-Filling",
+        b"\r\n",
+        CHUNKED + b"0\r\nX-Trailer: ",
+    ],
+)  # fmt: skip
+async def test_what_grows_for_ever_is_cut_off(server: Server, start: bytes) -> None:
+    filling = b"\r\n" if start == b"\r\n" else b"a"
+    sent = 0
+    async with server.connected() as (_, writer):
+        writer.write(start)
+        with contextlib.suppress(ConnectionError):
+            while sent < 100_000_000:
+                writer.write(filling * 10_000)
+                await writer.drain()
+                sent += 10_000
+    assert sent < 20_000_000  # what is thrown away, and what fits into the sockets' buffers
+
+
+async def test_many_small_headers_count_together(server: Server) -> None:
+    assert "65536 bytes" in detail(await server.talk(GET, *[b"X-Small: a\r\n" * 100] * 60))
+
+
+async def test_a_slow_head_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
+    assert "did not come in within" in detail(await server.talk(GET[:10]))
+    async with server.connected() as (reader, writer):
+        # The second head begins in the same piece as the first request.
+        writer.write(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + GET[:10])
+        answers = await asyncio.wait_for(reader.read(), 10)
+    # Where the first is answered late, its answer is the last.
+    first, _, second = answers.partition(b"HTTP/1.1 400")
+    assert first.endswith(b"\r\n\r\n3")
+    assert not second or "did not come in within" in detail(b"HTTP/1.1 400" + second)
+
+
+async def test_a_connection_without_a_request_is_closed_as_an_idle_one(server: Server) -> None:
+    server.uvicorn.config.timeout_keep_alive = 0
+    assert await server.talk() == b""
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GARBAGE\r\n\r\n",
+        GET + b"X-Odd: a\x00b\r\n\r\n",
+        b"FOO /held HTTP/1.1\r\n" + HOST + b"\r\n",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
+        POST + b"Content-Length: -1\r\n\r\n",
+        CHUNKED + b"ZZ\r\n",
+        b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_with_a_problem(server: Server, garbage: bytes) -> None:
+    assert detail(await server.talk(garbage)) == "The request is not valid HTTP."
+
+
+@pytest.mark.parametrize("second", [b"GARBAGE\r\n\r\n", GET + b"X-Filling: " + b"a" * 200_000])
+async def test_a_request_that_came_before_is_still_answered_and_is_the_last(server: Server, second: bytes) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GET + b"\r\n" + second)
+        await writer.drain()
+        await asyncio.wait_for(server.asked.wait(), 10)
+        # What came before this has been read by then.
+        assert (await server.talk(POST + b"Connection: close\r\nContent-Length: 0\r\n\r\n")).endswith(b"0")
+        server.answer_now.set()
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'\r\n\r\n"answered"')
+
+
+async def test_one_connection_serves_many_requests(server: Server) -> None:
+    server.answer_now.set()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        for size in (0, 1, 70_000, 2_000_000) * 2:
+            assert (await client.post("/echo", content=b"x" * size)).json() == size
+            assert (await client.get("/held")).json() == "answered"
+    pipelined = await server.talk(b"".join([GET + b"\r\n", POST + b"Content-Length: 2\r\n\r\nab"] * 3 + [head_of(500)]))
+    assert pipelined.count(b"HTTP/1.1 200 OK") == 7
