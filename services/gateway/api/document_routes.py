@@ -1,6 +1,5 @@
 """The public routes of documents. rag owns the documents; the gateway says whose they are."""
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Annotated
@@ -14,6 +13,7 @@ from services.gateway.api.idempotent_creations import CreationUnderWay, Idempote
 from services.gateway.api.preferences import idempotency_key_of
 from services.gateway.api.roles import Member, Viewer, confirmed
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
+from services.gateway.api.upload_places import UploadPlaces
 from services.gateway.api.uploads import Upload, read_upload
 from services.gateway.identity.audit import Action, Audit, Author
 from services.gateway.identity.caller import Caller
@@ -29,8 +29,6 @@ from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
 
 _MAX_SEARCH_BYTES = 64 * 1024
-_MOST_UPLOADS = 8
-_UPLOAD_TURN_SECONDS = 10.0
 _ROUTE = "documents"
 DocumentId = Annotated[str, Path(alias="id")]
 
@@ -43,8 +41,7 @@ class DocumentRoutes:
         self._creations = creations
         self._vault = vault
         self._audit = audit
-        # An upload is held in memory whole, so only so many at a time.
-        self._uploads = asyncio.Semaphore(_MOST_UPLOADS)
+        self._uploads = UploadPlaces()
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/documents", tags=["documents"])
@@ -77,16 +74,10 @@ class DocumentRoutes:
     async def create(self, request: Request, caller: Member) -> Response:
         """Text, Markdown, HTML, PDF or DOCX as a multipart `file` (with an optional `title`), or JSON; up to 20 MiB."""
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
-        try:
-            await asyncio.wait_for(self._uploads.acquire(), _UPLOAD_TURN_SECONDS)
-        except TimeoutError:
-            raise unavailable("Too many uploads at once.") from None
-        try:
+        async with self._uploads.place(caller.tenant_id):
             upload = await read_upload(request)
             caller = await confirmed(request)
             view, replayed = await self._create(author_of(request, caller), caller, key, upload)
-        finally:
-            self._uploads.release()
         headers = {"Location": f"/api/documents/{view.id}"}
         if replayed:
             headers["Idempotent-Replayed"] = "true"

@@ -1,6 +1,7 @@
 """Takes an uploaded document out of a request: a multipart `file`, or JSON with title and text."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 
@@ -10,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from services.gateway.api.bodies import media_type_of, parse, read_body, require_json, too_large
+from services.gateway.api.upload_pace import PacedBody, longest_seconds
 from services.gateway.problems import ProblemError
 from shared.contracts.documents_http import MAX_DOCUMENT_BYTES, MAX_TITLE_CHARACTERS, DocumentText
 from shared.contracts.problems import INVALID_REQUEST, UNSUPPORTED_MEDIA_TYPE
@@ -17,7 +19,7 @@ from shared.contracts.upgrade_http import FieldProblem
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
 # JSON writes some characters as six bytes; the text itself is measured once it is read.
-_JSON_OVERHEAD_BYTES = 4 * 1024 * 1024
+_MAX_JSON_BYTES = MAX_DOCUMENT_BYTES + 4 * 1024 * 1024
 _LONGEST_FILENAME = 255
 _FIELDS = ("file", "title")
 
@@ -38,7 +40,8 @@ class Upload:
 
 
 async def read_upload(request: Request) -> Upload:
-    """The document of a request. Raises ProblemError for every other body, and for one over 20 MiB."""
+    """The document of a request. Raises ProblemError for every other body, one over 20 MiB and one that is too slow."""
+    request = Request(request.scope, PacedBody(request.receive).receive)
     if media_type_of(request) == "multipart/form-data":
         return await _from_form(request)
     if media_type_of(request) != "application/json":
@@ -46,7 +49,8 @@ async def read_upload(request: Request) -> Upload:
             UNSUPPORTED_MEDIA_TYPE, "The body must be multipart/form-data with a file, or application/json."
         )
     require_json(request)
-    document = parse(DocumentText, await read_body(request, MAX_DOCUMENT_BYTES + _JSON_OVERHEAD_BYTES))
+    body = await read_body(request, _MAX_JSON_BYTES, within_seconds=longest_seconds(_MAX_JSON_BYTES))
+    document = parse(DocumentText, body)
     content = document.text.encode()
     if len(content) > MAX_DOCUMENT_BYTES:
         raise too_large(MAX_DOCUMENT_BYTES)
@@ -60,6 +64,9 @@ async def _from_form(request: Request) -> Upload:
             return await _from_fields(form)
     except (HTTPException, ClientDisconnect):
         raise _invalid("body", "The multipart body is not valid.") from None
+    except TimeoutError:
+        # The connection ends: the rest of the body is not read.
+        raise _invalid("body", "The multipart body did not come in whole.", {"Connection": "close"}) from None
 
 
 async def _from_fields(form: FormData) -> Upload:
@@ -108,6 +115,6 @@ def _plain_name(filename: str) -> str:
     return "".join(character for character in name if character.isprintable())[-_LONGEST_FILENAME:]
 
 
-def _invalid(field: str, detail: str) -> ProblemError:
+def _invalid(field: str, detail: str, headers: Mapping[str, str] | None = None) -> ProblemError:
     problem = FieldProblem(field=field, detail=detail)
-    return ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
+    return ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem], headers=headers)

@@ -1,0 +1,148 @@
+"""Uploads of one tenant leave places to the others, and whoever sends nothing keeps none."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import httpx
+import pytest
+from starlette.requests import HTTPConnection
+
+from services.gateway.api import upload_pace
+from services.gateway.api.document_routes import DocumentRoutes
+from services.gateway.api.public_http import public_app
+from services.gateway.api.upload_pace import PATIENCE_SECONDS, Pace
+from services.gateway.api.upload_places import UploadPlaces
+from services.gateway.identity.caller import Caller, Role
+from services.gateway.problems import ProblemError
+from shared.contracts.contract import now_utc
+from shared.contracts.internal_http import DocumentView
+from shared.observability.settings import ObservabilitySettings
+from shared.observability.setup import Telemetry
+from tests.conftest import eventually
+from tests.unit.test_gateway_public_http import breaks
+
+FORM = {"Content-Type": "multipart/form-data; boundary=B"}
+FILE = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\ntext\r\n--B--\r\n'
+MIB = 1024 * 1024
+
+
+class Stored:
+    """Where rag, the vault, the audit and the creations are; takes every document."""
+
+    @contextlib.asynccontextmanager
+    async def change(self, *_: Any) -> AsyncIterator[None]:
+        yield
+
+    async def submit(self, tenant_id: str, *, document_id: str, title: str, **_: Any) -> DocumentView:
+        return DocumentView(
+            id=document_id, title=title, status="pending", chunks=0, error=None, created_at=now_utc()
+        )  # fmt: skip
+
+
+async def by_key(request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+    return Caller(request.headers["x-api-key"], "someone", Role.MEMBER, "k")
+
+
+def gateway() -> httpx.AsyncClient:
+    stored = cast(Any, Stored())
+    routes = DocumentRoutes(documents=stored, creations=stored, vault=stored, audit=stored)
+    app = public_app(
+        Telemetry("gateway", ObservabilitySettings()),
+        identify=by_key,
+        trusted_proxies=(),
+        upgrade=breaks,
+        routers=[routes.router()],
+        asyncapi={},
+        event_examples={},
+        allowed_origins=[],
+        internal_token=None,
+    )
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+class Idle:
+    """A body that begins and never goes on; `waited_for` says whether somebody waits for the rest."""
+
+    def __init__(self) -> None:
+        self.waited_for = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield FILE[:10]
+        self.waited_for = True
+        await asyncio.Event().wait()
+
+
+async def test_idle_uploads_of_one_tenant_keep_nobody_else_out() -> None:
+    async with gateway() as client:
+        bodies = [Idle() for _ in range(20)]
+        uploads = [
+            asyncio.create_task(client.post("/api/documents", content=body, headers=FORM | {"X-API-Key": "one"}))
+            for body in bodies
+        ]
+
+        async def begun() -> bool:
+            return any(body.waited_for for body in bodies)
+
+        await eventually(begun)
+        for headers, content in ((FORM, FILE), ({"Content-Type": "application/json"}, b'{"title":"t","text":"x"}')):
+            answer = await client.post("/api/documents", content=content, headers=headers | {"X-API-Key": "other"})
+            assert answer.status_code == 202, answer.text
+        for upload in uploads:
+            upload.cancel()
+        await asyncio.gather(*uploads, return_exceptions=True)
+        answer = await client.post("/api/documents", content=FILE, headers=FORM | {"X-API-Key": "one"})
+        assert answer.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("media_type", "status"), [("multipart/form-data; boundary=B", 422), ("application/json", 400)]
+)
+async def test_an_idle_upload_is_cut_off(monkeypatch: pytest.MonkeyPatch, media_type: str, status: int) -> None:
+    monkeypatch.setattr(upload_pace, "PATIENCE_SECONDS", 0.05)
+    async with gateway() as client:
+        headers = {"Content-Type": media_type, "X-API-Key": "one"}
+        answer = await client.post("/api/documents", content=Idle(), headers=headers)
+    assert answer.status_code == status
+    assert "did not come in whole" in answer.text
+    assert answer.headers["connection"] == "close"
+
+
+async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
+    places = UploadPlaces(places=3, of_a_tenant=2, wait_seconds=0.05)
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(2):
+            await held.enter_async_context(places.place("one"))
+        with pytest.raises(ProblemError) as refused:
+            await held.enter_async_context(places.place("one"))
+        assert (refused.value.problem.code, refused.value.headers) == ("unavailable", {"Retry-After": "2"})
+        await held.enter_async_context(places.place("other"))
+        with pytest.raises(ProblemError):
+            await held.enter_async_context(places.place("third"))
+    async with places.place("one"), places.place("one"), places.place("third"):
+        pass
+
+
+def test_a_slow_upload_that_goes_on_has_all_the_time_it_takes() -> None:
+    pace = Pace(started=1000.0)
+    for second in range(320):
+        assert pace.seconds_left(1000.0 + second) == PATIENCE_SECONDS
+        pace.took(MIB // 16)
+    assert pace.seconds_left(1320.0) == PATIENCE_SECONDS
+
+
+def test_bytes_that_come_too_slowly_gain_no_time() -> None:
+    pace = Pace(started=1000.0)
+    for second in range(29):
+        pace.took(1)
+        assert pace.seconds_left(1000.0 + second) == pytest.approx(PATIENCE_SECONDS - second, abs=0.01)
+    half_as_fast = Pace(started=1000.0)
+    half_as_fast.took(60 * MIB // 32)
+    assert half_as_fast.seconds_left(1060.0) == 0
+
+
+def test_what_came_early_gives_no_credit_to_an_idle_upload() -> None:
+    pace = Pace(started=1000.0)
+    pace.took(20 * MIB)
+    assert pace.seconds_left(1001.0) == PATIENCE_SECONDS
