@@ -80,10 +80,10 @@ class _LimitedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        super().on_headers_complete()
         self._in_head = False
         self._given_nothing_for = 0
         self._stop_head_timer()
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._given_nothing_for = 0
@@ -110,15 +110,16 @@ class _LimitedHttp(HttpToolsProtocol):
             return
         self._refused = True
         cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:
+        if self._in_head:
+            if cycle is not None and not cycle.response_complete:
                 # A request that came in before is being answered; that is the last thing said here.
                 cycle.keep_alive = False
                 return
-            if cycle.response_started or self.pipeline:
-                # Another answer would be taken for a part of that one, or for the one before.
-                self.transport.close()
-                return
+        elif cycle.response_started or self.pipeline:
+            # Another answer would be taken for a part of that one, for one more, or for the one before.
+            self.transport.close()
+            return
+        else:
             cycle.disconnected = True
             cycle.message_event.set()
         self._write(self._answer(detail))

@@ -187,6 +187,15 @@ async def test_a_request_that_came_before_is_still_answered_and_is_the_last(serv
     assert answer.endswith(b'\r\n\r\n"answered"')
 
 
+async def test_what_was_answered_is_not_answered_again(server: Server) -> None:
+    server.answer_now.set()
+    async with server.connected() as (reader, writer):
+        writer.write(GET + b"Transfer-Encoding: chunked\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+        writer.write(b"ZZ\r\n")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
 async def test_one_connection_serves_many_requests(server: Server) -> None:
     server.answer_now.set()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
