@@ -1,4 +1,4 @@
-"""Keys and tokens for tests, and JWKS documents made of them."""
+"""Keys and tokens for tests, JWKS documents made of them, and what checks those tokens."""
 
 import json
 import time
@@ -8,6 +8,9 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from services.gateway.identity.jwks import RemoteKeys
+from services.gateway.identity.jwt_tokens import TokenRefused, TokenVerifier
 
 ISSUER = "https://id.example.org/"
 AUDIENCE = "prompt-upgrader"
@@ -62,3 +65,33 @@ def secret_token(secret: str = SECRET, algorithm: str = "HS256", **changes: Any)
 
 def document_of(*entries: dict[str, Any]) -> bytes:
     return json.dumps({"keys": list(entries)}).encode()
+
+
+class Published(RemoteKeys):
+    """Remote keys whose server is a list in the test, with a clock that the test moves."""
+
+    def __init__(self, *entries: dict[str, Any]) -> None:
+        self.now = 1000.0
+        super().__init__("http://unused.invalid/", clock=lambda: self.now)
+        self.entries = list(entries)
+        self.fetches = 0
+        self.failure: Exception | None = None
+
+    async def _download(self) -> bytes:
+        self.fetches += 1
+        if self.failure:
+            raise self.failure
+        return document_of(*self.entries)
+
+
+def verifier(keys: RemoteKeys) -> TokenVerifier:
+    return TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE)
+
+
+async def refused(keys: TokenVerifier, token: str) -> bool:
+    """Whether the token is not good. Raises KeysUnavailable."""
+    try:
+        await keys.verify(token)
+    except TokenRefused:
+        return True
+    return False

@@ -11,55 +11,27 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.gateway.identity.jwks import RemoteKeys, parse_keys
-from services.gateway.identity.jwt_tokens import KeysUnavailable, SharedSecret, TokenRefused, TokenVerifier
+from services.gateway.identity.jwt_tokens import SharedSecret, TokenVerifier
 from services.gateway.settings import GatewaySettings
 from shared.observability.settings import load_settings
 from tests.unit.jwt_keys import (
     AUDIENCE,
     ISSUER,
     SECRET,
+    Published,
     SigningKey,
     claims,
-    document_of,
     ec_key,
     ed_key,
+    refused,
     rsa_key,
     secret_token,
+    verifier,
 )
 from tests.unit.test_gateway_settings import GOOD
 
 WITH_SECRET = TokenVerifier(SharedSecret(SECRET.encode()), issuer=ISSUER, audience=AUDIENCE)
 ALL_KEYS = (rsa_key(), ec_key(), ed_key())
-
-
-class Published(RemoteKeys):
-    """Remote keys whose server is a list in the test, with a clock that the test moves."""
-
-    def __init__(self, *entries: dict[str, Any]) -> None:
-        self.now = 1000.0
-        super().__init__("http://unused.invalid/", clock=lambda: self.now)
-        self.entries = list(entries)
-        self.fetches = 0
-        self.out = False
-
-    async def _download(self) -> bytes:
-        self.fetches += 1
-        if self.out:
-            raise ValueError("out")
-        return document_of(*self.entries)
-
-
-def verifier(keys: RemoteKeys) -> TokenVerifier:
-    return TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE)
-
-
-async def refused(keys: TokenVerifier, token: str) -> bool:
-    try:
-        await keys.verify(token)
-    except TokenRefused:
-        return True
-    return False
 
 
 def _part(value: Any) -> str:
@@ -170,87 +142,6 @@ async def test_an_extension_that_nobody_here_knows() -> None:
     assert await refused(WITH_SECRET, _signed_by_hand(header, claims(), SECRET.encode()))
     inside = jwt.encode(claims(), ec_key("own").private, "ES256", headers={"jwk": ec_key("own").jwk(), "kid": "own"})
     assert await refused(verifier(Published(ec_key().jwk())), inside)
-
-
-def test_keys_that_are_not_used() -> None:
-    weak = rsa_key("weak", 1024)
-    document = document_of(
-        rsa_key().jwk(kid="for encryption", use="enc"),
-        rsa_key().jwk(kid="another algorithm", alg="RS512"),
-        rsa_key().jwk(kid="cannot verify", key_ops=["encrypt"]),
-        ec_key().jwk(kid="another curve", crv="P-384"),
-        {"kty": "oct", "k": "c2VjcmV0", "kid": "secret", "alg": "HS256"},
-        {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
-        {**rsa_key().jwk(kid="private"), "d": "AQAB"},
-        weak.jwk(),
-        rsa_key().jwk(kid="good"),
-    )
-    assert list(parse_keys(document)) == [("RS256", "good")]
-    for body in (b"[]", b"{}", b'{"keys": 1}', b"no json"):
-        with pytest.raises(ValueError):
-            parse_keys(body)
-    assert parse_keys(b'{"keys": [1, null, {}]}') == {}
-
-
-async def test_a_token_without_a_key_id_needs_a_single_candidate() -> None:
-    bare = jwt.encode(claims(), rsa_key().private, "RS256")
-    nameless = rsa_key().jwk()
-    del nameless["kid"]
-    assert not await refused(verifier(Published(nameless, ec_key().jwk())), bare)
-    assert await refused(verifier(Published(rsa_key().jwk(), rsa_key("two").jwk())), bare)
-
-
-async def test_unknown_key_ids_cost_one_look_a_minute() -> None:
-    keys = Published(rsa_key().jwk())
-    checks = verifier(keys)
-    for number in range(50):
-        assert await refused(checks, rsa_key(f"unknown {number % 3}").token())
-    assert keys.fetches == 1
-    assert not await refused(checks, rsa_key().token())
-    keys.now += 61
-    for _ in range(50):
-        assert await refused(checks, rsa_key("unknown 1").token())
-    assert keys.fetches == 2
-
-
-async def test_a_rotated_key_is_found_at_once_when_nobody_asked_for_others() -> None:
-    keys = Published(rsa_key().jwk())
-    checks = verifier(keys)
-    assert not await refused(checks, rsa_key().token())
-    keys.entries.append(ec_key("new").jwk())
-    assert not await refused(checks, ec_key("new").token())
-    assert keys.fetches == 2
-    assert not await refused(checks, rsa_key().token())
-
-
-async def test_a_key_that_is_taken_away_stops_working() -> None:
-    keys = Published(rsa_key().jwk(), ec_key().jwk())
-    checks = verifier(keys)
-    assert not await refused(checks, rsa_key().token())
-    keys.entries.pop(0)
-    keys.now += 301
-    await checks.verify(ec_key().token())  # old keys serve while new ones are fetched
-    assert keys._fetching is not None
-    await keys._fetching
-    assert await refused(checks, rsa_key().token())
-
-
-async def test_a_provider_that_is_out() -> None:
-    keys = Published(rsa_key().jwk())
-    checks = verifier(keys)
-    keys.out = True
-    for _ in range(5):
-        with pytest.raises(KeysUnavailable):
-            await checks.verify(rsa_key().token())
-    assert keys.fetches == 1
-    keys.out, keys.now = False, keys.now + 6
-    assert not await refused(checks, rsa_key().token())
-    keys.out, keys.now = True, keys.now + 1800
-    assert not await refused(checks, rsa_key().token())  # half an hour out: the keys it had still count
-    keys.now += 3600
-    with pytest.raises(KeysUnavailable):
-        await checks.verify(rsa_key().token())
-    await keys.stop(1)
 
 
 @pytest.mark.parametrize(
