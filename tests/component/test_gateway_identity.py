@@ -345,6 +345,23 @@ async def test_keys_end(first: ServerProcess, second: ServerProcess) -> None:
             await eventually(lambda: _is(short.get("/api/workspaces"), 401), timeout=5)
 
 
+async def test_a_key_that_has_ended_is_still_the_answer_to_its_request(first: ServerProcess) -> None:
+    async with person(first, "ella") as ella:
+        headers = {"Idempotency-Key": "a short one"}
+        body = {"name": "n", "role": "MEMBER", "expiresAt": format_utc(now_utc() + timedelta(seconds=2))}
+        made = await ella.post("/api/keys", json=body, headers=headers)
+        assert made.status_code == 201
+        async with with_key(first, made.json()["key"]) as short:
+            await eventually(lambda: _is(short.get("/api/workspaces"), 401), timeout=5)
+        again = await ella.post("/api/keys", json=body, headers=headers)
+        assert (again.status_code, again.content) == (201, made.content)
+        assert again.headers["idempotent-replayed"] == "true"
+        # What is asked for anew is refused, and claims no key.
+        late = {"Idempotency-Key": "too late"}
+        problem(await ella.post("/api/keys", json=body, headers=late), 422, "invalid_request")
+        assert (await ella.post("/api/keys", json=body | {"expiresAt": None}, headers=late)).status_code == 201
+
+
 async def test_a_key_is_never_worth_more_than_who_made_it(first: ServerProcess) -> None:
     async with person(first, "otto") as otto:
         team = await team_of(otto, nina="ADMIN")

@@ -1,6 +1,7 @@
 """The public routes of API keys."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -55,13 +56,12 @@ class KeyRoutes:
         require_json(request)
         body = parse(NewKey, await read_body(request, MAX_BODY_BYTES))
         caller = await confirmed(request)
-        if body.expires_at is not None and body.expires_at <= now_utc():
-            problem = FieldProblem(field="expiresAt", detail="Must be in the future.")
-            raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
         if not caller.role.allows(Role(body.role)):
             raise forbidden(Role(body.role))
 
         async def create(key_id: str) -> NewKeyView:
+            # Only here: by the time a request is repeated its key may have ended, and the answer is still the first.
+            _require_future(body.expires_at)
             details = {"name": body.name, "role": body.role}
             async with self._audit.change(
                 caller.tenant_id, author_of(request, caller), Action.KEY_CREATED, key_id, details
@@ -109,6 +109,12 @@ class KeyRoutes:
             raise unavailable() from None
         self._forget()
         return Response(status_code=204)
+
+
+def _require_future(expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= now_utc():
+        problem = FieldProblem(field="expiresAt", detail="Must be in the future.")
+        raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
 
 
 def _no_such_key() -> ProblemError:
