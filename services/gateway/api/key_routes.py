@@ -13,9 +13,10 @@ from services.gateway.api.once_only import OnceOnly, scope_of
 from services.gateway.api.roles import Admin, confirmed, forbidden
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
 from services.gateway.api.workspace_routes import MAX_BODY_BYTES, json_answer, json_body
-from services.gateway.identity.api_keys import MAX_KEYS, ApiKeys, KeyNeedsRole, TooManyKeys
+from services.gateway.identity.api_keys import ApiKeys, KeyNeedsRole, TooManyKeys
 from services.gateway.identity.audit import Action, Audit
 from services.gateway.identity.caller import Role
+from services.gateway.identity.key_places import MAX_KEYS
 from services.gateway.problems import ProblemError
 from shared.contracts.contract import now_utc
 from shared.contracts.ids import is_uuid

@@ -1,5 +1,6 @@
 """API keys. The store has how a key begins, to find it by, and its hash; the key itself is seen once, at its making."""
 
+import contextlib
 import hmac
 import secrets
 import string
@@ -10,16 +11,17 @@ from typing import Any
 
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.credentials import credential_digest
+from services.gateway.identity.key_places import MAX_KEYS, PLACE_INDEX, free_places
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id
 from shared.contracts.workspaces_http import KeyView
-from shared.storage.documents import Collection, CollectionSpec, Index
+from shared.storage.documents import Collection, CollectionSpec, Document, DuplicateKey, Index
 
 API_KEYS = CollectionSpec(
-    name="api_keys", indexes=(Index(fields=("prefix",), unique=True), Index(fields=("tenantId", "_id")))
+    name="api_keys",
+    indexes=(Index(fields=("prefix",), unique=True), Index(fields=("tenantId", "_id")), PLACE_INDEX),
 )
 KEY_START = "pu_"
-MAX_KEYS = 100
 DEMO_TENANT_ID = derived_id("tenant", "demo")
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -118,10 +120,8 @@ class ApiKeys:
         """
         if not caller.role.allows(role):
             raise KeyNeedsRole(role)
-        if await self._keys.count({"tenantId": caller.tenant_id}) >= MAX_KEYS:
-            raise TooManyKeys
         plain = KEY_START + _random(_PREFIX_CHARACTERS) + "_" + _random(_SECRET_CHARACTERS)
-        document = {
+        document: Document = {
             "_id": key_id,
             "tenantId": caller.tenant_id,
             "name": name,
@@ -135,13 +135,24 @@ class ApiKeys:
             document["personId"] = caller.person_id
         if expires_at is not None:
             document["expiresAt"] = format_utc(expires_at)
-        stored, ours = await self._keys.insert_if_absent(document)
-        if not ours:
+        if not await self._insert(document):
             # Whoever made it is gone and has told nobody what it is.
-            await self._keys.update_one(
-                {"_id": stored["_id"]}, {"$set": {k: document[k] for k in ("prefix", "digest")}}
-            )
+            await self._keys.update_one({"_id": key_id}, {"$set": {k: document[k] for k in ("prefix", "digest")}})
         return ApiKey.from_document(document), plain
+
+    async def _insert(self, document: Document) -> bool:
+        """Whether it is there now and was not before. Raises TooManyKeys."""
+        # Whoever finds a place taken meanwhile has met another new key: after so many, there can be no place left.
+        for _ in range(MAX_KEYS + 1):
+            keys = await self._keys.find({"tenantId": document["tenantId"]}, limit=MAX_KEYS)
+            if any(key["_id"] == document["_id"] for key in keys):
+                return False
+            free = free_places(keys)
+            if not free:
+                break
+            with contextlib.suppress(DuplicateKey):
+                return (await self._keys.insert_if_absent({**document, "place": secrets.choice(free)}))[1]
+        raise TooManyKeys
 
     async def find(self, plain: str) -> ApiKey | None:
         """The key, unless it is unknown, revoked or expired."""
