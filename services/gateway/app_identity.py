@@ -1,6 +1,7 @@
 """The part of the gateway's wiring that is about who calls, what they may do, and what is erased at their wish."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from fastapi import APIRouter
 from redis.asyncio import Redis
@@ -24,6 +25,7 @@ from services.gateway.siblings.content import EventStreamContent, ServiceContent
 from services.gateway.siblings.rag import RagDocuments
 from services.gateway.upgrades.accepted_store import AcceptedStore
 from services.gateway.upgrades.erasure import Erasure
+from shared.contracts.contract import now_utc
 from shared.observability.periodic import Periodic
 from shared.observability.service import Component
 from shared.privacy.sealing import Vault
@@ -32,6 +34,7 @@ from shared.storage.documents import Database
 _KEY_USE_EVERY_SECONDS = 5.0
 _ERASURE_EVERY_SECONDS = 2.0
 _PURGE_EVERY_SECONDS = 5.0
+_RETENTION_EVERY_SECONDS = 3600.0
 
 
 class DemoWorkspace:
@@ -90,6 +93,7 @@ def identity_parts(
     erasure = Erasure(store, ends=upgrader, others=[*stages, EventStreamContent(redis)])
     purge = Purge(workspaces=workspaces, keys=keys, erasure=erasure, documents=documents)
     once = OnceOnly(creations, vault)
+    keep = timedelta(days=settings.result_retention_days)
     issuer, forget = settings.jwt_issuer or "", identify.forget
     return IdentityParts(
         identify=identify,
@@ -104,6 +108,7 @@ def identity_parts(
         background=(
             Periodic("key use", keys.flush, _KEY_USE_EVERY_SECONDS),
             Periodic("erasure sweep", erasure.sweep, _ERASURE_EVERY_SECONDS),
+            Periodic("retention", lambda: erasure.of_old(now_utc() - keep), _RETENTION_EVERY_SECONDS),
             Periodic("workspace purge", purge.run, _PURGE_EVERY_SECONDS),
         ),
         routers=(

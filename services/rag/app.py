@@ -134,6 +134,7 @@ def build_app(settings: RagSettings) -> RagApp:
         resubmit_seconds=settings.rag_resubmit_seconds,
         give_up_seconds=settings.rag_give_up_hours * 3600,
         output_seconds=settings.rag_output_hours * 3600,
+        retention_seconds=settings.result_retention_days * 86_400,
     )
     retrieve, submitted = _runners(settings, telemetry, producer, outputs, progress, search, vault, indexing)
     routes = DocumentRoutes(

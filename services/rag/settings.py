@@ -27,7 +27,10 @@ class RagSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySettings
     )
     rag_give_up_hours: float = Field(default=24.0, gt=0, description="pending that long, a document has failed")
     rag_sweep_seconds: float = Field(default=10.0, ge=0.05, description="time between two sweeps")
-    rag_output_hours: float = Field(default=24.0, gt=0, description="how long recorded stage outputs are kept")
+    rag_output_hours: float = Field(
+        default=24.0, gt=0, description="how long recorded stage outputs are kept, if RESULT_RETENTION_DAYS is not less"
+    )
+    result_retention_days: int = Field(default=30, ge=1, le=3650, description="how long upgrades can be read")
     rag_score_floor: float | None = Field(default=None, ge=-1, le=1, description="cosine that unrelated texts have")
     rag_score_ceiling: float | None = Field(default=None, ge=-1, le=1, description="cosine that a good match has")
 

@@ -44,6 +44,7 @@ class Sweep:
         resubmit_seconds: float,
         give_up_seconds: float,
         output_seconds: float,
+        retention_seconds: float,
     ) -> None:
         self._store = store
         self._index = index
@@ -53,7 +54,9 @@ class Sweep:
         self._runs = runs
         self._resubmit_seconds = resubmit_seconds
         self._give_up_seconds = give_up_seconds
-        self._output_seconds = output_seconds
+        # Nothing of an upgrade is kept for longer than upgrades are.
+        self._output_seconds = min(output_seconds, retention_seconds)
+        self._query_seconds = min(_QUERY_CACHE_SECONDS, retention_seconds)
 
     async def run(self) -> None:
         """Each step by itself: one that cannot be done now does not hold up the others."""
@@ -175,5 +178,5 @@ class Sweep:
 
     async def expire(self) -> None:
         """Cached vectors of queries, and recorded outputs that nobody can ask for any more."""
-        await self._store.embeddings.delete_many({"documentId": "", "createdAt": {"$lt": ago(_QUERY_CACHE_SECONDS)}})
+        await self._store.embeddings.delete_many({"documentId": "", "createdAt": {"$lt": ago(self._query_seconds)}})
         await self._outputs.expire(ago(self._output_seconds))

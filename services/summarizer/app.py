@@ -67,7 +67,10 @@ def build_app(settings: SummarizerSettings) -> SummarizerApp:
     ledger = LedgerClient(settings.usage_url, token)
     progress = ProgressLog(redis)
     outputs = FactOutbox(database.collection(outbox_collection("outputs")), producer, ledger)
-    cache = StoredSummaryCache(database.collection(SUMMARIES), timedelta(days=settings.summarizer_cache_days))
+    keep = timedelta(days=settings.result_retention_days)
+    cache = StoredSummaryCache(
+        database.collection(SUMMARIES), min(keep, timedelta(days=settings.summarizer_cache_days))
+    )
     client = ModelClient(settings)
     model = LlmSummaryModel(client, Vault.from_settings(settings), settings.summarizer_max_tokens)
     # A summary by other instructions or another model is another summary.
@@ -88,7 +91,6 @@ def build_app(settings: SummarizerSettings) -> SummarizerApp:
         producer=producer,
         telemetry=telemetry,
     )
-    keep = timedelta(days=settings.result_retention_days)
     expiry = Periodic("output expiry", lambda: expire_outputs(outputs, now_utc() - keep), _EXPIRY_EVERY_SECONDS)
     telemetry.health.add_check("store", database.ping)
     telemetry.health.add_check("redis", redis.ping)

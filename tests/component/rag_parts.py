@@ -123,6 +123,7 @@ class RagParts:
             resubmit_seconds=60,
             give_up_seconds=3600,
             output_seconds=3600,
+            retention_seconds=86_400,
         )
 
     async def _submit(self, submitted: DocumentSubmitted) -> None:

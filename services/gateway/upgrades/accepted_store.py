@@ -215,6 +215,14 @@ class AcceptedStore:
             )
         )
 
+    async def unfinished_before(self, created_before: str, limit: int) -> list[AcceptedRecord]:
+        """Records of upgrades accepted before that which are open or not counted, and not erased."""
+        found: list[AcceptedRecord] = []
+        for since in ("openSince", "uncountedSince"):
+            where = {"createdAt": {"$lt": created_before}, since: {"$exists": True}, "erasedAt": {"$exists": False}}
+            found += self._parsed(await self._records.find(where, sort=[(since, 1)], limit=limit))
+        return found
+
     async def erasing(self, after: str, limit: int) -> list[AcceptedRecord]:
         """Erased records of which other stores may still have something, oldest first, with ids above `after`."""
         where = {"erasureSince": {"$exists": True}, "_id": {"$gt": after}}

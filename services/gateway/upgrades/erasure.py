@@ -11,7 +11,7 @@ from typing import Protocol
 
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import AcceptedStore
-from shared.contracts.contract import now_utc
+from shared.contracts.contract import format_utc, now_utc
 from shared.observability.logs import get_logger
 
 _BATCH = 200
@@ -66,6 +66,16 @@ class Erasure:
             # What is not done in time here, the sweep finds by the records.
             gone = gone and time.monotonic() < until and all(await self._everywhere(records))
         return gone
+
+    async def of_old(self, created_before: datetime) -> int:
+        """Erases upgrades that were accepted before that and whose records cannot be deleted, for they have not ended
+        or usage has not counted them; gives how many. The rest of it is the sweep's. Raises StorageUnavailable.
+        """
+        found = 0
+        while records := await self._store.unfinished_before(format_utc(created_before), _BATCH):
+            await self._store.erase(records, self._clock())
+            found += len(records)
+        return found
 
     async def sweep(self) -> int:
         """Goes on with what is not finished; gives how many are gone. Raises StorageUnavailable."""
