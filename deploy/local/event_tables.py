@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.contracts.schema_files import schema_of
-from shared.contracts.topics import DAY_MS, KIB, TOPICS, Topic, TopicKind, consumed_by_us, dead_letter_topic
+from shared.contracts.topics import KIB, TOPICS, Topic, TopicKind, consumed_by_us, dead_letter_topic
 
 _TEAMS = "internal teams"
 
@@ -17,15 +17,7 @@ def topics_table() -> str:
     ]
     for topic in TOPICS:
         lines.append(_topic_row(topic))
-    lines.append("")
-    first = dead_letter_topic(next(topic for topic in TOPICS if consumed_by_us(topic)))
-    without = " and ".join(f"`{topic.name}`" for topic in TOPICS if not consumed_by_us(topic))
-    lines.append(
-        f"Each topic that a service reads has a dead-letter topic, `<topic>.dlq`: {first.partitions} partition, kept "
-        f"{first.retention_ms // DAY_MS} days, records of up to 64 KiB more than its source."
-        + (f" {without} have none: only other teams read them." if without else "")
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _dead_letters()])
 
 
 def fields_tables() -> str:
@@ -36,6 +28,21 @@ def fields_tables() -> str:
     return "\n\n".join(sections)
 
 
+def _dead_letters() -> str:
+    sources = [topic for topic in TOPICS if consumed_by_us(topic)]
+    kept: dict[str, list[str]] = {}
+    for source in sources:
+        kept.setdefault(dead_letter_topic(source).kept, []).append(f"`{source.name}`")
+    times = " and ".join(f"{time} for {', '.join(names)}" for time, names in kept.items())
+    without = " and ".join(f"`{topic.name}`" for topic in TOPICS if not consumed_by_us(topic))
+    partitions = dead_letter_topic(sources[0]).partitions
+    return (
+        f"Each topic that a service reads has a dead-letter topic, `<topic>.dlq`: {partitions} partition, records of "
+        f"up to 64 KiB more than its source, kept {times}."
+        + (f" {without} have none: only other teams read them." if without else "")
+    )
+
+
 def _topic_row(topic: Topic) -> str:
     cells = (
         f"`{topic.name}`",
@@ -44,7 +51,7 @@ def _topic_row(topic: Topic) -> str:
         ", ".join(topic.producers),
         ", ".join(topic.consumers),
         str(topic.partitions),
-        f"{topic.retention_ms // DAY_MS} days",
+        topic.kept,
         f"{topic.max_message_bytes // KIB} KiB",
     )
     return f"| {' | '.join(cells)} |"

@@ -12,7 +12,14 @@ from shared.contracts.usage_events import UsageRecorded
 
 KIB = 1024
 MIB = 1024 * KIB
-DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
+
+# An upgrade has at most ten minutes until its deadline. What an inbox has lost by then, since its readers were away for
+# longer than this, the gateway hands to the upgrader again and again from its own records, until the upgrade has ended.
+_UPGRADE_INBOX_MS = 1 * HOUR_MS
+_DEAD_LETTERS_MS = 30 * DAY_MS
+_DEAD_LETTERS_WITH_CONTENT_MS = 7 * DAY_MS
 
 DEAD_LETTER_SUFFIX = ".dlq"
 DEAD_LETTER_HEADROOM = 64 * KIB
@@ -26,7 +33,10 @@ class TopicKind(StrEnum):
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. `key` says what records are keyed by; order is not promised. Sizes are bytes, retention is ms."""
+    """One topic. `key` says what records are keyed by; order is not promised. Sizes are bytes, retention is ms.
+
+    `has_content`: its records hold what was said in upgrades, with placeholders for personal values.
+    """
 
     name: str
     kind: TopicKind
@@ -39,10 +49,23 @@ class Topic:
     retention_ms: int = 7 * DAY_MS
     max_message_bytes: int = 1 * MIB
     description: str = ""
+    has_content: bool = False
 
     @property
     def dead_letter_name(self) -> str:
         return self.name + DEAD_LETTER_SUFFIX
+
+    @property
+    def segment_ms(self) -> int:
+        """For how long one file of the log is written to. A file goes whole, once all in it is older than is kept."""
+        return min(self.retention_ms // 6, DAY_MS)
+
+    @property
+    def kept(self) -> str:
+        """How long records are kept, in words."""
+        unit, size = ("day", DAY_MS) if self.retention_ms >= DAY_MS else ("hour", HOUR_MS)
+        count = self.retention_ms // size
+        return f"{count} {unit}" + ("s" if count != 1 else "")
 
 
 SUMMARIZE = Topic(
@@ -53,8 +76,10 @@ SUMMARIZE = Topic(
     producers=("gateway",),
     consumers=("summarizer",),
     key="upgradeId",
+    retention_ms=_UPGRADE_INBOX_MS,
     max_message_bytes=2 * MIB,
     description="Upgrades whose conversation is to be summarized.",
+    has_content=True,
 )
 RETRIEVE = Topic(
     name="upgrades.retrieve.v1",
@@ -64,8 +89,10 @@ RETRIEVE = Topic(
     producers=("gateway", "summarizer"),
     consumers=("rag",),
     key="upgradeId",
+    retention_ms=_UPGRADE_INBOX_MS,
     max_message_bytes=2 * MIB,
     description="Upgrades for which the tenant's documents are to be searched.",
+    has_content=True,
 )
 REWRITE = Topic(
     name="upgrades.rewrite.v1",
@@ -75,8 +102,10 @@ REWRITE = Topic(
     producers=("gateway", "summarizer", "rag"),
     consumers=("upgrader",),
     key="upgradeId",
+    retention_ms=_UPGRADE_INBOX_MS,
     max_message_bytes=2 * MIB,
     description="Upgrades whose prompt is to be rewritten, or ended as well as still possible.",
+    has_content=True,
 )
 COMPLETED = Topic(
     name="upgrades.completed.v1",
@@ -87,6 +116,7 @@ COMPLETED = Topic(
     consumers=("usage", "internal teams"),
     key="tenantId",
     description="How an upgrade ended, redacted.",
+    has_content=True,
 )
 USAGE_RECORDED = Topic(
     name="usage.recorded.v1",
@@ -162,9 +192,10 @@ def dead_letter_topic(source: Topic) -> Topic:
         consumers=("operators",),
         key=source.key,
         partitions=1,
-        retention_ms=30 * DAY_MS,
+        retention_ms=_DEAD_LETTERS_WITH_CONTENT_MS if source.has_content else _DEAD_LETTERS_MS,
         max_message_bytes=source.max_message_bytes + DEAD_LETTER_HEADROOM,
         description=f"Records of {source.name} that could not be handled.",
+        has_content=source.has_content,
     )
 
 

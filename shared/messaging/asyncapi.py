@@ -80,10 +80,9 @@ def _reader_of(model: type[Contract]) -> Any:
 
 
 def _describe(topic: Topic) -> str:
-    days = topic.retention_ms / (24 * 3600 * 1000)
     dead_letters = f" Dead letters: {topic.dead_letter_name}." if consumed_by_us(topic) else ""
     return (
         f"{topic.description} A {topic.kind.value}, owned by {topic.owner}; written by {', '.join(topic.producers)}; "
-        f"read by {', '.join(topic.consumers)}. Key: {topic.key}. {topic.partitions} partitions, kept {days:g} days, "
+        f"read by {', '.join(topic.consumers)}. Key: {topic.key}. {topic.partitions} partitions, kept {topic.kept}, "
         f"records up to {topic.max_message_bytes // 1024} KiB.{dead_letters}"
     )

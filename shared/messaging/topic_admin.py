@@ -1,4 +1,4 @@
-"""Creates the topics of the registry. Run at start, so that no topic ever comes into being by accident."""
+"""Creates the topics of the registry and keeps them as it says. Run at start: none comes into being by accident."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from shared.contracts.topics import DEAD_LETTER_HEADROOM, Topic, all_topics
 from shared.messaging.connection import make_admin
 from shared.messaging.settings import KafkaSettings
+from shared.messaging.topic_configs import correct_configs, topic_configs
 from shared.observability.logs import get_logger
 
 _WITHIN_SECONDS = 30.0
@@ -26,7 +27,8 @@ class TopicsNotReady(Exception):
 async def create_topics(
     settings: KafkaSettings, topics: Sequence[Topic] | None = None, within_seconds: float = _WITHIN_SECONDS
 ) -> None:
-    """Creates what is missing of `topics` (all of the registry) and waits until every broker shows them.
+    """Creates what is missing of `topics` (all of the registry) and waits until every broker shows them. Those that
+    are there get the retention and the sizes that the registry says now, where the broker lets us.
 
     Safe to repeat and to run in several processes at once. Raises TopicsNotReady.
     """
@@ -40,6 +42,7 @@ async def create_topics(
                     await admin.start()
                     problem = await _create_missing(admin, wanted, settings)
                     if not problem:
+                        await correct_configs(admin, wanted)
                         return
                 except (KafkaError, OSError) as error:
                     problem = f"{type(error).__name__} at {settings.kafka_bootstrap_servers}"
@@ -80,11 +83,7 @@ def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
         name=topic.name,
         num_partitions=topic.partitions,
         replication_factor=settings.kafka_replication_factor,
-        topic_configs={
-            "retention.ms": str(topic.retention_ms),
-            "cleanup.policy": "delete",
-            "max.message.bytes": str(topic.max_message_bytes),
-        },
+        topic_configs=topic_configs(topic),
     )
 
 

@@ -1,6 +1,7 @@
 """What operators type: dead letters and following topics, against a real broker with the registry's topics."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.local import servers
-from shared.contracts.topics import DOCUMENTS_SUBMITTED, all_topics, dead_letter_topic
+from shared.contracts.topics import DOCUMENTS_SUBMITTED, HOUR_MS, all_topics, dead_letter_topic
 from shared.messaging.connection import make_admin
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.producer import EventProducer
@@ -81,6 +82,16 @@ async def test_topics_are_created_as_the_registry_says_and_again_without_harm(ow
     described = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
     await admin.close()
     assert described == {topic.name: topic.partitions for topic in all_topics()}
+
+
+async def test_a_broker_that_changes_no_topic_serves_it_as_it_is(
+    own_broker: KafkaSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = dataclasses.replace(DOCUMENTS_SUBMITTED, retention_ms=HOUR_MS)
+    await create_topics(own_broker)
+    assert "topics_not_changed" not in capsys.readouterr().out
+    await create_topics(own_broker, [changed])
+    assert "topics_not_changed" in capsys.readouterr().out
 
 
 async def test_without_a_broker_creating_topics_says_so_in_time() -> None:
