@@ -14,6 +14,7 @@ from services.gateway.admission.admissions import Admissions
 from services.gateway.api.document_routes import DocumentRoutes
 from services.gateway.api.edge import bad_request
 from services.gateway.api.idempotent_creations import CREATIONS, IdempotentCreations
+from services.gateway.api.once_only import OnceOnly
 from services.gateway.api.public_http import public_app
 from services.gateway.api.upgrade_reads import UpgradeRoutes
 from services.gateway.api.upgrade_route import UpgradeRoute
@@ -225,7 +226,10 @@ def _http(
         streams=streams,
     )
     documents = DocumentRoutes(
-        documents=parts.documents, creations=parts.creations, vault=parts.vault, audit=parts.identity.audit
+        documents=parts.documents,
+        once=OnceOnly(parts.creations, parts.vault),
+        vault=parts.vault,
+        audit=parts.identity.audit,
     )
     return public_app(
         telemetry,

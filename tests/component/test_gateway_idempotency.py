@@ -173,6 +173,19 @@ async def test_a_document_whose_answer_was_lost_is_the_same_document(world: Worl
     assert other.json()["code"] == "idempotency_key_reused"
 
 
+async def test_what_was_answered_of_a_document_is_kept_sealed(world: World, client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "private document"}
+    body = {"title": "The merger with Umbrella", "text": "is off"}
+    first = await client.post("/api/documents", json=body, headers=headers)
+    assert (first.status_code, first.json()["title"]) == (202, body["title"])
+    async with world.client(world.second) as other_replica:
+        again = await other_replica.post("/api/documents", json=body, headers=headers)
+    assert (again.status_code, again.content) == (202, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+    assert await world.files_hold([body["title"]]) == []
+
+
 async def test_a_document_that_was_refused_claims_no_key(world: World, client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "refused document"}
     body = {"title": "Leave", "text": "28 days"}

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from services.gateway.api.authors import author_of
 from services.gateway.api.bodies import parse, read_body, require_json
-from services.gateway.api.idempotent_creations import CreationUnderWay, IdempotentCreations
+from services.gateway.api.once_only import OnceOnly
 from services.gateway.api.preferences import idempotency_key_of
 from services.gateway.api.roles import Member, Viewer, confirmed
 from services.gateway.api.upgrade_reads import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
@@ -19,11 +19,10 @@ from services.gateway.identity.audit import Action, Audit, Author
 from services.gateway.identity.caller import Caller
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.rag import RagDocuments
-from services.gateway.upgrades.accept import IdempotencyKeyReused
 from shared.contracts.documents_http import DocumentSearchRequest, DocumentSearchResults, PublicDocumentPage
 from shared.contracts.ids import is_uuid, new_id
 from shared.contracts.internal_http import DocumentSearch, DocumentView
-from shared.contracts.problems import CONFLICT, IDEMPOTENCY_KEY_REUSED, NOT_FOUND
+from shared.contracts.problems import NOT_FOUND
 from shared.contracts.upgrade_http import CitationView
 from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
@@ -36,9 +35,9 @@ DocumentId = Annotated[str, Path(alias="id")]
 class DocumentRoutes:
     """Documents of the caller's tenant."""
 
-    def __init__(self, *, documents: RagDocuments, creations: IdempotentCreations, vault: Vault, audit: Audit) -> None:
+    def __init__(self, *, documents: RagDocuments, once: OnceOnly, vault: Vault, audit: Audit) -> None:
         self._documents = documents
-        self._creations = creations
+        self._once = once
         self._vault = vault
         self._audit = audit
         self._uploads = UploadPlaces()
@@ -101,19 +100,10 @@ class DocumentRoutes:
             with _stored():
                 return await submit(new_id()), False
 
-        async def create(document_id: str) -> dict[str, object]:
-            return (await submit(document_id)).to_document()
-
         body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
-        try:
-            answer, replayed = await self._creations.once(caller.tenant_id, _ROUTE, key, body_hash, create)
-        except IdempotencyKeyReused:
-            raise ProblemError(IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key came with another body before.") from None
-        except CreationUnderWay:
-            raise ProblemError(CONFLICT, "The first request with this Idempotency-Key is still running.") from None
-        except StorageUnavailable:
-            raise unavailable() from None
-        return DocumentView.model_validate(answer), replayed
+        with _stored():
+            answer, replayed = await self._once.with_key(key, caller.tenant_id, _ROUTE, body_hash, submit)
+        return DocumentView.model_validate_json(answer), replayed
 
     async def page(self, caller: Viewer, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
         """The tenant's documents, newest first."""

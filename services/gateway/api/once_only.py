@@ -26,7 +26,7 @@ def scope_of(caller: Caller) -> str:
 
 
 class OnceOnly:
-    """Keeps the answers of creations sealed: one of them may hold a new API key, which is nowhere else."""
+    """Keeps the answers of creations sealed: they hold what was created, titles and names, or a new API key."""
 
     def __init__(self, creations: IdempotentCreations, vault: Vault) -> None:
         self._creations = creations
@@ -43,12 +43,19 @@ class OnceOnly:
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         if key is None:
             return (await create(new_id())).to_json(), {}
+        body_hash = self._vault.keyed_hash("creation-body", scope, orjson.dumps(body.to_document()).decode())
+        answer, replayed = await self.with_key(key, scope, route, body_hash, create)
+        return answer, {"Idempotent-Replayed": "true"} if replayed else {}
+
+    async def with_key(
+        self, key: str, scope: str, route: str, body_hash: str, create: Callable[[str], Awaitable[Contract]]
+    ) -> tuple[bytes, bool]:
+        """As `create`, for the idempotency key and the keyed hash of a request; tells whether it is a repeat."""
 
         async def sealed(thing_id: str) -> dict[str, Any]:
             answer = (await create(thing_id)).to_json().decode()
             return self._vault.seal(answer, tenant_id=scope, subject_id=route, purpose=_PURPOSE).to_document()
 
-        body_hash = self._vault.keyed_hash("creation-body", scope, orjson.dumps(body.to_document()).decode())
         try:
             answer, replayed = await self._creations.once(scope, route, key, body_hash, sealed)
         except IdempotencyKeyReused:
@@ -58,4 +65,4 @@ class OnceOnly:
         opened = self._vault.open(
             SealedText.model_validate(answer), tenant_id=scope, subject_id=route, purpose=_PURPOSE
         )
-        return opened.encode(), {"Idempotent-Replayed": "true"} if replayed else {}
+        return opened.encode(), replayed
