@@ -91,7 +91,7 @@ def identity_parts(
         ServiceContent(url, token) for url in (settings.upgrader_url, settings.summarizer_url, settings.rag_url)
     )
     erasure = Erasure(store, ends=upgrader, others=[*stages, EventStreamContent(redis)])
-    purge = Purge(workspaces=workspaces, keys=keys, erasure=erasure, documents=documents)
+    purge = Purge(workspaces=workspaces, keys=keys, erasure=erasure, documents=documents, claims=creations)
     once = OnceOnly(creations, vault)
     keep = timedelta(days=settings.result_retention_days)
     issuer, forget = settings.jwt_issuer or "", identify.forget

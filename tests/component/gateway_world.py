@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from deploy.local.server_commands import ServerCommand
 from deploy.local.server_process import ServerProcess
 from deploy.local.servers import free_port, start_tansu, start_valkey
+from services.gateway.api.idempotent_creations import CREATIONS
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.upgrades.accepted_store import ACCEPTED
 from shared.contracts.contract import now_utc
@@ -340,6 +341,12 @@ class World:
         """Everything in the gateway's store of accepted upgrades."""
         async with self.collection(ACCEPTED) as collection:
             return await collection.find({}, sort=[("_id", 1)], limit=10_000)
+
+    async def claims_of(self, tenant_id: str) -> list[dict[str, Any]]:
+        """What the gateway keeps of a tenant's idempotency keys of documents, keys and members."""
+        async with self.collection(CREATIONS) as collection:
+            claims = await collection.find({}, limit=10_000)
+        return [claim for claim in claims if claim["tenantId"].startswith(tenant_id)]
 
     async def change_record(self, upgrade_id: str, **fields: Any) -> None:
         async with self.collection(ACCEPTED) as collection:

@@ -426,7 +426,10 @@ async def test_what_a_deleted_workspace_held_is_gone(world: World, first: Server
         team = await team_of(dora)
         dora.headers["X-Workspace-Id"] = team
         key = await key_of(dora, "MEMBER")
-        document = await dora.post("/api/documents", json={"title": "T", "text": "words"})
+        repeatable = {"Idempotency-Key": "dora's"}
+        document = await dora.post("/api/documents", json={"title": "T", "text": "words"}, headers=repeatable)
+        assert (await dora.post("/api/keys", json={"name": "n", "role": "MEMBER"}, headers=repeatable)).is_success
+        assert len(await world.claims_of(team)) == 2
         upgrade = (await dora.post("/api/upgrade", json={"userPrompt": "mail dora@example.org"})).json()
         del dora.headers["X-Workspace-Id"]
         assert (await dora.delete(f"/api/workspaces/{team}")).status_code == 204
@@ -435,7 +438,8 @@ async def test_what_a_deleted_workspace_held_is_gone(world: World, first: Server
 
         async def is_gone() -> bool:
             [record] = [record for record in await world.records() if record["_id"] == upgrade["id"]]
-            return document.json()["id"] not in world.siblings.documents and "erasedAt" in record
+            gone = document.json()["id"] not in world.siblings.documents and "erasedAt" in record
+            return gone and not await world.claims_of(team)
 
         await eventually(is_gone, timeout=30)
 

@@ -12,7 +12,9 @@ from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id, new_id
 from shared.storage.documents import Collection, CollectionSpec, Index
 
-CREATIONS = CollectionSpec(name="idempotent_creations", indexes=(Index(fields=("createdAt",)),))
+CREATIONS = CollectionSpec(
+    name="idempotent_creations", indexes=(Index(fields=("createdAt",)), Index(fields=("tenantId",)))
+)
 
 _TAKEN_OVER_AFTER = timedelta(seconds=45)
 _GIVEN_BACK = ""  # earlier than any time: the next one takes over at once
@@ -59,6 +61,11 @@ class IdempotentCreations:
     async def forget_old(self) -> int:
         """Deletes claims whose window is over; gives how many."""
         return await self._claims.delete_many({"createdAt": {"$lt": format_utc(self._clock() - IDEMPOTENCY_WINDOW)}})
+
+    async def forget_all(self, tenant_id: str) -> int:
+        """Deletes the claims of a tenant, and of every credential in it; gives how many. Raises StorageUnavailable."""
+        # A claim is of the tenant's id alone, or of `<tenant>:<credential>`; the semicolon comes after the colon.
+        return await self._claims.delete_many({"tenantId": {"$gte": tenant_id, "$lt": f"{tenant_id};"}})
 
     async def _claim(self, claim_id: str, tenant_id: str, body_hash: str) -> tuple[dict[str, Any], bool]:
         now = self._clock()

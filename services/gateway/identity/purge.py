@@ -1,4 +1,4 @@
-"""What a deleted workspace leaves behind is erased: its keys, upgrades and documents."""
+"""What a deleted workspace leaves behind is erased: its keys, upgrades, documents, and answers kept for repeats."""
 
 from typing import Protocol
 
@@ -21,14 +21,28 @@ class TenantDocuments(Protocol):
         """Raises ProblemError."""
 
 
+class TenantClaims(Protocol):
+    async def forget_all(self, tenant_id: str) -> int:
+        """Raises StorageUnavailable."""
+
+
 class Purge:
     """One round looks at all deleted workspaces that may hold something. Safe to cut off and to do twice."""
 
-    def __init__(self, *, workspaces: Workspaces, keys: ApiKeys, erasure: Erasure, documents: TenantDocuments) -> None:
+    def __init__(
+        self,
+        *,
+        workspaces: Workspaces,
+        keys: ApiKeys,
+        erasure: Erasure,
+        documents: TenantDocuments,
+        claims: TenantClaims,
+    ) -> None:
         self._workspaces = workspaces
         self._keys = keys
         self._erasure = erasure
         self._documents = documents
+        self._claims = claims
 
     async def run(self) -> int:
         """Gives how many were purged. Raises StorageUnavailable, and ProblemError while rag is out."""
@@ -37,6 +51,7 @@ class Purge:
             await self._keys.revoke_all(workspace_id)
             await self._erasure.of_tenant(workspace_id, None)
             await self._delete_documents(workspace_id)
+            await self._claims.forget_all(workspace_id)
             await self._workspaces.purged(workspace_id)
             purged += 1
         return purged
