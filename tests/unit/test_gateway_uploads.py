@@ -41,13 +41,13 @@ class Stored:
         )  # fmt: skip
 
 
-async def by_key(request: HTTPConnection, workspace_id: str | None = None) -> Caller:
+async def by_key(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
     return Caller(request.headers["x-api-key"], "someone", Role.MEMBER, "k")
 
 
 def gateway() -> httpx.AsyncClient:
     stored = cast(Any, Stored())
-    routes = DocumentRoutes(documents=stored, creations=stored, vault=stored, audit=stored)
+    routes = DocumentRoutes(documents=stored, once=stored, vault=stored, audit=stored)
     app = public_app(
         Telemetry("gateway", ObservabilitySettings()),
         identify=by_key,
