@@ -5,6 +5,7 @@ is remembered in a collection of its own, before it leaves the document.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from services.usage.batch_window import may_begin
@@ -17,6 +18,18 @@ GIVEN_UP = CollectionSpec("batches_given_up")
 _ID = "registry"
 _RACES_TOLERATED = 100
 _MOST_GIVEN_UP = 100_000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The last number that was given out, and the batches that were open, as of one moment."""
+
+    last: int
+    open_numbers: frozenset[int]
+
+    def had_closed(self, number: int) -> bool:
+        """Whether the batch was counted by then, or given up."""
+        return number <= self.last and number not in self.open_numbers
 
 
 class StoredBatchRegistry:
@@ -78,6 +91,10 @@ class StoredBatchRegistry:
 
     async def open_batches(self) -> list[OpenBatch]:
         return _open_batches(await self._read())
+
+    async def progress(self) -> Progress:
+        registry = await self._read()
+        return Progress(int(registry["last"]), frozenset(batch.number for batch in _open_batches(registry)))
 
     async def uncounted_among(self, numbers: Collection[int]) -> set[int]:
         """Those of the batches that are open or given up. Ask after the events that you ask it for were read."""

@@ -38,6 +38,11 @@ class Reconciled:
         """Whether nothing was found that is wrong. What is pending is not wrong, it is late."""
         return not self.differences and not self.ledger.uncounted
 
+    @property
+    def complete(self) -> bool:
+        """Whether everything was compared."""
+        return not self.unreached and not self.ledger.moving
+
     def to_json(self) -> dict[str, Any]:
         admission, pending = self.admission, self.pending
         return {
@@ -45,6 +50,8 @@ class Reconciled:
             "uncounted": self.ledger.uncounted,
             "tenants": self.ledger.tenants,
             "moving": self.ledger.moving,
+            "attempts": self.ledger.attempts,
+            "triedSeconds": round(self.ledger.tried_seconds, 3),
             "clean": self.clean,
             "differences": [difference.to_json() for difference in self.differences],
             "holds": None if admission is None else {"states": admission.states, "holds": admission.holds},
@@ -68,7 +75,10 @@ class Reconciled:
         if self.ledger.uncounted:
             lines.append(f"{self.ledger.uncounted} events of the ledger are not counted")
         if self.ledger.moving:
-            lines.append(f"{self.ledger.moving} tenants changed all the time and were not compared")
+            lines.append(
+                f"{self.ledger.moving} tenants were not compared: old events were removed during each of"
+                f" {self.ledger.attempts} readings, for {self.ledger.tried_seconds:.0f} s"
+            )
         if self.pending:
             lines += [
                 f"{amount.tenant_id}  pending {amount.period}  {amount.meter}: {amount.amount}"
@@ -79,7 +89,7 @@ class Reconciled:
         if self.unreached:
             lines.append("not compared: " + "; ".join(f"{part}, {why}" for part, why in self.unreached.items()))
         verdict = "no difference" if self.clean else f"{len(self.differences)} differences"
-        verdict += " in what was compared" if self.unreached else ""
+        verdict += "" if self.complete else " in what was compared"
         counted = f"{self.ledger.events} events of {self.ledger.tenants} tenants"
         held = f", {self.admission.holds} holds" if self.admission else ""
         waiting = f", {self.pending.events} events pending" if self.pending and self.pending.events else ""

@@ -43,6 +43,13 @@ class Increments:
     counters: dict[CounterKey, Amounts] = field(default_factory=dict)
     rollups: dict[RollupKey, Amounts] = field(default_factory=dict)
 
+    def add(self, more: "Increments") -> None:
+        """Adds the amounts of the others to these."""
+        for counter, amounts in more.counters.items():
+            _add(self.counters.setdefault(counter, {}), amounts)
+        for rollup, amounts in more.rollups.items():
+            _add(self.rollups.setdefault(rollup, {}), amounts)
+
 
 def increments_of(events: Iterable[LedgerEvent]) -> Increments:
     """The sum over the events, each of which is taken once.

@@ -1,6 +1,7 @@
 """What the ledger keeps of an event: numbers and references, nothing that anybody wrote."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -61,7 +62,7 @@ class LedgerEvent:
         }
 
     @staticmethod
-    def from_document(document: dict[str, Any]) -> "LedgerEvent":
+    def from_document(document: Mapping[str, Any]) -> "LedgerEvent":
         return LedgerEvent(
             event_id=document["_id"],
             tenant_id=document["tenantId"],

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.usage.batch_registry import StoredBatchRegistry, batch_id
+from services.usage.batch_registry import Progress, StoredBatchRegistry, batch_id
 from services.usage.batch_window import RECENT, floor_after
 from services.usage.increments import CounterKey, Increments
 from services.usage.ledger_documents import (
@@ -83,6 +83,10 @@ class LedgerStore:
     async def uncounted_among(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those of the stored events, read before, whose batch is not closed."""
         return await uncounted_among(self.registry, events)
+
+    async def progress(self) -> Progress:
+        """Which batches had been closed by now."""
+        return await self.registry.progress()
 
     async def counters(self, tenant_id: str, period: str) -> TenantCounters:
         """Zeros when nothing was counted."""

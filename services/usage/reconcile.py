@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.write((json.dumps(found.to_json()) if options.json else found.to_text()) + "\n")
     if not found.clean:
         return 1
-    return NOT_COMPARED_EXIT if found.unreached else 0
+    return 0 if found.complete else NOT_COMPARED_EXIT
 
 
 if __name__ == "__main__":

@@ -1,35 +1,22 @@
 """Recounts the ledger and compares, also while events are being counted and old ones removed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, Protocol
 
-from services.usage.comparison import Difference, amounts_in, counter_differences, rollup_differences
-from services.usage.increments import CounterKey, Increments, RollupKey, increments_of
+from services.usage.batch_registry import Progress
+from services.usage.comparison import Difference, counter_differences, rollup_differences
+from services.usage.consistent_cut import ConsistentCut, counter_documents, rollup_documents
+from services.usage.increments import Increments
 from services.usage.ledger_event import LedgerEvent
-from services.usage.retention import Sealing
-from shared.contracts.contract import format_utc, now_utc
+from services.usage.sealed_sums import NoSealing, SealedSums, all_of, sealed_increments
+from shared.contracts.contract import now_utc
 
 ATTEMPTS = 5
-FORGOTTEN_AFTER_SECONDS = 60
 _PAUSE_SECONDS = 2.0
-_NO_SEALING_FOR = timedelta(minutes=15)
-
-Page = Callable[[str], Awaitable[list[dict[str, Any]]]]
-
-
-class SealedSums(Protocol):
-    """What is kept of the events that were removed."""
-
-    async def sealing(self) -> Sealing: ...
-
-    async def pause(self, until: datetime) -> None: ...
-
-    async def page_of_sealed_counters(self, after_id: str) -> list[dict[str, Any]]: ...
-
-    async def page_of_sealed_rollups(self, after_id: str) -> list[dict[str, Any]]: ...
 
 
 class StoredLedger(Protocol):
@@ -38,9 +25,13 @@ class StoredLedger(Protocol):
     @property
     def sealed(self) -> SealedSums: ...
 
+    async def progress(self) -> Progress: ...
+
     async def page_of_events(self, after_id: str) -> list[dict[str, Any]]: ...
 
     async def uncounted_among(self, events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]: ...
+
+    async def missing(self, event_ids: Sequence[str]) -> list[str]: ...
 
     async def page_of_counters(self, after_id: str) -> list[dict[str, Any]]: ...
 
@@ -49,13 +40,15 @@ class StoredLedger(Protocol):
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """`moving` counts the tenants that changed at every attempt and so were not compared."""
+    """`moving` counts the tenants that could not be compared in any of the `attempts`, made within `tried_seconds`."""
 
     events: int = 0
     uncounted: int = 0
     tenants: int = 0
     moving: int = 0
     differences: list[Difference] = field(default_factory=list)
+    attempts: int = 1
+    tried_seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
@@ -64,23 +57,47 @@ class Reconciliation:
 
 @dataclass
 class _Recount:
+    """One reading. `moved`: old events were removed meanwhile, so that nothing can be said of it."""
+
+    cut: ConsistentCut
     increments: Increments = field(default_factory=Increments)
     events: int = 0
-    uncounted_of: dict[str, int] = field(default_factory=dict)
-    forgotten: int = 0
+    uncounted: list[str] = field(default_factory=list)
     being_sealed: list[LedgerEvent] = field(default_factory=list)
+    moved: bool = False
+
+    def take(
+        self, page: Sequence[Mapping[str, Any]], uncounted: Sequence[Mapping[str, Any]], taken: AbstractSet[str]
+    ) -> None:
+        """Adds a page of events. `uncounted` are some of them; `taken` are ids of events that are just being sealed."""
+        self.events += len(page)
+        self.uncounted += [event["_id"] for event in uncounted]
+        self.being_sealed += [LedgerEvent.from_document(event) for event in page if event["_id"] in taken]
+        left = [event for event in page if event["_id"] not in taken]
+        self.increments.add(self.cut.increments_of(left, {int(event["batchId"]) for event in uncounted}))
+
+    @property
+    def tenants(self) -> int:
+        of_counters = {key.tenant_id for key in self.cut.counters.keys() | self.increments.counters.keys()}
+        return len(of_counters | {key.tenant_id for key in self.cut.rollups})
+
+    def differences(self) -> list[Difference]:
+        if self.moved:
+            return []
+        return [
+            *counter_differences(self.increments, self.cut.counters.values()),
+            *rollup_differences(self.increments, self.cut.rollups.values()),
+        ]
 
 
 async def reconcile(
     ledger: StoredLedger, attempts: int = ATTEMPTS, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> Reconciliation:
-    """Compares every tenant whose numbers held still while the ledger was read; tries again for the others.
+    """Compares every tenant, whatever is counted meanwhile, and reads again while it finds a difference.
 
-    A tenant holds still when the versions of its counters are the same before and after, its rollups too, and none
-    of its events is waiting to be counted. Events that still wait at the last attempt, while their tenant's numbers
-    hold still or for longer than counting ever takes, are reported as uncounted. Meanwhile no old events are removed.
+    Events that wait to be counted are looked at again; those that still wait in the end are reported as uncounted.
+    Meanwhile no old events are removed; when some were, during every reading, no tenant is compared.
     """
-    await ledger.sealed.pause(now_utc() + _NO_SEALING_FOR)
     try:
         return await _reconcile(ledger, attempts, sleep)
     finally:
@@ -88,107 +105,46 @@ async def reconcile(
 
 
 async def _reconcile(ledger: StoredLedger, attempts: int, sleep: Callable[[float], Awaitable[None]]) -> Reconciliation:
-    attempt = 1
-    while True:
-        sealing = await ledger.sealed.sealing()
-        before = await _snapshot(ledger)
-        recount = await _recount(ledger, sealing)
-        after = await _snapshot(ledger)
-        everybody = after.keys() | {key.tenant_id for key in recount.increments.counters}
-        moved = {tenant for tenant in before.keys() | after.keys() if before.get(tenant) != after.get(tenant)}
-        if _step_of(await ledger.sealed.sealing()) != _step_of(sealing):
-            moved |= everybody
-        unsettled = moved | recount.uncounted_of.keys()
-        differences = [difference for difference in _differences(recount, after) if difference.tenant_id not in moved]
-        clean = not unsettled and not differences
-        if clean or attempt == attempts:
-            left = {tenant: n for tenant, n in recount.uncounted_of.items() if tenant not in moved}
-            return Reconciliation(
-                events=recount.events,
-                uncounted=sum(left.values()) + recount.forgotten,
-                tenants=len(everybody),
-                moving=len(moved),
-                differences=[found for found in differences if found.tenant_id not in recount.uncounted_of],
-            )
-        attempt += 1
+    began = monotonic()
+    for attempt in range(1, attempts + 1):
+        recount = await _read(ledger)
+        differences = recount.differences()
+        if attempt == attempts or not (recount.moved or differences):
+            break
         await sleep(_PAUSE_SECONDS)
+    tried_seconds = monotonic() - began
+    uncounted = recount.uncounted
+    for _ in range(attempts - 1):
+        if not uncounted:
+            break
+        await sleep(_PAUSE_SECONDS)
+        uncounted = await ledger.missing(uncounted)
+    return Reconciliation(
+        events=recount.events,
+        uncounted=len(uncounted),
+        tenants=recount.tenants,
+        moving=recount.tenants if recount.moved else 0,
+        differences=differences,
+        attempts=attempt,
+        tried_seconds=tried_seconds,
+    )
 
 
-Snapshot = dict[str, dict[str, dict[str, Any]]]
-
-
-async def _snapshot(ledger: StoredLedger) -> Snapshot:
-    """All counter and rollup documents by tenant and id."""
-    stored: Snapshot = {}
-    for page in (ledger.page_of_counters, ledger.page_of_rollups):
-        async for document in _all(page):
-            stored.setdefault(document["tenantId"], {})[document["_id"]] = document
-    return stored
-
-
-async def _recount(ledger: StoredLedger, sealing: Sealing) -> _Recount:
-    recount = _Recount()
-    forgotten_before = format_utc(now_utc() - timedelta(seconds=FORGOTTEN_AFTER_SECONDS))
-    taken = set(sealing.event_ids)
+async def _read(ledger: StoredLedger) -> _Recount:
+    pause = NoSealing(ledger.sealed)
+    await pause.hold()
+    sealing = await ledger.sealed.sealing()
+    # In this order: what had been closed, then what has to contain it, then the events.
+    began = await ledger.progress()
+    counters = counter_documents([document async for document in all_of(ledger.page_of_counters)])
+    rollups = rollup_documents([document async for document in all_of(ledger.page_of_rollups)])
+    recount = _Recount(ConsistentCut(began, counters, rollups))
     after_id = ""
     while page := await ledger.page_of_events(after_id):
         after_id = page[-1]["_id"]
-        recount.events += len(page)
-        events = [LedgerEvent.from_document(document) for document in page]
-        _merge(recount.increments, increments_of(event for event in events if event.event_id not in taken))
-        recount.being_sealed += [event for event in events if event.event_id in taken]
-        for document in await ledger.uncounted_among(page):
-            if document["storedAt"] < forgotten_before:
-                recount.forgotten += 1
-            else:
-                recount.uncounted_of[document["tenantId"]] = recount.uncounted_of.get(document["tenantId"], 0) + 1
-    await _add_sealed(recount, ledger.sealed, sealing)
+        recount.take(page, await ledger.uncounted_among(page), set(sealing.event_ids))
+        await pause.hold()
+    recount.increments.add(await sealed_increments(ledger.sealed, sealing, recount.being_sealed))
+    after = await ledger.sealed.sealing()
+    recount.moved = (after.number, after.state) != (sealing.number, sealing.state)
     return recount
-
-
-async def _add_sealed(recount: _Recount, sealed: SealedSums, sealing: Sealing) -> None:
-    """Adds what removed events come to, and what those come to that are just being removed, each once."""
-    taking = increments_of(recount.being_sealed) if sealing.state == "adding" else Increments()
-    async for document in _all(sealed.page_of_sealed_counters):
-        counter = CounterKey(document["tenantId"], document["period"])
-        _add(recount.increments.counters.setdefault(counter, {}), amounts_in(document))
-        if document["sealedThrough"] >= sealing.number:
-            taking.counters.pop(counter, None)
-    async for document in _all(sealed.page_of_sealed_rollups):
-        rollup = RollupKey(document["tenantId"], document["day"], document["origin"], document["kind"], document["key"])
-        _add(recount.increments.rollups.setdefault(rollup, {}), amounts_in(document))
-        if document["sealedThrough"] >= sealing.number:
-            taking.rollups.pop(rollup, None)
-    _merge(recount.increments, taking)
-
-
-def _step_of(sealing: Sealing) -> tuple[int, str]:
-    return sealing.number, sealing.state
-
-
-def _merge(total: Increments, more: Increments) -> None:
-    for counter, amounts in more.counters.items():
-        _add(total.counters.setdefault(counter, {}), amounts)
-    for rollup, amounts in more.rollups.items():
-        _add(total.rollups.setdefault(rollup, {}), amounts)
-
-
-def _add(sums: dict[str, int], amounts: Mapping[str, int]) -> None:
-    for name, amount in amounts.items():
-        sums[name] = sums.get(name, 0) + amount
-
-
-def _differences(recount: _Recount, stored: Snapshot) -> list[Difference]:
-    documents = [document for of_tenant in stored.values() for document in of_tenant.values()]
-    return [
-        *counter_differences(recount.increments, (document for document in documents if "period" in document)),
-        *rollup_differences(recount.increments, (document for document in documents if "day" in document)),
-    ]
-
-
-async def _all(page_after: Page) -> AsyncIterator[dict[str, Any]]:
-    after_id = ""
-    while page := await page_after(after_id):
-        after_id = page[-1]["_id"]
-        for document in page:
-            yield document

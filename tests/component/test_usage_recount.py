@@ -1,0 +1,221 @@
+"""Recounting a ledger in which something is being counted at every moment."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.usage import batch_window, ledger_store, sealed_sums
+from services.usage.count_batch import CountingInterrupted
+from services.usage.full_reconciliation import Reconciled
+from services.usage.ledger_documents import COUNTERS, EVENTS
+from services.usage.ledger_store import LedgerStore
+from services.usage.recount import StoredLedger, reconcile
+from services.usage.retention import Retention
+from shared.contracts.contract import format_utc, now_utc
+from shared.storage.sqlite import SqliteDatabase
+from tests.component.test_usage_ledger import Clock, Killed, Steps, Store
+from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
+
+LATER = now_utc() + timedelta(days=40)
+
+
+class Traffic(Store):
+    """A store, with its collections."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SqliteDatabase(path / "usage.sqlite3"))
+        self.counters = self.database.collection(COUNTERS)
+        self.events = self.database.collection(EVENTS)
+
+
+class Meanwhile:
+    """A ledger in which something happens before each page that is read of it."""
+
+    def __init__(self, ledger: LedgerStore, happens: Callable[[], Awaitable[object]]) -> None:
+        self._ledger = ledger
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ledger, name)
+        if not name.startswith("page_of"):
+            return found
+
+        async def page(after_id: str) -> Any:
+            await self._happens()
+            return await found(after_id)
+
+        return page
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Traffic]:
+    store = Traffic(tmp_path)
+    await store.database.start()
+    yield store
+    await store.database.stop(5)
+
+
+def steady(store: Store, batches: int = 1) -> Callable[[], Awaitable[None]]:
+    """Counts some batches of both tenants each time it is asked to."""
+    counting, numbers = store.counting(Clock()), iter(range(10**6))
+
+    async def count() -> None:
+        for _ in range(batches):
+            number = next(numbers)
+            await counting.count([operation(f"t{number}-{tenant}", tenant_id=tenant) for tenant in TENANTS])
+
+    return count
+
+
+def under(store: Store, happens: Callable[[], Awaitable[object]]) -> StoredLedger:
+    return cast(StoredLedger, Meanwhile(store.ledger, happens))
+
+
+@pytest.mark.parametrize("batches", [1, batch_window.RECENT + 3], ids=["a batch", "more than a counter remembers"])
+async def test_tenants_that_change_all_the_time_are_compared(store: Traffic, batches: int) -> None:
+    await store.counting(Clock()).count(mixed_events(300))
+    found = await reconcile(under(store, steady(store, batches)), attempts=1)
+    assert (found.differences, found.moving, found.tenants) == ([], 0, 2)
+
+
+async def test_a_difference_of_a_tenant_that_changes_all_the_time_is_found(store: Traffic) -> None:
+    await store.counting(Clock()).count(mixed_events(300))
+    await store.counters.update_one({"tenantId": "tenant-b", "period": "2026-11"}, {"$inc": {"embeddings": -2}})
+    found = await reconcile(under(store, steady(store)), attempts=1)
+    assert [(d.tenant_id, d.where, d.meter, d.amount) for d in found.differences] == [
+        ("tenant-b", "2026-11", "embeddings", -2)
+    ]
+
+
+async def test_a_counter_of_yesterday_is_found_while_events_are_counted(store: Traffic) -> None:
+    """It agrees with itself: its batches are those of its amounts."""
+    counting = store.counting(Clock())
+    await counting.count([operation("e1")])
+    old = await store.counters.find_one({"tenantId": "tenant-a"})
+    assert old is not None
+    await counting.count([operation("e2")])
+    await store.counters.update_one({"_id": old.pop("_id")}, {"$set": old})
+    found = await reconcile(under(store, steady(store)), attempts=1)
+    assert ("counter", "tokens", -15) in [(d.what, d.meter, d.amount) for d in found.differences]
+
+
+async def test_a_counter_that_is_gone_is_found(store: Traffic) -> None:
+    await store.counting(Clock()).count([operation("e1"), operation("e2", tenant_id="tenant-b")])
+    await store.counters.delete_many({"tenantId": "tenant-a"})
+    found = await reconcile(under(store, steady_of(store, "tenant-b")), attempts=1)
+    assert ("tenant-a", "counter", "tokens", -15) in [
+        (d.tenant_id, d.what, d.meter, d.amount) for d in found.differences
+    ]
+    assert {d.tenant_id for d in found.differences} == {"tenant-a"}
+
+
+def steady_of(store: Store, tenant: str) -> Callable[[], Awaitable[object]]:
+    counting, numbers = store.counting(Clock()), iter(range(10**6))
+    return lambda: counting.count([operation(f"t{next(numbers)}", tenant_id=tenant)])
+
+
+async def test_events_that_wait_hide_no_difference(store: Traffic) -> None:
+    await store.counting(Clock()).count([operation("e1"), ending("e2")])
+    number = await store.registry.begin("slow", 0.0)
+    assert number is not None
+    await store.ledger.store([operation("e3")], number)
+    await store.counters.update_one({"tenantId": "tenant-a"}, {"$inc": {"tokens": 4}})
+    found = await reconcile(store.ledger, attempts=1)
+    assert (found.uncounted, found.moving) == (1, 0)
+    assert [(d.what, d.meter, d.amount) for d in found.differences] == [("counter", "tokens", 4)]
+
+
+async def test_what_is_counted_after_a_while_is_not_uncounted(store: Traffic) -> None:
+    """Although at every look other events wait."""
+    clock, numbers = Clock(), iter(range(10**6))
+
+    async def leave_one() -> None:
+        number = await store.registry.begin("gone", 0.0)
+        assert number is not None
+        await store.ledger.store([operation(f"left-{next(numbers)}")], number)
+
+    async def finish_and_leave_one(seconds: float) -> None:
+        await store.counting(clock).resume()
+        await leave_one()
+
+    await leave_one()
+    found = await reconcile(store.ledger, attempts=2, sleep=finish_and_leave_one)
+    assert (found.clean, found.uncounted) == (True, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_moment_of_processes_that_die_is_compared(
+    store: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Leases far too short, batches left half counted, taken over and given up, while the ledger is read on and on."""
+    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    monkeypatch.setattr(ledger_store, "RECENT", 6)
+    events, clock, done = mixed_events(400, seed), Clock(), asyncio.Event()
+
+    async def process(number: int) -> None:
+        chance = random.Random(seed * 10 + number)
+        for at in range(0, len(events), 20):
+            steps = Steps(chance.randint(0, 8), chance.random() < 0.5)
+            for attempt in range(50):
+                clock.now += chance.random()
+                dying = steps if attempt == 0 else None
+                counting = store.counting(clock, f"{number}-{at}-{attempt}", dying, lease=chance.choice((0.0, 1.0)))
+                try:
+                    await counting.resume()
+                    await counting.count(events[at : at + 20])
+                except (Killed, CountingInterrupted):
+                    continue
+                break
+
+    async def read() -> int:
+        readings = 0
+        while not done.is_set():
+            found = await reconcile(store.ledger, attempts=1)
+            assert (found.differences, found.moving) == ([], 0)
+            readings += 1
+        return readings
+
+    reading = asyncio.create_task(read())
+    await asyncio.gather(process(0), process(1))
+    done.set()
+    assert await reading > 3
+
+
+async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
+    store: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old events go while the ledger is read: their sums cannot be told from what is left of them."""
+    monkeypatch.setattr("services.usage.sealed_store.STEP_EVENTS", 2)
+    await store.counting(Clock()).count(mixed_events(300))
+    retention = Retention(store.ledger.sealed, timedelta(days=35))
+    told: list[float] = []
+
+    async def asleep(seconds: float) -> None:
+        told.append(seconds)
+
+    async def removes() -> None:
+        await retention.remove_old(LATER, format_utc(LATER), most_steps=2)
+
+    found = await reconcile(under(store, removes), attempts=3, sleep=asleep)
+    assert (found.moving, found.differences, len(told)) == (2, [], 2)
+    reported = Reconciled(found, None, None, {})
+    assert (reported.clean, reported.complete) == (True, False)
+    assert reported.to_json()["moving"] == 2
+    not_compared, verdict = reported.to_text().splitlines()
+    assert not_compared.startswith(
+        "2 tenants were not compared: old events were removed during each of 3 readings, for"
+    )
+    assert verdict.endswith("no difference in what was compared")
+
+
+async def test_old_events_stay_for_as_long_as_they_are_read(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed_sums, "_NO_SEALING_FOR", timedelta(days=60))
+    await store.counting(Clock()).count(mixed_events(300))
+    retention = Retention(store.ledger.sealed, timedelta(days=35))
+    found = await reconcile(under(store, lambda: retention.remove_old(LATER, format_utc(LATER))), attempts=1)
+    assert (found.differences, found.moving, found.events) == ([], 0, 300)

@@ -1,0 +1,42 @@
+"""What `make reconcile` exits with."""
+
+import pytest
+
+from services.usage import reconcile
+from services.usage.comparison import Difference
+from services.usage.full_reconciliation import Reconciled
+from services.usage.recount import Reconciliation
+from services.usage.settings import ReconcileSettings
+from shared.storage.documents import StorageUnavailable
+
+WRONG = Difference("tenant-a", "counter", "2026-11", "tokens", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "unreached", "code"),
+    [
+        (Reconciliation(), {}, 0),
+        (Reconciliation(differences=[WRONG]), {}, 1),
+        (Reconciliation(uncounted=1), {}, 1),
+        (Reconciliation(moving=1), {}, 3),
+        (Reconciliation(), {"topics": "TimeoutError"}, 3),
+        (Reconciliation(differences=[WRONG], moving=1), {"topics": "TimeoutError"}, 1),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_exit_code_says_whether_all_was_compared(
+    monkeypatch: pytest.MonkeyPatch, ledger: Reconciliation, unreached: dict[str, str], code: int, form: list[str]
+) -> None:
+    async def found(settings: ReconcileSettings) -> Reconciled:
+        return Reconciled(ledger, None, None, unreached)
+
+    monkeypatch.setattr(reconcile, "reconcile_stored", found)
+    assert reconcile.main(form) == code
+
+
+def test_a_store_that_is_out_compares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def out(settings: ReconcileSettings) -> Reconciled:
+        raise StorageUnavailable("down")
+
+    monkeypatch.setattr(reconcile, "reconcile_stored", out)
+    assert reconcile.main([]) == 3
