@@ -4,14 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.usage.admission_check import (
-    AdmissionCheck,
-    AdmissionStates,
-    AdmissionUnreachable,
-    CountersOf,
-    check_admission,
-)
+from services.usage.admission_check import AdmissionCheck, CountersOf, check_admission
+from services.usage.admission_state import AdmissionStates, AdmissionUnreachable
 from services.usage.comparison import Difference
+from services.usage.increments import CounterKey
 from services.usage.pending import Pending, TopicsUnreachable
 from services.usage.recount import Reconciliation, StoredLedger, reconcile
 
@@ -105,8 +101,12 @@ async def reconcile_everything(
         waiting: Pending | None = await pending()
     except TopicsUnreachable as error:
         waiting, unreached["topics"] = None, str(error)
+
+    def may_wait(key: CounterKey) -> bool:
+        return waiting is None or waiting.may_have(key)
+
     try:
-        held: AdmissionCheck | None = await check_admission(admission, ledger)
+        held: AdmissionCheck | None = await check_admission(admission, ledger, may_wait)
     except AdmissionUnreachable as error:
         held, unreached["holds"] = None, str(error)
     return Reconciled(await reconcile(ledger), held, waiting, unreached)

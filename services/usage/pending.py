@@ -40,11 +40,19 @@ class PendingAmount:
 
 @dataclass(frozen=True)
 class Pending:
-    """`events` that the ledger lacks and the topics have; `all_read` is False when there were too many to read."""
+    """`events` that the ledger lacks and the topics have; `all_read` is False when there were too many to read.
+
+    `of` are the tenants and periods that have some, also where they add up to nothing.
+    """
 
     events: int = 0
     all_read: bool = True
     amounts: list[PendingAmount] = field(default_factory=list)
+    of: frozenset[CounterKey] = frozenset()
+
+    def may_have(self, key: CounterKey) -> bool:
+        """Whether something of this tenant and period may be pending."""
+        return key in self.of or not self.all_read
 
 
 class Missing(Protocol):
@@ -74,14 +82,11 @@ async def pending_events(
     except (KafkaError, OSError, TimeoutError) as error:
         raise TopicsUnreachable(type(error).__name__) from error
     lacking = [events[event_id] for event_id in await ledger.missing(list(events))] if events else []
+    by_counter = increments_of(lacking).counters
     amounts = [
         PendingAmount(key.tenant_id, key.period, meter, sums[meter])
-        for key, sums in _by_counter(lacking).items()
+        for key, sums in by_counter.items()
         for meter in _METERS
         if sums.get(meter)
     ]
-    return Pending(len(lacking), read < most, sorted(amounts))
-
-
-def _by_counter(events: Sequence[LedgerEvent]) -> dict[CounterKey, dict[str, int]]:
-    return increments_of(events).counters
+    return Pending(len(lacking), read < most, sorted(amounts), frozenset(by_counter))

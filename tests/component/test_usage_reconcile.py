@@ -1,6 +1,6 @@
 """Reconciling with the holds of admission in a real Redis and with what a real broker still has."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,11 +12,14 @@ from redis.asyncio import Redis
 from services.gateway.admission.holds import HoldSize
 from services.gateway.admission.redis_scripts import AdmissionConnection
 from services.gateway.admission.state import AdmissionState
-from services.gateway.admission.terms import InstalledHold
-from services.usage.admission_check import OVERDUE_AFTER, check_admission
+from services.gateway.admission.terms import Admit, HoldChange, InstalledHold
+from services.usage.admission_check import check_admission
 from services.usage.admission_redis import RedisAdmissionStates
+from services.usage.admission_state import AdmissionStates, StoredAdmission
 from services.usage.count_batch import CountBatch
 from services.usage.handlers import to_ledger_event
+from services.usage.hold_times import OVERDUE_AFTER, MayWait, nothing_waits
+from services.usage.increments import CounterKey
 from services.usage.ledger_store import LedgerStore
 from services.usage.pending import pending_events
 from services.usage.reconcile import reconcile_stored
@@ -33,10 +36,13 @@ from shared.messaging.connection import group_options, make_consumer
 from shared.messaging.producer import EventProducer
 from shared.messaging.topic_admin import create_topics
 from shared.storage.sqlite import SqliteDatabase
-from tests.unit.usage_fixtures import operation
+from tests.unit.usage_fixtures import ending, operation
 
 PERIOD = period_of(now_utc())
 LONG_AGO = timedelta(days=35)
+
+
+async def no_sleep(seconds: float) -> None: ...
 
 
 @dataclass
@@ -49,22 +55,34 @@ class Usage:
     admission: AdmissionState
     tenant: str
 
-    async def install(self, *holds: InstalledHold) -> None:
-        """The gateway's own state of the tenant, as of now."""
-        run_id, token = await self.admission.begin_rebuild(self.tenant, PERIOD, new_id())
-        quota = TenantQuota(
+    @property
+    def state(self) -> str:
+        """The name of the tenant's state."""
+        return redis_keys.admission_counters(self.tenant, PERIOD)
+
+    async def quota(self, plan: Plan = Plan.FREE) -> TenantQuota:
+        return TenantQuota(
             tenant_id=self.tenant,
             period=PERIOD,
-            plan=Plan.FREE,
+            plan=plan,
             plan_version=0,
-            limits=PLAN_LIMITS[Plan.FREE],
+            limits=PLAN_LIMITS[plan],
             counters=await self.ledger.counters(self.tenant, PERIOD),
         )
-        assert await self.admission.install(run_id, token, quota, holds) == "installed"
 
-    async def differences(self) -> list[tuple[str, str, str, int]]:
+    async def install(self, *holds: InstalledHold, plan: Plan = Plan.FREE) -> None:
+        """The gateway's own state of the tenant, as of now."""
+        run_id, token = await self.admission.begin_rebuild(self.tenant, PERIOD, new_id())
+        assert await self.admission.install(run_id, token, await self.quota(plan), holds) == "installed"
+
+    async def differences(
+        self,
+        states: AdmissionStates | None = None,
+        may_wait: MayWait = nothing_waits,
+        sleep: Callable[[float], Awaitable[None]] = no_sleep,
+    ) -> list[tuple[str, str, str, int]]:
         """Of this tenant: what, where, meter, amount."""
-        found = await check_admission(RedisAdmissionStates(self.redis), self.ledger)
+        found = await check_admission(states or RedisAdmissionStates(self.redis), self.ledger, may_wait, sleep)
         return [(d.what, d.where, d.meter, d.amount) for d in found.differences if d.tenant_id == self.tenant]
 
 
@@ -86,7 +104,10 @@ async def usage(tmp_path: Path, kafka_servers: str, redis_url: str) -> AsyncIter
     await connection.start()
     redis = Redis.from_url(redis_url)
     counting = CountBatch(ledger, ledger.registry, owner="one", lease_seconds=5.0)
-    yield Usage(settings, database, ledger, counting, redis, AdmissionState(connection), new_id())
+    made = Usage(settings, database, ledger, counting, redis, AdmissionState(connection), new_id())
+    yield made
+    of = (made.tenant, PERIOD)
+    await redis.delete(made.state, redis_keys.admission_holds(*of), redis_keys.admission_due(*of))
     await redis.aclose()
     await connection.stop(1)
     await database.stop(5)
@@ -124,20 +145,125 @@ async def test_what_is_off_is_named(usage: Usage, field: str, by: int, differenc
 
 
 async def test_a_base_above_newer_counters_is_wrong(usage: Usage) -> None:
-    await usage.install()
+    await usage.install(hold(500, datetime.now(UTC) + timedelta(seconds=60)))
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     await usage.redis.hincrby(redis_keys.admission_counters(usage.tenant, PERIOD), "be", 1)
     assert await usage.differences() == [("admission base", PERIOD, "embeddings", 1)]
 
 
-async def test_a_hold_that_outlives_its_time_is_named(usage: Usage) -> None:
-    now = datetime.now(UTC)
-    late, in_time = (
-        hold(40, now - OVERDUE_AFTER - timedelta(seconds=5), ended=True),
-        hold(9, now - timedelta(seconds=5)),
-    )
+class Between(AdmissionStates):
+    """What happens after all states were read and before one of them is read again."""
+
+    def __init__(self, redis: Redis, happens: Callable[[], Awaitable[object]]) -> None:
+        self._states = RedisAdmissionStates(redis)
+        self._happens = happens
+
+    async def states(self) -> tuple[list[StoredAdmission], datetime]:
+        found = await self._states.states()
+        await self._happens()
+        return found
+
+    async def state(self, key: CounterKey) -> StoredAdmission | None:
+        return await self._states.state(key)
+
+
+@pytest.mark.parametrize("plan", [Plan.FREE, Plan.ENTERPRISE])
+async def test_a_state_that_holds_less_than_was_counted_is_named(usage: Usage, plan: Plan) -> None:
+    """It would admit as much too often."""
+    counted = [
+        operation(new_id(), tenant_id=usage.tenant, period=PERIOD, embeddings=2),
+        ending(new_id(), tenant_id=usage.tenant, period=PERIOD),
+    ]
+    await usage.counting.count(counted)
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    await usage.install(hold(6, soon, ended=True), plan=plan)
+    await usage.redis.hset(usage.state, mapping={"v": 0, "bu": 0, "bt": 0, "be": 0})
+    assert await usage.differences() == [
+        ("admission behind", PERIOD, "embeddings", -2),
+        ("admission behind", PERIOD, "tokens", 6 - 15),
+        ("admission behind", PERIOD, "upgrades", -1),
+    ]
+
+
+async def test_what_is_still_held_is_not_behind(usage: Usage) -> None:
+    await usage.install(hold(15, datetime.now(UTC) + timedelta(seconds=60), ended=True))
+    await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
+    assert await usage.differences() == []
+
+
+async def test_a_state_that_moves_on_while_it_is_compared_is_sound(usage: Usage) -> None:
+    """Between the states and the counters something was admitted and counted."""
+    await usage.install()
+
+    async def admitted_and_counted() -> None:
+        size = HoldSize(upgrades=0, tokens=15, embeddings=0)
+        now_ms = round(datetime.now(UTC).timestamp() * 1000)
+        admitted = await usage.admission.admit(Admit(usage.tenant, PERIOD, new_id(), size, now_ms, now_ms + 60_000))
+        assert admitted.verdict == "admitted"
+        await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
+
+    assert await usage.differences(Between(usage.redis, admitted_and_counted)) == []
+
+    async def confirmed_too() -> None:
+        await admitted_and_counted()
+        assert await usage.admission.confirm(usage.tenant, PERIOD, await usage.quota(), []) == "confirmed"
+
+    assert await usage.differences(Between(usage.redis, confirmed_too)) == []
+
+
+@pytest.mark.parametrize("run", ["another", None], ids=["another Redis", "cold"])
+async def test_a_state_that_is_not_in_force_any_more_is_not_behind(usage: Usage, run: str | None) -> None:
+    await usage.install()
+
+    async def counted_and_lost() -> None:
+        await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
+        if run is None:
+            await usage.redis.delete(usage.state)
+        else:
+            await usage.redis.hset(usage.state, "run", run)
+
+    assert await usage.differences(Between(usage.redis, counted_and_lost)) == []
+
+
+def late_hold(tokens: int, ended: bool) -> InstalledHold:
+    return hold(tokens, datetime.now(UTC) - OVERDUE_AFTER - timedelta(seconds=5), ended=ended)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_hold_that_outlives_its_time_is_named(usage: Usage, ended: bool) -> None:
+    late, in_time = late_hold(40, ended), hold(9, datetime.now(UTC) - timedelta(seconds=5))
     await usage.install(late, in_time)
-    assert await usage.differences() == [("hold overdue", f"{PERIOD} {late.hold_id}", "tokens", 40)]
+    found = ("hold overdue", f"{PERIOD} {late.hold_id}")
+    expected = [(*found, "tokens", 40)] if ended else [(*found, "tokens", 40), (*found, "upgrades", 1)]
+    assert await usage.differences() == expected
+
+
+async def test_an_ended_hold_may_wait_for_what_the_topics_still_have(usage: Usage) -> None:
+    """Usage was out: nobody could look at the hold with success."""
+    ended, open_ = late_hold(40, ended=True), late_hold(0, ended=False)
+    await usage.install(ended, open_)
+    overdue_open = ("hold overdue", f"{PERIOD} {open_.hold_id}", "upgrades", 1)
+    assert await usage.differences(may_wait=lambda key: key == (usage.tenant, PERIOD)) == [overdue_open]
+    assert len(await usage.differences(may_wait=lambda key: key == (usage.tenant, "2001-01"))) == 2
+
+
+async def test_an_ended_hold_is_looked_at_again_before_it_is_named(usage: Usage) -> None:
+    """Usage has just come back and counted everything: the gateway takes it over within seconds."""
+    ended = late_hold(40, ended=True)
+    await usage.install(ended)
+    due = redis_keys.admission_due(usage.tenant, PERIOD)
+
+    async def gateway_looks(seconds: float) -> None:
+        await usage.redis.zadd(due, {ended.hold_id: (datetime.now(UTC).timestamp() + 30) * 1000})
+
+    assert await usage.differences(sleep=gateway_looks) == []
+    await usage.redis.zadd(due, {ended.hold_id: 1})
+
+    async def settled(seconds: float) -> None:
+        change = HoldChange(ended.hold_id, "left")
+        await usage.admission.confirm(usage.tenant, PERIOD, await usage.quota(), [change])
+
+    assert await usage.differences(sleep=settled) == []
 
 
 async def test_a_state_of_an_earlier_redis_is_not_compared(usage: Usage) -> None:
@@ -163,10 +289,11 @@ def recorded(tenant_id: str, tokens: int) -> UsageRecorded:
 async def test_what_the_topics_still_have_is_pending_and_no_difference(usage: Usage) -> None:
     group = f"test.{new_id()}"
     counted, pending = recorded(usage.tenant, 10), [recorded(usage.tenant, 7), recorded(usage.tenant, 8)]
+    free = recorded(new_id(), 0).model_copy(update={"embeddings": 0})
     producer = EventProducer(usage.settings, source="test")
     await producer.start()
     try:
-        for event in (counted, *pending, pending[0]):
+        for event in (counted, *pending, pending[0], free):
             await producer.publish(USAGE_RECORDED, event.tenant_id, event, event_id=event.event_id)
     finally:
         await producer.stop(1)
@@ -176,8 +303,12 @@ async def test_what_the_topics_still_have_is_pending_and_no_difference(usage: Us
     found = await pending_events(usage.settings, group, usage.ledger, oldest)
     ours = {(amount.meter, amount.amount) for amount in found.amounts if amount.tenant_id == usage.tenant}
     assert ours == {("tokens", 15), ("embeddings", 2)}
+    assert found.may_have(CounterKey(usage.tenant, PERIOD))
+    assert found.may_have(CounterKey(free.tenant_id, PERIOD))
+    assert not found.may_have(CounterKey(usage.tenant, "2001-01"))
     few = await pending_events(usage.settings, group, usage.ledger, oldest, most=1)
     assert not few.all_read
+    assert few.may_have(CounterKey("anybody", PERIOD))
     await commit_everything(usage.settings, group)
     assert (await pending_events(usage.settings, group, usage.ledger, oldest)).events == 0
 
@@ -209,7 +340,6 @@ async def test_everything_at_once(usage: Usage) -> None:
     assert f"{usage.tenant}  sum of holds {PERIOD}  tokens: stored 6, ledger 5, off by +1" in found.to_text()
     told = [d for d in found.to_json()["differences"] if d["tenant_id"] == usage.tenant]
     assert [(d["meter"], d["amount"]) for d in told] == [("tokens", 1)]
-    await usage.redis.delete(redis_keys.admission_counters(usage.tenant, PERIOD))
 
 
 async def test_one_of_many_processes_reconciles_once_in_an_interval(tmp_path: Path, usage: Usage) -> None:
