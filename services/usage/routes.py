@@ -1,6 +1,5 @@
 """Internal HTTP: what is counted, for the services that keep records until it is, and for the gateway."""
 
-from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +9,7 @@ from services.usage.stats import RangeMakesNoSense, range_of_days, tenant_stats
 from shared.contracts import problems
 from shared.contracts.contract import Contract, now_utc
 from shared.contracts.internal_http import EventIds
-from shared.contracts.stats import GroupBy
+from shared.contracts.stats import GroupBy, UtcDay
 from shared.contracts.upgrade_http import FieldProblem
 from shared.observability.service_http import problem_response
 
@@ -34,8 +33,8 @@ def usage_routes(ledger: LedgerStore) -> APIRouter:
     @router.get("/tenants/{tenant_id}/stats")
     async def stats(
         tenant_id: str,
-        from_day: Annotated[date | None, Query(alias="from")] = None,
-        to_day: Annotated[date | None, Query(alias="to")] = None,
+        from_day: Annotated[UtcDay | None, Query(alias="from")] = None,
+        to_day: Annotated[UtcDay | None, Query(alias="to")] = None,
         group_by: Annotated[GroupBy | None, Query(alias="groupBy")] = None,
     ) -> Response:
         try:

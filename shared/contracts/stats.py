@@ -1,12 +1,36 @@
 """What a tenant used and what became of its upgrades, over a range of days."""
 
-from typing import Literal
+import re
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from shared.contracts.contract import Contract
 
 GroupBy = Literal["day", "component", "user"]
+
+_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([Tt]00:00:00(\.0+)?([Zz]|\+00:00))?")
+
+
+def _utc_day(value: Any) -> date:
+    # Any other offset, and a number of seconds, would be taken for a day that the caller may not mean.
+    told = _DAY.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if told:
+            return date.fromisoformat(told[1])
+    except ValueError:
+        pass
+    raise PydanticCustomError("utc_day", "Must be a day as YYYY-MM-DD, or its midnight in UTC as YYYY-MM-DDT00:00:00Z")
+
+
+UtcDay = Annotated[
+    date,
+    BeforeValidator(_utc_day),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}),
+]
+"""A UTC day in a query: `YYYY-MM-DD`, or the RFC 3339 time of its midnight in UTC, written in UTC."""
 
 
 class UpgradeCounts(Contract):

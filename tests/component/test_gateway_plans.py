@@ -174,6 +174,49 @@ async def test_a_range_that_makes_no_sense_names_its_field(gateways: Gateways, q
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2026-11-01",
+        "2026-11-01T00:00:00Z",
+        "2026-11-01T00:00:00+00:00",
+        "2026-11-01T00:00:00.000Z",
+        "2026-11-01t00:00:00z",
+    ],
+)
+async def test_a_day_may_be_told_by_its_midnight_in_utc(gateways: Gateways, moment: str) -> None:
+    answer = await gateways.first.get("/api/stats", params={"from": moment, "to": "2026-11-08"})
+    assert (answer.status_code, answer.json()["from"], answer.json()["to"]) == (200, "2026-11-01", "2026-11-08")
+
+
+@pytest.mark.parametrize("field", ["from", "to"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("1793491200", "1793491200.0", "1793491200000", "-1", "1e3", "nan", ""),
+        *("2026-11-01T00:00:00+07:00", "2026-11-01T07:00:00+07:00", "2026-11-01T00:00:00-00:00", "2026-11-01T00:00:00"),
+        *("2026-11-01T00:00:01Z", "2026-11-01T00:00:00.001Z", "2026-11-01T10:00:00Z", "2026-11-01 00:00:00Z"),
+        *("2026-11-01T00:00Z", "2026-11-01Z", "20261101", "2026-W48-1", "2026-305", "26-11-01", "2026-11-1"),
+        *("2026-02-30", "2026-13-01", "0000-01-01", " 2026-11-01", "2026-11-01\n", "２０２６-11-01"),
+    ],
+)
+async def test_anything_else_is_no_day(gateways: Gateways, field: str, moment: str) -> None:
+    answer = await gateways.first.get("/api/stats", params={field: moment})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert error["detail"] == "Must be a day as YYYY-MM-DD, or its midnight in UTC as YYYY-MM-DDT00:00:00Z."
+
+
+async def test_the_openapi_document_says_what_a_day_is(gateways: Gateways) -> None:
+    document = (await gateways.first.get("/openapi.json")).json()
+    parameters = {p["name"]: p for p in document["paths"]["/api/stats"]["get"]["parameters"]}
+    for name in ("from", "to"):
+        taken = [kind.get("format") for kind in parameters[name]["schema"]["anyOf"]]
+        assert taken == ["date", "date-time", None]
+        assert "midnight" in parameters[name]["description"]
+
+
 async def test_without_usage_nothing_is_claimed(gateways: Gateways) -> None:
     """Last: it ends the usage service."""
     gateways.usage.process.kill()

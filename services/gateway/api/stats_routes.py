@@ -11,10 +11,14 @@ from services.gateway.api.upgrade_reads import unavailable
 from services.gateway.problems import ProblemError
 from services.gateway.siblings.usage import RangeRefused, UsageUnavailable
 from shared.contracts.problems import INVALID_REQUEST
-from shared.contracts.stats import GroupBy, TenantStats
+from shared.contracts.stats import GroupBy, TenantStats, UtcDay
 
-FromDay = Annotated[date | None, Query(alias="from", description="first UTC day; this month's, or that of `to`")]
-ToDay = Annotated[date | None, Query(alias="to", description="UTC day after the last; the end of this month")]
+_WRITTEN = ". `YYYY-MM-DD`, or its midnight in UTC, `YYYY-MM-DDT00:00:00Z`"
+_FIRST = "first UTC day; this month's, or that of `to`" + _WRITTEN
+_AFTER = "UTC day after the last; the end of this month" + _WRITTEN
+
+FromDay = Annotated[UtcDay | None, Query(alias="from", description=_FIRST)]
+ToDay = Annotated[UtcDay | None, Query(alias="to", description=_AFTER)]
 Group = Annotated[GroupBy | None, Query(alias="groupBy", description="give the same numbers by group as well")]
 
 
