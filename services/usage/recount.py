@@ -17,6 +17,7 @@ from shared.contracts.contract import now_utc
 
 ATTEMPTS = 5
 _PAUSE_SECONDS = 2.0
+_LOOKS_PER_ATTEMPT = 3
 
 
 class StoredLedger(Protocol):
@@ -114,7 +115,8 @@ async def _reconcile(ledger: StoredLedger, attempts: int, sleep: Callable[[float
         await sleep(_PAUSE_SECONDS)
     tried_seconds = monotonic() - began
     uncounted = recount.uncounted
-    for _ in range(attempts - 1):
+    # In all 24 s: the lease of a process that died runs out, and another one starts, within that time.
+    for _ in range(_LOOKS_PER_ATTEMPT * (attempts - 1)):
         if not uncounted:
             break
         await sleep(_PAUSE_SECONDS)
