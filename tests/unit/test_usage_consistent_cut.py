@@ -1,0 +1,38 @@
+"""Which events a counter has to contain, by what it says of its batches and by what had been closed before."""
+
+import pytest
+
+from services.usage.batch_registry import Progress
+from services.usage.consistent_cut import ConsistentCut, counter_documents
+from tests.unit.usage_fixtures import operation
+
+BEGAN = Progress(last=20, open_numbers=frozenset({19, 20}))
+COUNTER = {"tenantId": "tenant-a", "period": "2026-11", "recentBatches": [18, 20, 29], "batchFloor": 21}
+
+
+@pytest.mark.parametrize(
+    ("number", "uncounted", "contained"),
+    [
+        (5, False, True),  # closed before
+        (5, True, False),  # given up before, and nobody has moved its events yet
+        (18, False, True),
+        (19, False, True),  # closed and forgotten by the counter since then
+        (19, True, False),  # given up since then
+        (20, True, True),  # in the counter, not yet in all others
+        (29, False, True),
+        (28, False, False),  # closed after the counter was read
+        (28, True, False),
+    ],
+)
+def test_what_a_counter_contains(number: int, uncounted: bool, contained: bool) -> None:
+    cut = ConsistentCut(BEGAN, counter_documents([COUNTER]), {})
+    event = {**operation("e1").to_document(), "batchId": f"{number:015d}"}
+    found = cut.increments_of([event], {number} if uncounted else set())
+    assert [sums["tokens"] for sums in found.counters.values()] == ([15] if contained else [])
+
+
+@pytest.mark.parametrize(("number", "contained"), [(5, True), (19, False), (28, False)])
+def test_a_counter_that_is_not_there_lacks_what_had_been_closed(number: int, contained: bool) -> None:
+    event = {**operation("e1").to_document(), "batchId": f"{number:015d}"}
+    found = ConsistentCut(BEGAN, {}, {}).increments_of([event], set())
+    assert bool(found.counters) == contained
