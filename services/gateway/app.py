@@ -54,7 +54,7 @@ from shared.observability.setup import Telemetry, setup
 from shared.privacy.sealing import Vault
 from shared.storage.documents import Database
 from shared.storage.opening import open_database
-from shared.storage.redis_client import open_redis
+from shared.storage.redis_client import open_redis, redis_now
 
 SERVICE = "gateway"
 _COLLECTIONS_AFTER = (20_000, 20, 20)
@@ -266,6 +266,7 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
     patience = max(0.0, settings.shutdown_grace_seconds / 2 - 2)
     keep = timedelta(days=settings.result_retention_days)
     publishing = PublishingSweep(store, publisher, marks, lambda: parts.watch.cluster_id)
+    cut_short = CutShortSweep(store, parts.stages, lambda: redis_now(parts.redis))
 
     async def forget_old() -> None:
         await parts.creations.forget_old()
@@ -278,7 +279,7 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
         Periodic("publishing sweep", publishing.run, _SWEEP_EVERY_SECONDS),
         Periodic("ending sweep", EndingSweep(store, results, waiters, marks).run, _SWEEP_EVERY_SECONDS),
         Periodic("deadline sweep", DeadlineSweep(store, results, waiters, publisher).run, _SWEEP_EVERY_SECONDS),
-        Periodic("cut short sweep", CutShortSweep(store, parts.stages).run, _SWEEP_EVERY_SECONDS),
+        Periodic("cut short sweep", cut_short.run, _SWEEP_EVERY_SECONDS),
         Periodic("expiry", forget_old, _EXPIRY_EVERY_SECONDS),
         *parts.identity.background,
         *parts.admission.background,

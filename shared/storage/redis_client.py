@@ -1,5 +1,7 @@
 """The client for Redis: every wait on it has a limit, and so has the number of its connections."""
 
+from datetime import UTC, datetime
+
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -29,3 +31,9 @@ def open_redis(settings: StorageSettings, *, max_connections: int = 64) -> Redis
         decode_responses=False,
     )
     return Redis.from_pool(pool)
+
+
+async def redis_now(redis: Redis) -> datetime:
+    """The time by Redis's own clock, the same for all that use it. Raises RedisError."""
+    seconds, microseconds = await redis.time()
+    return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)

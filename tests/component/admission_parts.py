@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from redis.asyncio import Redis
@@ -23,7 +24,7 @@ from services.gateway.admission.settlement import Settlement
 from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.unfinished_work import UnfinishedWork
 from services.gateway.siblings.usage import UsageUnavailable
-from services.gateway.upgrades.accepted_record import AcceptedRecord, StoredHold
+from services.gateway.upgrades.accepted_record import AcceptedRecord, StageHold, StoredHold
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
 from shared.contracts.contract import period_of
 from shared.contracts.ids import new_id
@@ -97,11 +98,14 @@ class AdmissionParts:
             clock=self.clock,
         )
         self.documents = DocumentHolds(self.held_documents, self.admissions, self.clock)
-        self.due = DueHolds(self.redis, self.settlement, lambda: self.clock.now.timestamp())
+        self.due = DueHolds(self.redis, self.settlement, clock=lambda: self.clock.now.timestamp())
 
     @property
     def period(self) -> str:
         return period_of(self.clock.now)
+
+    async def shared_clock(self) -> datetime:
+        return self.clock.now
 
     def limit(self, **overrides: int | None) -> None:
         self.usage.stand_in.set_plan(TENANT, Plan.ENTERPRISE, **overrides)
@@ -118,14 +122,24 @@ class AdmissionParts:
         }  # fmt: skip
         return Hold(**(fields | changes))
 
-    async def accept(self, size: HoldSize = SIZE, stages: Sequence[Stage] = (Stage.UPGRADER,)) -> Hold:
-        """Admits and records one upgrade."""
+    async def accept(
+        self,
+        size: HoldSize = SIZE,
+        stages: Sequence[Stage] = (Stage.UPGRADER,),
+        shares: Mapping[Stage, tuple[int, int]] | None = None,
+    ) -> Hold:
+        """Admits and records one upgrade. `shares` are tokens and embeddings of its stages."""
         hold = self.hold(size)
         await self.admissions.admit(hold)
-        await self.store.insert(self.record(hold, stages))
+        await self.store.insert(self.record(hold, stages, shares or {}))
         return hold
 
-    def record(self, hold: Hold, stages: Sequence[Stage] = (Stage.UPGRADER,)) -> AcceptedRecord:
+    def record(
+        self,
+        hold: Hold,
+        stages: Sequence[Stage] = (Stage.UPGRADER,),
+        shares: Mapping[Stage, tuple[int, int]] = MappingProxyType({}),
+    ) -> AcceptedRecord:
         now = self.clock.now
         task = RewriteTask(
             upgrade_id=hold.upgrade_id, tenant_id=TENANT, period=hold.period, created_at=now,
@@ -147,6 +161,7 @@ class AdmissionParts:
             hold=StoredHold(
                 upgrades=hold.size.upgrades, tokens=hold.size.tokens, embeddings=hold.size.embeddings,
                 expires_at=hold.expires_at,
+                stages={stage: StageHold(tokens=share[0], embeddings=share[1]) for stage, share in shares.items()},
             ),
             open_since=now,
         )  # fmt: skip

@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
         hold_id = new_id()
         ask = Admit(
             tenant_id=self.tenant, period=PERIOD, hold_id=hold_id, size=HoldSize(*need), now_ms=self.now,
-            due_ms=self.now + 70_000, subject="user", most_accepted=RATE if limited else 0,
+            rate_now_ms=self.now, due_ms=self.now + 70_000, subject="user", most_accepted=RATE if limited else 0,
         )  # fmt: skip
         answer = self.valkey.run(self.state.admit(ask))
         self.rate = [(at, id_) for at, id_ in self.rate if at > self.now - WINDOW]
@@ -310,7 +310,7 @@ async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> Non
     await install(state, "rate", quota("rate", NOTHING, (-1, -1, -1), 0, 0))
 
     async def verdict(at: int, subject: str = "user") -> str:
-        return (await state.admit(ask("rate", now_ms=NOW + at, subject=subject, most_accepted=2))).verdict
+        return (await state.admit(ask("rate", rate_now_ms=NOW + at, subject=subject, most_accepted=2))).verdict
 
     assert [await verdict(at) for at in (0, 30_000, 30_001, 59_999)] == [
         "admitted", "admitted", "rate_limited", "rate_limited"
@@ -322,13 +322,12 @@ async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> Non
 
 
 async def test_nobody_is_told_to_wait_longer_than_the_window(state: AdmissionState) -> None:
-    """Requests reach Redis in another order than they read the clock, and two replicas have two clocks."""
     await install(state, "clocks", quota("clocks", NOTHING, (-1, -1, -1), 0, 0))
-    assert (await state.admit(ask("clocks", now_ms=NOW, most_accepted=1))).verdict == "admitted"
-    earlier = await state.admit(ask("clocks", now_ms=NOW - 5, most_accepted=1))
+    assert (await state.admit(ask("clocks", rate_now_ms=NOW, most_accepted=1))).verdict == "admitted"
+    earlier = await state.admit(ask("clocks", rate_now_ms=NOW - 5, most_accepted=1))
     assert (earlier.verdict, earlier.rate.frees_ms) == ("rate_limited", WINDOW)
-    assert await state.failure("clocks", NOW, 1) == (True, WINDOW)
-    assert await state.failure("clocks", NOW - 5, 1) == (False, WINDOW)
+    assert await state.failure("clocks", 1, NOW) == (True, WINDOW)
+    assert await state.failure("clocks", 1, NOW - 5) == (False, WINDOW)
 
 
 async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state: AdmissionState) -> None:
@@ -336,12 +335,20 @@ async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state:
     ahead = 3_600_000
 
     async def admitted(at: int) -> int:
-        answers = [await state.admit(ask("stepped", now_ms=NOW + at, most_accepted=3)) for _ in range(4)]
+        answers = [await state.admit(ask("stepped", rate_now_ms=NOW + at, most_accepted=3)) for _ in range(4)]
         return [answer.verdict for answer in answers].count("admitted")
 
     assert await admitted(ahead) == 3
     # The clock is put right: what was noted an hour ahead counts no more.
     assert [await admitted(at) for at in (0, 59_999, 60_000)] == [3, 0, 3]
+
+
+async def test_replicas_with_different_clocks_share_one_rate(state: AdmissionState) -> None:
+    await install(state, "skewed", quota("skewed", NOTHING, (-1, -1, -1), 0, 0))
+    asks = [ask("skewed", now_ms=NOW + skew, most_accepted=3) for skew in (0, 70_000, -70_000, 3_600_000) * 3]
+    answers = [await state.admit(each) for each in asks]
+    assert [answer.verdict for answer in answers].count("admitted") == 3
+    assert all(50_000 < answer.rate.frees_ms <= WINDOW for answer in answers)
 
 
 async def test_what_a_redis_before_has_left_is_taken_away(state: AdmissionState, valkey: ServerProcess) -> None:

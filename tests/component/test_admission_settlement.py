@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,11 @@ from services.gateway.admission.admissions import Admission, Hold
 from services.gateway.admission.held_work import HeldWork, Spent
 from services.gateway.admission.holds import HoldSize
 from services.gateway.problems import ProblemError
-from services.gateway.siblings.usage import UsageUnavailable
 from services.gateway.upgrades.accepted_store import AcceptedWork
 from services.gateway.upgrades.recording import record_in_time
-from services.gateway.upgrades.sweep_cut_short import CutShortSweep, StagesUnavailable
+from services.gateway.upgrades.sweep_cut_short import CutShortSweep, SpendingNotTold, StageOut
 from shared.contracts import redis_keys
+from shared.contracts.contract import now_utc
 from shared.contracts.problems import CONFLICT, QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 from shared.contracts.upgrade_tasks import Stage
@@ -160,14 +160,14 @@ async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_no
     await parts.admissions.quota(TENANT, parts.period)
     assert await parts.meter("tokens") == (0, 1000)
     stages = LocalStages()
-    sweep = CutShortSweep(parts.store, stages, parts.clock)
+    sweep = CutShortSweep(parts.store, stages, parts.shared_clock)
     assert await sweep.run() == 0, "its stages may still be at work"
     parts.clock.move(seconds=30)
-    stages.out = True
+    stages.silent = {*Stage}
     assert await sweep.run() == 0
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (0, 1000), "what they have spent is not known"
-    stages.out = False
+    stages.silent = set()
     assert await sweep.run() == 1
     await parts.settlement.sweep()
     assert await parts.meter("tokens") == (0, 0)
@@ -185,7 +185,7 @@ async def test_what_stages_spent_on_an_upgrade_that_was_cut_short_is_held_until_
     stages.recorded[Stage.SUMMARIZER] = [Spent(event_id="summary", tokens=600)]
     stages.recorded[Stage.RAG] = [Spent(event_id="search", embeddings=2)]
     parts.clock.move(seconds=90)
-    assert await CutShortSweep(parts.store, stages, parts.clock).run() == 1
+    assert await CutShortSweep(parts.store, stages, parts.shared_clock).run() == 1
     await parts.settlement.sweep()
     assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((0, 600), (0, 2))
     await lose(parts)
@@ -196,6 +196,45 @@ async def test_what_stages_spent_on_an_upgrade_that_was_cut_short_is_held_until_
     assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((0, 0), (0, 0))
 
 
+async def test_a_stage_that_is_out_keeps_its_own_share_and_no_more(parts: AdmissionParts) -> None:
+    shares = {Stage.SUMMARIZER: (300, 0), Stage.RAG: (100, 4), Stage.UPGRADER: (600, 0)}
+    hold = await parts.accept(stages=LocalStages.ALL, shares=shares)
+    await parts.end(hold, error="deadline_exceeded", tokens=30)
+    await parts.settlement.refresh(TENANT, parts.period)
+    # What the upgrader has spent stands in the end that it made; that is counted.
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((30, 400), (0, 4))
+    parts.clock.move(seconds=90)
+    stages = LocalStages()
+    stages.silent = {Stage.RAG}
+    stages.recorded[Stage.SUMMARIZER] = [Spent(event_id="summary", tokens=200)]
+    sweep = CutShortSweep(parts.store, stages, parts.shared_clock)
+    assert await sweep.run() == 0
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((30, 300), (0, 4))
+    stages.silent = set()
+    assert await sweep.run() == 1
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((30, 200), (0, 0))
+
+
+async def test_where_nobody_else_was_at_work_nobody_is_asked(parts: AdmissionParts) -> None:
+    hold = await parts.accept(shares={Stage.UPGRADER: (1000, 0)})
+    await parts.end(hold, error="deadline_exceeded", tokens=30)
+    assert await CutShortSweep(parts.store, LocalStages(), parts.shared_clock).run() == 1
+    await parts.settlement.refresh(TENANT, parts.period)
+    assert await parts.meter("tokens") == (30, 0)
+
+
+async def test_a_question_that_a_stage_cannot_answer_holds_up_no_others(parts: AdmissionParts) -> None:
+    for _ in range(2):
+        await parts.end(await parts.accept(stages=LocalStages.ALL), error="expired", tokens=0)
+    parts.clock.move(seconds=90)
+    stages = LocalStages()
+    sweep = CutShortSweep(parts.store, stages, parts.shared_clock)
+    stages.odd = {(await parts.store.cut_short("", 1))[0].upgrade_id}
+    assert await sweep.run() == 1
+
+
 class LocalStages:
     """What stages have recorded."""
 
@@ -203,11 +242,14 @@ class LocalStages:
 
     def __init__(self) -> None:
         self.recorded: dict[Stage, list[Spent]] = {}
-        self.out = False
+        self.silent: set[Stage] = set()
+        self.odd: set[str] = set()
 
     async def spent(self, stage: Stage, tenant_id: str, upgrade_id: str) -> list[Spent]:
-        if self.out:
-            raise StagesUnavailable("out")
+        if stage in self.silent:
+            raise StageOut("out")
+        if upgrade_id in self.odd:
+            raise SpendingNotTold("odd")
         return self.recorded.get(stage, [])
 
 
@@ -287,16 +329,27 @@ async def test_a_plan_that_changes_while_a_state_is_rebuilt_counts(
 
 async def test_who_was_at_the_limit_before_redis_was_lost_still_is(parts: AdmissionParts) -> None:
     parts.admissions._accepted_per_minute = 3
-    for _ in range(3):
-        await parts.accept()
-        parts.clock.move(seconds=10)
-    await lose(parts)
+    await accepted_before(parts, 50, 40, 30)
     problem = await refused(parts)
     assert problem.problem is RATE_LIMITED
-    assert problem.headers["Retry-After"] == "30"
-    parts.clock.move(seconds=31)
+    assert 5 <= int(problem.headers["Retry-After"]) <= 10
+
+
+async def test_what_was_accepted_long_before_redis_was_lost_limits_nobody(parts: AdmissionParts) -> None:
+    parts.admissions._accepted_per_minute = 3
+    await accepted_before(parts, 70, 40, 30)
     await parts.accept()
     assert (await refused(parts)).problem is RATE_LIMITED
+
+
+async def accepted_before(parts: AdmissionParts, *seconds: int) -> None:
+    """Upgrades that were accepted so many seconds ago, by the clock that Redis keeps the rate by; then it is lost."""
+    now = now_utc()
+    for ago in seconds:
+        parts.clock.now = now - timedelta(seconds=ago)
+        await parts.accept()
+    parts.clock.now = now
+    await lose(parts)
 
 
 async def test_without_usage_a_warm_tenant_goes_on_and_a_cold_one_is_told_to_wait(parts: AdmissionParts) -> None:
@@ -360,8 +413,7 @@ async def test_due_holds_of_tenants_that_nobody_asks_for_are_found(parts: Admiss
     running = await parts.accept()
     parts.clock.move(seconds=71)
     parts.usage.stand_in.out = True
-    with pytest.raises(UsageUnavailable):
-        await parts.due.sweep()
+    assert await parts.due.sweep() == 1
     # What was never recorded needs no counters; what runs stays, as long as its end is not known.
     assert await parts.meter("upgrades") == (0, 1)
     parts.usage.stand_in.out = False

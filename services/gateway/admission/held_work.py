@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.gateway.admission.holds import HoldSize
+from services.gateway.admission.holds import NOTHING, HoldSize
 from services.gateway.admission.terms import HoldChange, InstalledHold, Settled
 from shared.contracts.contract import Contract
 from shared.contracts.ids import derived_id
@@ -32,8 +32,8 @@ class Spent(Contract):
 class HeldWork:
     """An upgrade or the indexing of a document, with its hold.
 
-    `spent` is known once it has `ended`; of one that was `cut_short`, ended while a stage may have been at work, only
-    when its stages were asked. Until then it holds its worst case.
+    `spent` is known once it has `ended`. Of one that was `cut_short`, ended while a stage may have been at work, it is
+    all that is known so far, and `unknown` is the worst case of the rest.
     """
 
     hold_id: str
@@ -42,6 +42,7 @@ class HeldWork:
     ended: bool
     spent: tuple[Spent, ...] = ()
     cut_short: bool = False
+    unknown: HoldSize = NOTHING
     end_event: str | None = None
 
     def events(self) -> list[str]:
@@ -57,9 +58,8 @@ class HeldWork:
             return HoldSize(0 if in_counters else self.size.upgrades, self.size.tokens, self.size.embeddings)
         open_ = [item for item in self.spent if item.event_id in missing]
         upgrades = sum(item.upgrades for item in open_)
-        if self.cut_short:
-            return HoldSize(upgrades, self.size.tokens, self.size.embeddings)
-        return HoldSize(upgrades, sum(item.tokens for item in open_), sum(item.embeddings for item in open_))
+        tokens, embeddings = sum(item.tokens for item in open_), sum(item.embeddings for item in open_)
+        return HoldSize(upgrades, tokens + self.unknown.tokens, embeddings + self.unknown.embeddings)
 
     def is_counted(self, missing: AbstractSet[str]) -> bool:
         """Whether nothing of it is owed any more."""
@@ -79,7 +79,7 @@ class HeldWork:
     def to_install(self, missing: AbstractSet[str], now: datetime) -> InstalledHold | None:
         """Its hold in a state that is built anew; None when it needs none."""
         left = self.left(missing)
-        if self.ended and left == HoldSize(0, 0, 0):
+        if self.ended and left == NOTHING:
             return None
         due = _ms(now + LOOK_AGAIN) if self.ended else max(_ms(self.expires_at), _ms(now + LOOK_AGAIN))
         return InstalledHold(self.hold_id, left, self.ended, left.upgrades != self.size.upgrades, due)

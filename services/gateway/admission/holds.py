@@ -3,7 +3,7 @@
 A token is at least one byte of the text it stands for, so the bytes of a text are a bound on its tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.contracts.upgrade_tasks import Stage
@@ -25,6 +25,9 @@ class HoldSize:
     upgrades: int
     tokens: int
     embeddings: int
+
+
+NOTHING = HoldSize(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,27 @@ class UpgradeInput:
 
 def upgrade_hold(given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
     """One upgrade, and on the other meters the most that its stages can spend."""
-    tokens = embeddings = 0
-    for stage in given.itinerary:
-        if stage is Stage.SUMMARIZER:
-            tokens += _call(given.history_bytes + 2 * bounds.summary_tokens, bounds.summary_tokens, bounds)
-        elif stage is Stage.RAG:
-            queries = _queries(given)
-            embeddings += queries * bounds.requests_per_call
-            tokens += queries * bounds.requests_per_call * QUERY_BYTES
-        else:
-            tokens += _call(_rewrite_input(given, bounds), bounds.rewrite_tokens, bounds)
+    return sum_of_stages(stage_holds(given, bounds))
+
+
+def sum_of_stages(shares: Mapping[Stage, HoldSize]) -> HoldSize:
+    """The hold of an upgrade whose stages can spend so much."""
+    tokens, embeddings = sum(s.tokens for s in shares.values()), sum(s.embeddings for s in shares.values())
     return HoldSize(upgrades=1, tokens=tokens, embeddings=embeddings)
+
+
+def stage_holds(given: UpgradeInput, bounds: ModelBounds) -> dict[Stage, HoldSize]:
+    """The most that each stage of the itinerary can spend."""
+    return {stage: _stage_hold(stage, given, bounds) for stage in given.itinerary}
+
+
+def _stage_hold(stage: Stage, given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
+    if stage is Stage.SUMMARIZER:
+        return HoldSize(0, _call(given.history_bytes + 2 * bounds.summary_tokens, bounds.summary_tokens, bounds), 0)
+    if stage is Stage.RAG:
+        requests = _queries(given) * bounds.requests_per_call
+        return HoldSize(0, requests * QUERY_BYTES, requests)
+    return HoldSize(0, _call(_rewrite_input(given, bounds), bounds.rewrite_tokens, bounds), 0)
 
 
 def _rewrite_input(given: UpgradeInput, bounds: ModelBounds) -> int:

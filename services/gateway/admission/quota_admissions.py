@@ -11,7 +11,7 @@ from services.gateway.admission.admissions import Admission, Claim, Hold, Rate
 from services.gateway.admission.held_work import LOOK_AGAIN, EndedWork, HeldWork
 from services.gateway.admission.rebuild import Rebuild, RebuildFailed
 from services.gateway.admission.redis_scripts import AdmissionUnavailable
-from services.gateway.admission.settlement import RECORDED_WITHIN_SECONDS, Settlement
+from services.gateway.admission.settlement import Settlement
 from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.terms import Admit, Admitted, MeterState, QuotaState, Settled
 from services.gateway.problems import ProblemError
@@ -24,7 +24,7 @@ from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
 
 REBUILD_WITHIN_SECONDS = 8.0
-REFRESH_WITHIN_SECONDS = RECORDED_WITHIN_SECONDS + 1.0
+REFRESH_WITHIN_SECONDS = 2.0
 _REFRESHED_LATELY_SECONDS = 1.0
 _RELEASE_ATTEMPTS = 30
 _RELEASE_PAUSE_SECONDS = 1.0
@@ -66,7 +66,7 @@ class QuotaAdmissions:
 
     async def admit(self, hold: Hold) -> Admission:
         """Takes the hold, unless its key is claimed. Raises ProblemError and takes nothing."""
-        answer, at = await self._decide_or_release(hold, self._accepted_per_minute)
+        answer, at = await self._decide(hold, self._accepted_per_minute)
         rate = Rate.of(answer.rate, self._accepted_per_minute)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict == "replay":
@@ -80,7 +80,7 @@ class QuotaAdmissions:
 
         Not to be asked again with the same hold where no answer came.
         """
-        answer, at = await self._decide_or_release(hold, 0)
+        answer, at = await self._decide(hold, 0)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict != "admitted":
             raise self._refusal(answer, hold, None)
@@ -133,31 +133,32 @@ class QuotaAdmissions:
                 return state
         raise _unavailable()
 
-    async def _decide_or_release(self, hold: Hold, most_accepted: int) -> tuple[Admitted, float]:
-        """As `_decide`. Where no answer came, whatever was taken is given back."""
-        try:
-            return await self._decide(hold, most_accepted)
-        except ProblemError:
-            self._in_background(self._release_after_silence(hold))
-            raise
-
     async def _decide(self, hold: Hold, most_accepted: int) -> tuple[Admitted, float]:
         """What the script says about the hold, and when (monotonic seconds) it was asked at the earliest."""
         async with _told_as_problems():
             for _ in range(_COLD_ATTEMPTS):
                 at = time.monotonic()
-                answer = await self._state.admit(self._ask(hold, most_accepted))
+                answer = await self._admit(hold, most_accepted)
                 if answer.verdict == "cold":
                     await self._rebuilt(hold.tenant_id, hold.period)
                     continue
                 if answer.verdict == "quota_exceeded" and await self._may_have_changed(hold, answer):
                     at = time.monotonic()
-                    answer = await self._state.admit(self._ask(hold, most_accepted))
+                    answer = await self._admit(hold, most_accepted)
                 elif answer.due or self._is_old(hold):
                     self._in_background(self._look_at(hold, answer.due))
                 if answer.verdict != "cold":
                     return answer, at
         raise _unavailable()
+
+    async def _admit(self, hold: Hold, most_accepted: int) -> Admitted:
+        """Asks once. Where no answer came to what was sent, whatever was taken is given back."""
+        try:
+            return await self._state.admit(self._ask(hold, most_accepted))
+        except AdmissionUnavailable as error:
+            if error.may_have_run:
+                self._in_background(self._release_after_silence(hold))
+            raise
 
     def _ask(self, hold: Hold, most_accepted: int) -> Admit:
         return Admit(
@@ -180,7 +181,15 @@ class QuotaAdmissions:
     async def _may_have_changed(self, hold: Hold, answer: Admitted) -> bool:
         """Before a no: takes over what was counted meanwhile, and looks at holds whose time has come."""
         lately = self._settlement.seconds_since(hold.tenant_id, hold.period) <= _REFRESHED_LATELY_SECONDS
-        return (not lately or bool(answer.due)) and await self._refresh(hold.tenant_id, hold.period, answer.due)
+        if lately and not answer.due:
+            return False
+        changed = await self._refresh(hold.tenant_id, hold.period, answer.due)
+        # A hold that seems to be nobody's is one only when it is missed again: who would be refused for it waits.
+        pause = self._settlement.sure_in_seconds(answer.due)
+        if pause == 0.0:
+            return changed
+        await asyncio.sleep(pause)
+        return await self._refresh(hold.tenant_id, hold.period, answer.due) or changed
 
     async def _refresh(self, tenant_id: str, period: str, due: tuple[str, ...]) -> bool:
         """Whether the state was brought up to date; a state that is warm serves without, too."""
@@ -223,6 +232,7 @@ class QuotaAdmissions:
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._background) >= _MOST_IN_BACKGROUND:
             work.close()
+            log.warning("admission_work_dropped", under_way=len(self._background))
             return
         task = asyncio.create_task(work)
         self._background.add(task)

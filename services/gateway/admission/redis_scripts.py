@@ -37,7 +37,11 @@ log = get_logger(__name__)
 
 
 class AdmissionUnavailable(Exception):
-    """Redis does not answer. Whether the script ran is not known; each of them may be run again."""
+    """Redis does not answer. Each script may be run again; this one has not run yet unless it `may_have_run`."""
+
+    def __init__(self, reason: str, *, may_have_run: bool = False) -> None:
+        super().__init__(reason)
+        self.may_have_run = may_have_run
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class _Call:
     keys: tuple[str, ...]
     arguments: tuple[Argument, ...]
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    sent: bool = False
     cut_off: bool = False
 
 
@@ -139,6 +144,8 @@ class AdmissionConnection:
         connection = await self._connected()
         commands = [self._command(call) for call in calls]
         try:
+            for call in calls:
+                call.sent = True
             async with asyncio.timeout(_SOCKET_SECONDS):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 for call in calls:
@@ -164,7 +171,8 @@ class AdmissionConnection:
             raise  # somebody emptied the script cache: the next connect fills it
         except ResponseError as error:
             if not call.answer.done():
-                call.answer.set_exception(AdmissionUnavailable(f"{call.script.name}: {error}"))
+                failure = AdmissionUnavailable(f"{call.script.name}: {error}", may_have_run=True)
+                call.answer.set_exception(failure)
             return
         if not call.answer.done():
             call.answer.set_result(answer)
@@ -210,7 +218,7 @@ class AdmissionConnection:
     def _fail(calls: Sequence[_Call]) -> None:
         for call in calls:
             if not call.answer.done():
-                call.answer.set_exception(AdmissionUnavailable("Redis cannot be reached"))
+                call.answer.set_exception(AdmissionUnavailable("Redis cannot be reached", may_have_run=call.sent))
 
 
 def _run_id_in(info: Any) -> str:

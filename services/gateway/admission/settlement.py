@@ -11,7 +11,7 @@ from services.gateway.admission.rebuild import MOST_EVENTS
 from services.gateway.admission.state import AdmissionState
 from services.gateway.admission.terms import HoldChange
 from services.gateway.admission.unfinished_work import UnfinishedWork
-from services.gateway.siblings.usage import Usage, UsageUnavailable
+from services.gateway.siblings.usage import Usage
 from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS
 from shared.contracts.contract import now_utc
 
@@ -40,6 +40,7 @@ class Settlement:
         self._clock = clock
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._missed_since: OrderedDict[str, float] = OrderedDict()
 
     async def sweep(self) -> int:
         """One round over all tenants that have uncounted work; gives how many. Raises StorageUnavailable,
@@ -69,13 +70,9 @@ class Settlement:
         await asyncio.shield(running)
 
     async def _refresh(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
-        try:
-            await self._take_over(tenant_id, period, due)
-        except UsageUnavailable:
-            await self._give_back_unrecorded(tenant_id, period, due)
-            raise
-        self.note(tenant_id, period)
         await self._give_back_unrecorded(tenant_id, period, due)
+        await self._take_over(tenant_id, period, due)
+        self.note(tenant_id, period)
 
     async def _take_over(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
         # Counters before records: what they have was recorded earlier, so none of it keeps its hold beside them.
@@ -99,16 +96,27 @@ class Settlement:
     async def _give_back_unrecorded(self, tenant_id: str, period: str, due: Sequence[str]) -> None:
         """Ends the due holds of what was never recorded, for which nobody owes anything.
 
-        By the clock of one replica a hold may be due that another one has just taken. So it is looked at twice, so far
+        By the clock of one replica a hold may be due that another one has just taken. So it is missed twice, so far
         apart that a record would be there by now.
         """
         unrecorded = await self._unrecorded(due)
-        if not unrecorded:
-            return
-        await asyncio.sleep(self._recorded_within_seconds)
-        drops = [HoldChange(hold_id, "drop") for hold_id in await self._unrecorded(unrecorded)]
+        for recorded in {*due} - {*unrecorded}:
+            self._missed_since.pop(recorded, None)
+        now = time.monotonic()
+        drops = []
+        for hold_id in unrecorded:
+            if now - self._missed_since.setdefault(hold_id, now) >= self._recorded_within_seconds:
+                del self._missed_since[hold_id]
+                drops.append(HoldChange(hold_id, "drop"))
+        while len(self._missed_since) > _MOST_REMEMBERED:
+            self._missed_since.popitem(last=False)
         if drops:
             await self._state.confirm(tenant_id, period, None, drops)
+
+    def sure_in_seconds(self, due: Sequence[str]) -> float:
+        """How long until those of the due holds that were missed once may be missed again; 0 when there are none."""
+        missed = [self._missed_since[hold_id] for hold_id in due if hold_id in self._missed_since]
+        return max(0.0, max(missed) + self._recorded_within_seconds - time.monotonic()) if missed else 0.0
 
     async def _unrecorded(self, hold_ids: Sequence[str]) -> list[str]:
         recorded = {work.hold_id for work in await self._work.with_hold(hold_ids)}

@@ -138,8 +138,11 @@ class AdmissionState:
         keys = [*_keys(quota.tenant_id, quota.period), redis_keys.admission_rebuild(quota.tenant_id, quota.period)]
         await self._connection.run("set_limits", keys, version, plan, *limits)
 
-    async def failure(self, address_hash: str, now_ms: int, most: int) -> tuple[bool, int]:
-        """Notes a refused credential: whether it was within the limit, and the ms until that changes."""
+    async def failure(self, address_hash: str, most: int, now_ms: int = 0) -> tuple[bool, int]:
+        """Notes a refused credential: whether it was within the limit, and the ms until that changes.
+
+        `now_ms` as `rate_now_ms` of Admit.
+        """
         keys = [redis_keys.failed_authentication(address_hash)]
         allowed, frees_ms = await self._connection.run("failure", keys, now_ms, RATE_WINDOW_MS, most, new_id())
         return bool(allowed), int(frees_ms)
@@ -151,7 +154,7 @@ def admit_call(ask: Admit) -> tuple[list[str], list[Argument]]:
     size, body_hash = ask.size, ask.body_hash if ask.key_hash else ""
     return keys, [
         ask.now_ms, ask.hold_id, size.upgrades, size.tokens, size.embeddings, ask.due_ms,
-        ask.most_accepted, RATE_WINDOW_MS, body_hash, _CLAIM_LIFE_MS,
+        ask.most_accepted, RATE_WINDOW_MS, body_hash, _CLAIM_LIFE_MS, ask.rate_now_ms,
     ]  # fmt: skip
 
 

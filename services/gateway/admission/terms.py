@@ -36,7 +36,10 @@ class MeterState:
 
 @dataclass(frozen=True)
 class Admit:
-    """What admit is asked. Times are ms since 1970; `most_accepted` 0 is no rate limit; a key comes with a body."""
+    """What admit is asked. Times are ms since 1970; `most_accepted` 0 is no rate limit; a key comes with a body.
+
+    `rate_now_ms` 0 takes the rate by Redis's clock.
+    """
 
     tenant_id: str
     period: str
@@ -48,6 +51,7 @@ class Admit:
     most_accepted: int = 0
     key_hash: str | None = None
     body_hash: str = ""
+    rate_now_ms: int = 0
 
 
 @dataclass(frozen=True)

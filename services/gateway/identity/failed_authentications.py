@@ -1,15 +1,11 @@
 """Limits how often one client address may present a credential that nobody knows."""
 
-from collections.abc import Callable
-from datetime import datetime
-
 from starlette.requests import HTTPConnection
 
 from services.gateway.admission.redis_scripts import AdmissionUnavailable
 from services.gateway.admission.state import AdmissionState
 from services.gateway.client_address import client_address
 from services.gateway.problems import ProblemError
-from shared.contracts.contract import now_utc
 from shared.contracts.problems import RATE_LIMITED
 from shared.privacy.sealing import Vault
 
@@ -22,21 +18,17 @@ class FailedAuthentications:
     `per_minute` 0, no limit for callers who are known, leaves those who are not at the usual one.
     """
 
-    def __init__(
-        self, state: AdmissionState, vault: Vault, *, per_minute: int, clock: Callable[[], datetime] = now_utc
-    ) -> None:
+    def __init__(self, state: AdmissionState, vault: Vault, *, per_minute: int) -> None:
         self._state = state
         self._vault = vault
         self._per_minute = per_minute or WITHOUT_A_LIMIT_PER_MINUTE
-        self._clock = clock
 
     async def __call__(self, request: HTTPConnection) -> None:
         """Raises ProblemError (rate_limited) for an address that has failed too often within a minute."""
         # Addresses are personal: Redis sees a keyed hash.
         address = self._vault.keyed_hash("client-address", client_address(request))
-        now_ms = round(self._clock().timestamp() * 1000)
         try:
-            allowed, frees_ms = await self._state.failure(address, now_ms, self._per_minute)
+            allowed, frees_ms = await self._state.failure(address, self._per_minute)
         except AdmissionUnavailable:
             return
         if not allowed:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from services.gateway.admission.held_work import Spent
 from services.gateway.siblings.upgrader import sent_twice_if_cut
-from services.gateway.upgrades.sweep_cut_short import StagesUnavailable
+from services.gateway.upgrades.sweep_cut_short import SpendingNotTold, StageOut
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.quota_http import SpentEvents
 from shared.contracts.upgrade_tasks import Stage
@@ -34,8 +34,10 @@ class StageHttp:
         url = f"{self._urls[stage].rstrip('/')}/internal/upgrades/{upgrade_id}/spent"
         try:
             answer = await sent_twice_if_cut(lambda: self._http.get(url, params={"tenantId": tenant_id}))
-            answer.raise_for_status()
-            events = SpentEvents.model_validate_json(answer.content).events
-        except (httpx.HTTPError, ValidationError) as error:
-            raise StagesUnavailable(type(error).__name__) from None
+        except httpx.HTTPError as error:
+            raise StageOut(type(error).__name__) from None
+        try:
+            events = SpentEvents.model_validate_json(answer.raise_for_status().content).events
+        except (httpx.HTTPStatusError, ValidationError) as error:
+            raise SpendingNotTold(type(error).__name__) from None
         return [Spent(event_id=event.event_id, tokens=event.tokens, embeddings=event.embeddings) for event in events]

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from services.gateway.admission.admissions import Admission, Admissions, Claim, Hold, Rate
 from services.gateway.admission.held_work import WORK_ENDS_WITHIN
-from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, upgrade_hold
+from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
 from services.gateway.identity.caller import Caller
 from services.gateway.problems import ProblemError
-from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StoredHold
+from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StageHold, StoredHold
 from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS, record_in_time
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
@@ -223,7 +223,8 @@ class AcceptUpgrade:
             reply_to=self._replica_id,
             itinerary=itinerary,
         )
-        size = upgrade_hold(_input_of(request, task), self._bounds)
+        shares = stage_holds(_input_of(request, task), self._bounds)
+        size = sum_of_stages(shares)
         record = AcceptedRecord(
             upgrade_id=upgrade_id,
             tenant_id=caller.tenant_id,
@@ -242,6 +243,10 @@ class AcceptUpgrade:
                 tokens=size.tokens,
                 embeddings=size.embeddings,
                 expires_at=task.deadline + WORK_ENDS_WITHIN,
+                stages={
+                    stage: StageHold(tokens=share.tokens, embeddings=share.embeddings)
+                    for stage, share in shares.items()
+                },
             ),
             open_since=now,
         )

@@ -27,6 +27,13 @@ TASK_MODEL: dict[Stage, type[UpgradeTask]] = {
 }
 
 
+class StageHold(Contract):
+    """The share of one stage in a hold."""
+
+    tokens: int
+    embeddings: int
+
+
 class StoredHold(Contract):
     """The hold that an upgrade was admitted with. It can cost nothing more after `expiresAt`."""
 
@@ -34,6 +41,7 @@ class StoredHold(Contract):
     tokens: int
     embeddings: int
     expires_at: Timestamp
+    stages: dict[Stage, StageHold] = {}
 
 
 class AcceptedRecord(Contract):
@@ -57,8 +65,9 @@ class AcceptedRecord(Contract):
     hold: StoredHold | None = None
     spent: list[Spent] | None = Field(default=None, description="the events of its end, once that is known")
     cut_short: bool = Field(
-        default=False, description="it was ended while a stage may have been at work, and the stages were not asked yet"
+        default=False, description="it was ended while a stage may have been at work, and not all stages were asked yet"
     )
+    asked: list[Stage] = Field(default=[], description="stages that have told what they spent, when it was cut short")
     outcome: UpgradeStatus = UpgradeStatus.ACCEPTED
     published_on: str | None = Field(default=None, description="cluster id of the log that confirmed the message")
     expiries: int = Field(default=0, description="how often it was handed over as expired")
@@ -96,8 +105,22 @@ class AcceptedRecord(Contract):
             ended=self.has_ended(),
             spent=tuple(self.spent or [end]),
             cut_short=self.cut_short,
+            unknown=self._unknown(hold),
             end_event=end.event_id,
         )
+
+    def unasked_stages(self) -> list[Stage]:
+        """Those that may have spent what nobody knows of. What the upgrader has spent is in the end that it made."""
+        return [stage for stage in self.stages() if stage is not Stage.UPGRADER and stage not in self.asked]
+
+    def _unknown(self, hold: StoredHold) -> HoldSize:
+        """What the stages that were not asked may have spent."""
+        if not self.cut_short:
+            return HoldSize(0, 0, 0)
+        if not hold.stages:
+            return HoldSize(0, hold.tokens, hold.embeddings)
+        shares = [hold.stages[stage] for stage in self.unasked_stages()]
+        return HoldSize(0, sum(share.tokens for share in shares), sum(share.embeddings for share in shares))
 
     def stages(self) -> list[Stage]:
         """The stages it was sent through, in their order."""

@@ -10,6 +10,7 @@ from services.gateway.upgrades.accept import KeyTaken
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import id_floor
+from shared.contracts.upgrade_tasks import Stage
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Filter, Index
 
 _MOST_SWEPT = 2_000
@@ -160,12 +161,13 @@ class AcceptedStore:
         where = {"cutShort": True, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
-    async def mark_asked(self, upgrade_id: str, spent: Sequence[Spent]) -> None:
-        """All that was spent is known now: it holds no more than that."""
-        await self._records.update_one(
-            {"_id": upgrade_id, "cutShort": True},
-            {"$set": {"spent": [item.to_document() for item in spent]}, "$unset": {"cutShort": ""}},
-        )
+    async def mark_asked(
+        self, upgrade_id: str, spent: Sequence[Spent], asked: Sequence[Stage], *, all_known: bool
+    ) -> None:
+        """What was spent, as far as the stages that were asked know; with `all_known` it holds no more than that."""
+        told = {"spent": [item.to_document() for item in spent], "asked": [stage.value for stage in asked]}
+        change: dict[str, Any] = {"$set": told} | ({"$unset": {"cutShort": ""}} if all_known else {})
+        await self._records.update_one({"_id": upgrade_id, "cutShort": True}, change)
 
     async def remove(self, upgrade_id: str) -> None:
         """Takes back a record whose client is told that nothing was accepted."""

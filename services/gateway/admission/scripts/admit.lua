@@ -1,11 +1,13 @@
 -- Decides on one upgrade or document: idempotency, then the rate, then the three meters. Takes all or nothing.
 -- KEYS 1-3 as in holds.lua, 4 rate of the user, 5 claim of the idempotency key
 -- ARGV 1 run id of Redis, 2 now ms, 3 id, 4 upgrades, 5 tokens, 6 embeddings, 7 due ms,
---      8 most in a window (0: no rate limit), 9 window ms, 10 hash of the body ('' without a key), 11 life of a claim ms
+--      8 most in a window (0: no rate limit), 9 window ms, 10 hash of the body ('' without a key), 11 life of a claim ms,
+--      12 now ms for the rate (0: by Redis's clock)
 -- Answers {what, accepted in the window, ms until the first of them leaves it, due ids, …}
 
-local now, id = tonumber(ARGV[2]), ARGV[3]
+local id = ARGV[3]
 local most, window = tonumber(ARGV[8]), tonumber(ARGV[9])
+local now = most > 0 and rate_clock(ARGV[12]) or 0
 
 local function rate()
   if most == 0 then
@@ -53,7 +55,7 @@ end
 local hold = {u = tonumber(ARGV[4]), t = tonumber(ARGV[5]), e = tonumber(ARGV[6]), ended = false, counted = false}
 put_hold(id, nil, hold, ARGV[7])
 if most > 0 then
-  redis.call('ZADD', KEYS[4], ARGV[2], id)
+  redis.call('ZADD', KEYS[4], whole(now), id)
   redis.call('PEXPIRE', KEYS[4], whole(window * 2))
   accepted, frees = accepted + 1, frees > 0 and frees or window
 end

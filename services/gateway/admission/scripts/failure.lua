@@ -1,12 +1,12 @@
 -- Counts refused credentials of one client address. KEYS 1
--- ARGV 1 run id, 2 now ms, 3 window ms, 4 most, 5 a name for this one
+-- ARGV 1 run id, 2 now ms (0: by Redis's clock), 3 window ms, 4 most, 5 a name for this one
 -- Answers {1 if it was within the limit, ms until the first one leaves the window}
 
-local now, window = tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, window = rate_clock(ARGV[2]), tonumber(ARGV[3])
 keep_window(KEYS[1], now, window)
 local allowed = redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[4])
 if allowed then
-  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[5])
+  redis.call('ZADD', KEYS[1], whole(now), ARGV[5])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
 return {allowed and 1 or 0, frees_in(KEYS[1], now, window)}

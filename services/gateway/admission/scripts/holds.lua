@@ -6,14 +6,23 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- Drops what is not in the window before now. What lies a whole window ahead was noted by a clock that was wrong.
+-- The time by which rates are kept: what is given, or with 0 Redis's own. Replicas have a clock each, and where two differ
+-- by more than a window, each would throw away what the other has noted.
+local function rate_clock(given)
+  if tonumber(given) > 0 then
+    return tonumber(given)
+  end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Drops what is not in the window before now. What lies a whole window ahead was noted before a clock was set back.
 local function keep_window(rate, now, window)
   redis.call('ZREMRANGEBYSCORE', rate, '-inf', whole(now - window))
   redis.call('ZREMRANGEBYSCORE', rate, whole(now + window), '+inf')
 end
 
--- Ms until the first entry of a rate leaves its window, 0 without one. The caller may have read the clock before the one
--- whose entry is there, or on another machine: nobody waits longer than the window.
+-- Ms until the first entry of a rate leaves its window, 0 without one. Nobody waits longer than the window.
 local function frees_in(rate, now, window)
   local oldest = redis.call('ZRANGE', rate, 0, 0, 'WITHSCORES')
   return oldest[2] and math.min(window, tonumber(oldest[2]) + window - now) or 0
