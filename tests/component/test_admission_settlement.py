@@ -539,14 +539,40 @@ async def test_a_plan_that_changes_counts_at_once(parts: AdmissionParts) -> None
 
 
 class Release:
-    def __init__(self) -> None:
+    def __init__(self, *, stays: bool = False) -> None:
         self.events: list[str] = []
+        self.stays = stays
 
     def __call__(self) -> None:
         self.events.append("released")
 
-    async def take_back(self) -> None:
-        self.events.append("taken back")
+    async def take_back(self) -> bool:
+        self.events.append("stays" if self.stays else "taken back")
+        return not self.stays
+
+
+async def test_a_record_that_somebody_was_told_of_stays_with_its_hold(parts: AdmissionParts) -> None:
+    told, untold = await parts.accept(), await parts.accept()
+    assert await parts.store.mark_told(told.upgrade_id)
+    assert [await parts.store.remove(hold.upgrade_id) for hold in (told, untold)] == [False, True]
+    assert await parts.store.find(TENANT, told.upgrade_id) is not None
+    assert not await parts.store.mark_told(untold.upgrade_id)
+    assert await parts.store.remove(untold.upgrade_id)
+    release, written = Release(stays=True), asyncio.Event()
+
+    async def slow() -> None:
+        await written.wait()
+
+    loop = asyncio.get_running_loop()
+    with pytest.raises(StorageUnavailable):
+        await record_in_time(slow, take_back=release.take_back, release=release, until=loop.time() + 0.05)
+    written.set()
+
+    async def is_over() -> bool:
+        return bool(release.events)
+
+    await eventually(is_over)
+    assert release.events == ["stays"]
 
 
 async def test_a_record_that_comes_too_late_is_taken_back(parts: AdmissionParts) -> None:

@@ -1,6 +1,7 @@
 """The same `Idempotency-Key`: one upgrade, however often and however it comes."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -140,6 +141,30 @@ async def test_repeats_at_once_after_redis_was_emptied_get_the_first_upgrade(
             assert {answer.status_code for answer in answers} == {200}
             assert {answer.content for answer in answers} == {first.content}
     assert len([r for r in await world.records() if r.get("keyHash") == key_hash("before the flush")]) == 1
+
+
+async def test_repeats_while_the_store_is_slow_get_one_upgrade_that_stays(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    """The first is told that nothing was accepted; its record comes later, and a repeat may be quick to see it."""
+    for round_ in range(3):
+        headers = {"Idempotency-Key": f"slow store {round_}"} | ASYNC
+        lock = sqlite3.connect(world.data_dir / "gateway.sqlite3", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        try:
+            first = asyncio.create_task(client.post("/api/upgrade", json=PROMPT, headers=headers))
+            repeats = []
+            for _ in range(45):
+                repeats.append(asyncio.create_task(client.post("/api/upgrade", json=PROMPT, headers=headers)))
+                await asyncio.sleep(0.08)
+        finally:
+            lock.execute("ROLLBACK")
+            lock.close()
+        answers = [await first, *await asyncio.gather(*repeats)]
+        accepted = {answer.json()["id"] for answer in answers if answer.status_code < 300}
+        assert {answer.status_code for answer in answers} <= {202, 503}
+        assert len(accepted) == 1
+        assert (await client.get(f"/api/upgrades/{accepted.pop()}")).status_code == 200
 
 
 async def test_documents_are_created_once_too(world: World, client: httpx.AsyncClient) -> None:

@@ -73,8 +73,9 @@ class DocumentHolds:
         standing, _ = await self._records.insert_if_absent(record)
         return None if "openSince" in standing else standing
 
-    async def _remove(self, hold_id: str) -> None:
+    async def _remove(self, hold_id: str) -> bool:
         await self._records.delete_many({"_id": hold_id})
+        return True
 
     async def end(self, hold_id: str, ended: EmbeddingsHoldEnd) -> None:
         """The hold becomes what was used, and stays until usage has counted that.

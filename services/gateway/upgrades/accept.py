@@ -55,8 +55,11 @@ class AcceptedRecords(Protocol):
     async def release_key(self, record: AcceptedRecord) -> None:
         """Takes the idempotency key off a record, so that a new one can have it."""
 
-    async def remove(self, upgrade_id: str) -> None:
-        """Takes a record back."""
+    async def mark_told(self, upgrade_id: str) -> bool:
+        """Notes that somebody was told of the record, so that it stays; False when it was taken back."""
+
+    async def remove(self, upgrade_id: str) -> bool:
+        """Takes a record back; False when somebody was told of it: then it stays."""
 
 
 class TenantDocuments(Protocol):
@@ -123,14 +126,14 @@ class AcceptUpgrade:
             except ProblemError as refusal:
                 # The claim may be lost with Redis. Who repeats an accepted request gets its upgrade, not a refusal.
                 earlier = await self._earlier_of(record)
-                if refusal.problem is UNAVAILABLE or earlier is None:
+                if refusal.problem is UNAVAILABLE or earlier is None or not await self._stays(earlier):
                     raise
                 self._restore_claim(hold, earlier)
                 return _replay(earlier, record, None)
             if admission.claim is None:
                 return await self._recorded(record, task, hold, admission, request.user_prompt)
             earlier = await self._claimed(record, admission.claim)
-            if earlier is not None:
+            if earlier is not None and await self._stays(earlier):
                 return _replay(earlier, record, admission.rate)
             await self._admissions.forget(hold, admission.claim)
         raise KeyTaken
@@ -171,6 +174,12 @@ class AcceptUpgrade:
                 return None
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _stays(self, earlier: AcceptedRecord) -> bool:
+        """Whether the record is there for good. One that came too late may be taken back, until somebody was told."""
+        if earlier.told or earlier.published_on is not None or earlier.has_ended():
+            return True
+        return await self._records.mark_told(earlier.upgrade_id)
 
     async def _earlier_of(self, record: AcceptedRecord) -> AcceptedRecord | None:
         if record.key_hash is None:
@@ -280,7 +289,9 @@ class AcceptUpgrade:
             if earlier is None:
                 continue
             if not self._is_over(earlier):
-                return earlier
+                if await self._stays(earlier):
+                    return earlier
+                continue
             await self._records.release_key(earlier)
         raise KeyTaken
 

@@ -20,6 +20,7 @@ from shared.contracts.upgrade_tasks import (
 )
 
 ERASED = "[erased]"
+_THERE_WHEN_SO = ("cut_short", "asked", "told")
 TASK_MODEL: dict[Stage, type[UpgradeTask]] = {
     Stage.SUMMARIZER: SummarizeTask,
     Stage.RAG: RetrieveTask,
@@ -69,6 +70,7 @@ class AcceptedRecord(Contract):
     )
     asked: list[Stage] = Field(default=[], description="stages that have told what they spent, when it was cut short")
     outcome: UpgradeStatus = UpgradeStatus.ACCEPTED
+    told: bool = Field(default=False, description="a repeat of its request was answered with it: it is not taken back")
     published_on: str | None = Field(default=None, description="cluster id of the log that confirmed the message")
     expiries: int = Field(default=0, description="how often it was handed over as expired")
     next_expiry: Timestamp | None = None
@@ -78,8 +80,9 @@ class AcceptedRecord(Contract):
     erasure_since: Timestamp | None = Field(default=None, description="until nothing is left in any other store")
 
     def to_document(self) -> dict[str, Any]:
-        """The record as it is stored; what is null is left out, so that partial indexes do not see it."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """The record as it is stored; what is null or not so is left out, so that partial indexes do not see it."""
+        not_so = {name for name in _THERE_WHEN_SO if not getattr(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=not_so)
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "AcceptedRecord":

@@ -169,9 +169,14 @@ class AcceptedStore:
         change: dict[str, Any] = {"$set": told} | ({"$unset": {"cutShort": ""}} if all_known else {})
         await self._records.update_one({"_id": upgrade_id, "cutShort": True}, change)
 
-    async def remove(self, upgrade_id: str) -> None:
-        """Takes back a record whose client is told that nothing was accepted."""
-        await self._records.delete_many({"_id": upgrade_id})
+    async def mark_told(self, upgrade_id: str) -> bool:
+        """Notes that somebody was told of the record, so that it stays; False when it was taken back."""
+        return await self._records.update_one({"_id": upgrade_id}, {"$set": {"told": True}}) > 0
+
+    async def remove(self, upgrade_id: str) -> bool:
+        """Takes back a record whose client is told that nothing was accepted; False when another was told of it."""
+        await self._records.delete_many({"_id": upgrade_id, "told": {"$exists": False}})
+        return await self._records.get(upgrade_id) is None
 
     async def mark_counted(self, upgrade_ids: Sequence[str]) -> None:
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"uncountedSince": ""}})

@@ -23,14 +23,15 @@ _taking_back: set[asyncio.Task[None]] = set()
 async def record_in_time(
     record: Callable[[], Awaitable[T]],
     *,
-    take_back: Callable[[], Awaitable[None]],
+    take_back: Callable[[], Awaitable[bool]],
     release: Callable[[], None],
     until: float,
 ) -> T | None:
     """What `record` gives: None when it has recorded, anything else when there was nothing to record any more.
 
     `until` is in monotonic seconds. Raises StorageUnavailable when it came too late; then, and whenever nothing is
-    recorded, the hold is given back: after `take_back` where a record may exist.
+    recorded, the hold is given back: after `take_back` where a record may exist. `take_back` is False for a record that
+    has to stay, and so does its hold.
     """
     recording = asyncio.create_task(_as_task(record))
     try:
@@ -59,13 +60,14 @@ async def _as_task(record: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _give_up(
-    recording: asyncio.Task[T], take_back: Callable[[], Awaitable[None]], release: Callable[[], None]
+    recording: asyncio.Task[T], take_back: Callable[[], Awaitable[bool]], release: Callable[[], None]
 ) -> None:
     await asyncio.wait([recording])
     failure = recording.exception()
     try:
-        if isinstance(failure, StorageUnavailable) or (failure is None and recording.result() is None):
-            await take_back()
+        may_stand = isinstance(failure, StorageUnavailable) or (failure is None and recording.result() is None)
+        if may_stand and not await take_back():
+            return
     except StorageUnavailable:
         # If the record stands, it keeps its hold: it is an upgrade then that its client was not told of. If it does
         # not, that is found when the hold is due.
