@@ -9,27 +9,26 @@ from typing import Protocol
 
 from services.gateway.admission.admissions import Admission, Admissions, Claim, Hold, Rate
 from services.gateway.admission.held_work import WORK_ENDS_WITHIN
-from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.admission.holds import HoldSize, ModelBounds, stage_holds, sum_of_stages
 from services.gateway.identity.caller import Caller
 from services.gateway.problems import ProblemError
 from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StageHold, StoredHold
 from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS, record_in_time
+from services.gateway.upgrades.request_texts import input_of, redacted
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.ids import new_id
 from shared.contracts.problems import UNAVAILABLE
 from shared.contracts.upgrade_http import UpgradeRequest
-from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
-from shared.privacy.redaction import PlaceholderMap, redact_all
+from shared.contracts.upgrade_tasks import Stage, TaskOptions, UpgradeTask
+from shared.privacy.redaction import PlaceholderMap
 from shared.privacy.sealing import Vault
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
-_REDACTED_IN_THREAD_CHARACTERS = 20_000
 _INSERT_ATTEMPTS = 3
 _CLAIM_ATTEMPTS = 3
 CLAIM_RECORDED_WITHIN_SECONDS = RECORD_WITHIN_SECONDS + 0.5
 _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.1
-_MESSAGE_FRAME = 16
 
 
 class KeyTaken(Exception):
@@ -209,10 +208,7 @@ class AcceptUpgrade:
     ) -> tuple[AcceptedRecord, UpgradeTask]:
         itinerary = await self._itinerary(caller, request)
         placeholders = PlaceholderMap()
-        if _characters(request) > _REDACTED_IN_THREAD_CHARACTERS:
-            prompt, history = await asyncio.to_thread(_redact, request, placeholders)
-        else:
-            prompt, history = _redact(request, placeholders)
+        prompt, history = await redacted(request, placeholders)
         upgrade_id, now = new_id(), self._clock()
         sealed = None
         if placeholders.counts():
@@ -232,7 +228,7 @@ class AcceptUpgrade:
             reply_to=self._replica_id,
             itinerary=itinerary,
         )
-        shares = stage_holds(_input_of(request, task), self._bounds)
+        shares = stage_holds(input_of(request, task), self._bounds)
         size = sum_of_stages(shares)
         record = AcceptedRecord(
             upgrade_id=upgrade_id,
@@ -302,32 +298,3 @@ def _replay(earlier: AcceptedRecord, record: AcceptedRecord, rate: Rate | None) 
     if earlier.erased_at is not None:
         raise EarlierErased
     return Acceptance(earlier, earlier.first_task(), replayed=True, rate=rate)
-
-
-def _input_of(request: UpgradeRequest, task: UpgradeTask) -> UpgradeInput:
-    """Sizes as a stage may see them: with placeholders or, where redaction is off, with the values."""
-    history = [*zip(request.conversation_history, task.conversation_history, strict=True)]
-    return UpgradeInput(
-        itinerary=task.itinerary,
-        prompt_bytes=max(_bytes(request.user_prompt), _bytes(task.user_prompt)),
-        prompt_characters=min(len(request.user_prompt), len(task.user_prompt)),
-        history_bytes=sum(_MESSAGE_FRAME + max(_bytes(a.content), _bytes(b.content)) for a, b in history),
-        documents=request.options.rag_top_k,
-    )
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _characters(request: UpgradeRequest) -> int:
-    return len(request.user_prompt) + sum(len(message.content) for message in request.conversation_history)
-
-
-def _redact(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
-    # History first: as a conversation grows its earlier messages keep their placeholders, and so their cached summary.
-    # All at once: what a later text shows to be a secret is one in the earlier texts too.
-    said = request.conversation_history
-    *contents, prompt = redact_all([*(message.content for message in said), request.user_prompt], placeholders)
-    history = [ConversationMessage(role=m.role, content=content) for m, content in zip(said, contents, strict=True)]
-    return prompt, history
