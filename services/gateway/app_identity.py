@@ -10,6 +10,7 @@ from services.gateway.api.audit_routes import AuditRoutes
 from services.gateway.api.erasure_routes import ErasureRoutes
 from services.gateway.api.idempotent_creations import IdempotentCreations
 from services.gateway.api.key_routes import KeyRoutes
+from services.gateway.api.member_routes import MemberRoutes
 from services.gateway.api.once_only import OnceOnly
 from services.gateway.api.workspace_routes import WorkspaceRoutes
 from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
@@ -112,7 +113,8 @@ def identity_parts(
             Periodic("workspace purge", purge.run, _PURGE_EVERY_SECONDS),
         ),
         routers=(
-            WorkspaceRoutes(
+            WorkspaceRoutes(workspaces=workspaces, audit=audit, once=once, issuer=issuer, forget=forget).router(),
+            MemberRoutes(
                 workspaces=workspaces, keys=keys, audit=audit, once=once, issuer=issuer, forget=forget
             ).router(),
             KeyRoutes(keys=keys, audit=audit, once=once, forget=forget).router(),
