@@ -11,6 +11,8 @@ from typing import Any
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from shared.observability.http_offers import OffersIgnored
+
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 _LINGER_SECONDS = 1.0
@@ -33,7 +35,7 @@ def limited_http(answer: BadRequestAnswer) -> type[HttpToolsProtocol]:
     return Protocol
 
 
-class _LimitedHttp(HttpToolsProtocol):
+class _LimitedHttp(OffersIgnored):
     _answer: BadRequestAnswer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,6 +57,7 @@ class _LimitedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         room = MAX_HEAD_BYTES - self._given_nothing_for
         if self._in_head and len(data) > room:
             # Apart from what follows, so that a head is measured to the byte whatever it came in with.
@@ -79,8 +82,8 @@ class _LimitedHttp(HttpToolsProtocol):
         self._given_nothing_for = self._given_nothing_for or 1
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
+    def on_request_head(self) -> None:
+        super().on_request_head()
         self._in_head = False
         self._given_nothing_for = 0
         self._stop_head_timer()
@@ -89,10 +92,10 @@ class _LimitedHttp(HttpToolsProtocol):
         self._given_nothing_for = 0
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
+    def on_request_complete(self) -> None:
         self._in_head = True
         self._given_nothing_for = 0
-        super().on_message_complete()
+        super().on_request_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("The request is not valid HTTP.")

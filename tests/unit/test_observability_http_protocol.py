@@ -17,7 +17,8 @@ from tests.conftest import eventually, free_port
 HOST = b"Host: x\r\n"
 GET = b"GET /held HTTP/1.1\r\n" + HOST
 POST = b"POST /echo HTTP/1.1\r\n" + HOST
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKING = b"Transfer-Encoding: chunked\r\n"
+CHUNKED = POST + CHUNKING + b"\r\n"
 
 
 class Server:
@@ -27,6 +28,7 @@ class Server:
         self.port = free_port()
         self.answer_now = asyncio.Event()
         self.asked = asyncio.Event()
+        self.deleted = 0
         app = FastAPI()
 
         @app.post("/echo")
@@ -38,6 +40,10 @@ class Server:
             self.asked.set()
             await self.answer_now.wait()
             return "answered"
+
+        @app.delete("/thing")
+        async def delete() -> None:
+            self.deleted += 1
 
         config = uvicorn.Config(app, port=self.port, http=limited_http(bad_request), log_config=None, lifespan="off")
         self.uvicorn = uvicorn.Server(config)
@@ -59,6 +65,16 @@ class Server:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
+            return await asyncio.wait_for(reader.read(), 10)
+
+    async def in_turn(self, *pieces: bytes) -> bytes:
+        """As `talk`, and each piece has been read before the next is sent."""
+        async with self.connected() as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                # What came before this has been read when it is answered.
+                await self.talk(POST + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
             return await asyncio.wait_for(reader.read(), 10)
 
 
@@ -204,3 +220,55 @@ async def test_one_connection_serves_many_requests(server: Server) -> None:
             assert (await client.get("/held")).json() == "answered"
     pipelined = await server.talk(b"".join([GET + b"\r\n", POST + b"Content-Length: 2\r\n\r\nab"] * 3 + [head_of(500)]))
     assert pipelined.count(b"HTTP/1.1 200 OK") == 7
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+WEBSOCKET = b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n"
+OFFERS = [H2C, WEBSOCKET, b"Connection: upgrade\r\nUpgrade: anything\r\n", b"Connection: Upgrade\r\n" + H2C]
+SMUGGLED = b"DELETE /thing HTTP/1.1\r\n" + HOST + b"\r\n"
+LAST = POST + b"Content-Length: 1\r\nConnection: close\r\n\r\nx"
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_the_body_behind_an_offer_to_switch_protocols_is_a_body(
+    server: Server, caplog: pytest.LogCaptureFixture, offer: bytes, whole: bool
+) -> None:
+    chunked = b"%x\r\n" % len(SMUGGLED) + SMUGGLED + b"\r\n0\r\n\r\n"
+    for framing, body in ((b"Content-Length: %d\r\n" % len(SMUGGLED), SMUGGLED), (CHUNKING, chunked)):
+        head = POST + offer + framing + b"\r\n"
+        answers = await server.talk(head + body + LAST) if whole else await server.in_turn(head, body, LAST)
+        assert answers.count(b"HTTP/1.1 ") == answers.count(b"HTTP/1.1 200 OK") == 2
+        assert b"\r\n\r\n%dHTTP/1.1 " % len(SMUGGLED) in answers
+        assert answers.endswith(b"\r\n\r\n1")
+        assert b"upgrade" not in answers.lower()
+    assert server.deleted == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_requests_that_offer_may_follow_one_another(server: Server) -> None:
+    server.answer_now.set()
+    offering = GET + H2C + b"\r\n" + POST + WEBSOCKET + CHUNKING + b"\r\n3\r\nabc\r\n0\r\n\r\n"
+    answers = await server.talk(offering * 2 + GET + b"\r\n" + LAST)
+    assert answers.count(b"HTTP/1.1 200 OK") == 6
+    assert await server.talk(*(bytes([byte]) for byte in offering + LAST))
+    # Far more than functions may call each other.
+    many = (POST + b"Connection: Upgrade\r\nUpgrade: x\r\n\r\n") * 2000
+    assert (await server.talk(many + LAST)).count(b"HTTP/1.1 200 OK") == 2001
+
+
+async def test_what_stands_beside_an_offer_is_kept(server: Server) -> None:
+    closing = POST + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    answers = await server.talk(closing + b"ab")
+    assert answers.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert b"connection: close" in answers
+    old = b"POST /echo HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nab"
+    assert (await server.talk(old)).endswith(b"\r\n\r\n2")
+
+
+async def test_a_head_with_an_offer_has_the_same_limits(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = POST + b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
+    assert (await server.talk(head_of(MAX_HEAD_BYTES, start))).endswith(b"\r\n\r\n0")
+    assert "65536 bytes" in detail(await server.talk(head_of(MAX_HEAD_BYTES + 1, start)))
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
+    assert "did not come in within" in detail(await server.talk(start))
