@@ -1,7 +1,7 @@
 """HTTP/1.1 as uvicorn reads it, with the limits that it lacks: how long a head may be, and how long it may take.
 
 A head is a request line with its headers. Trailers of a body, and whatever else gives nothing to the application, count
-like one.
+like one. What still comes of a body when its request has been answered has limits of its own.
 """
 
 import asyncio
@@ -15,8 +15,9 @@ from shared.observability.http_offers import OffersIgnored
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
+REST_SECONDS = 10.0
+REST_BYTES = 4 * 1024 * 1024
 _LINGER_SECONDS = 1.0
-_LINGER_BYTES = 4 * 1024 * 1024
 
 BadRequestAnswer = Callable[[str], Response]
 """Makes the answer to what is no request, from what is wrong with it."""
@@ -26,7 +27,8 @@ def limited_http(answer: BadRequestAnswer) -> type[HttpToolsProtocol]:
     """The protocol for uvicorn's `http`.
 
     What is not HTTP, a head over 64 KiB, and one that is not there 30 s after its first bytes are answered with
-    `answer`, and the connection ends.
+    `answer`, and the connection ends. It also ends when the body of a request that has been answered goes on for
+    another 10 s or 4 MiB.
     """
 
     class Protocol(_LimitedHttp):
@@ -41,23 +43,25 @@ class _LimitedHttp(OffersIgnored):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
+        self._head_begun = False
         self._given_nothing_for = 0  # bytes
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._refused = False
         self._thrown_away = 0  # bytes
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # A connection that has not been used is an idle one. By itself uvicorn waits for its first byte for ever.
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_rest_timer()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         room = MAX_HEAD_BYTES - self._given_nothing_for
         if self._in_head and len(data) > room:
             # Apart from what follows, so that a head is measured to the byte whatever it came in with.
@@ -66,25 +70,28 @@ class _LimitedHttp(OffersIgnored):
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        if self._refused:
-            self._throw_away(data)
+        if self._refused or self._rest_timer is not None:
+            self._thrown_away += len(data)
+            if self._thrown_away > REST_BYTES:
+                self.transport.close()
+        if self._refused or self.transport.is_closing():
             return
         self._given_nothing_for += len(data)
         super().data_received(data)
         if self._given_nothing_for >= MAX_HEAD_BYTES:
             self._refuse(f"The request line and the headers must not be longer than {MAX_HEAD_BYTES} bytes.")
-        elif self._in_head and self._given_nothing_for and self._head_timer is None:
+        elif self._head_begun and self._head_timer is None:
             # Only for a head that did not come in one piece, which is rare.
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_took_too_long)
 
     def on_message_begin(self) -> None:
-        # Of a head that begins in one piece with what was before it, no more is known than that it has begun.
-        self._given_nothing_for = self._given_nothing_for or 1
+        self._head_begun = True
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_request_head(self) -> None:
         super().on_request_head()
-        self._in_head = False
+        self._in_head = self._head_begun = False
         self._given_nothing_for = 0
         self._stop_head_timer()
 
@@ -96,6 +103,18 @@ class _LimitedHttp(OffersIgnored):
         self._in_head = True
         self._given_nothing_for = 0
         super().on_request_complete()
+        if self._rest_timer is not None:
+            self._stop_rest_timer()
+            self._wait_for_a_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head_begun:
+            # There is a request, which has its own timer.
+            self._unset_keepalive_if_required()
+        elif not self._in_head and self.cycle.response_complete and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._rest_timer = self.loop.call_later(REST_SECONDS, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("The request is not valid HTTP.")
@@ -107,6 +126,15 @@ class _LimitedHttp(OffersIgnored):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_rest_timer(self) -> None:
+        self._thrown_away = 0
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
+    def _wait_for_a_request(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _refuse(self, detail: str) -> None:
         if self._refused or self.transport.is_closing():
@@ -133,11 +161,6 @@ class _LimitedHttp(OffersIgnored):
         self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
-
-    def _throw_away(self, data: bytes) -> None:
-        self._thrown_away += len(data)
-        if self._thrown_away > _LINGER_BYTES:
-            self.transport.close()
 
     def _write(self, answer: Response) -> None:
         lines = [STATUS_LINE[answer.status_code]]

@@ -272,3 +272,103 @@ async def test_a_head_with_an_offer_has_the_same_limits(server: Server, monkeypa
     assert "65536 bytes" in detail(await server.talk(head_of(MAX_HEAD_BYTES + 1, start)))
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
     assert "did not come in within" in detail(await server.talk(start))
+
+
+LATE_BODY = GET + b"Content-Length: 10\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [LATE_BODY, GET + CHUNKING + b"\r\n"])
+async def test_the_rest_of_a_body_that_nobody_reads_has_little_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "REST_SECONDS", 0.2)
+    server.answer_now.set()
+    for rest in (b"", b"1"):
+        async with server.connected() as (reader, writer):
+            writer.write(head)
+            await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+            writer.write(rest)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_data_gains_no_time_for_the_rest_of_a_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "REST_SECONDS", 0.2)
+    server.answer_now.set()
+    async with server.connected() as (reader, writer):
+        writer.write(GET + b"Content-Length: 1000000\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+
+        async def closed() -> bool:
+            writer.write(b"x")
+            return reader.at_eof() or reader.exception() is not None
+
+        await eventually(closed)
+
+
+async def test_the_rest_of_a_body_that_nobody_reads_may_not_be_long(server: Server) -> None:
+    server.answer_now.set()
+    async with server.connected() as (reader, writer):
+        writer.write(GET + b"Content-Length: 1000000000\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100_000_000:
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+                sent += 100_000
+    assert sent < 20_000_000  # what is thrown away, and what fits into the sockets' buffers
+
+
+async def test_a_connection_goes_on_after_a_body_that_nobody_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "REST_BYTES", 1500)
+    server.answer_now.set()
+    async with server.connected() as (reader, writer):
+        for _ in range(3):
+            writer.write(GET + b"Content-Length: 1000\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+            writer.write(b"x" * 1000)
+        # The last rest is over, and with it its limits.
+        writer.write(LAST)
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"\r\n\r\n1")
+
+
+async def test_a_connection_is_an_idle_one_after_a_body_that_nobody_read(server: Server) -> None:
+    server.uvicorn.config.timeout_keep_alive = 1
+    server.answer_now.set()
+    async with server.connected() as (reader, writer):
+        writer.write(LATE_BODY)
+        await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+        writer.write(b"0123456789")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_empty_lines_between_requests_are_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
+    server.uvicorn.config.timeout_keep_alive = 1
+    server.answer_now.set()
+    assert await server.talk(b"\r\n") == b""
+    async with server.connected() as (reader, writer):
+        writer.write(POST + b"Content-Length: 1\r\n\r\nx\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n1"), 10)).startswith(b"HTTP/1.1 200 OK")
+
+        async def closed() -> bool:
+            writer.write(b"\r\n")
+            return reader.at_eof() or reader.exception() is not None
+
+        # Neither do they keep it open.
+        await eventually(closed)
+
+
+async def test_a_request_that_begins_before_the_last_answer_is_no_idle_connection(server: Server) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GET + b"\r\n" + LAST[:20])
+        await asyncio.wait_for(server.asked.wait(), 10)
+        [connection] = server.uvicorn.server_state.connections
+        connection.timeout_keep_alive = 0  # type: ignore[union-attr]
+        server.answer_now.set()
+        await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
+        await server.talk(LAST)
+        writer.write(LAST[20:])
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"\r\n\r\n1")
