@@ -1,4 +1,4 @@
-"""Uploads of one tenant leave places to the others, and whoever sends nothing keeps none."""
+"""Uploads of one tenant or person leave places to the others, and whoever sends nothing keeps none."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,10 @@ class Stored:
 
 
 async def by_key(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
-    return Caller(request.headers["x-api-key"], "someone", Role.MEMBER, "k")
+    """A key is `tenant` or `tenant/person`."""
+    key = request.headers["x-api-key"]
+    tenant, _, person = key.partition("/")
+    return Caller(tenant, "someone", Role.MEMBER, key, person_id=person or None)
 
 
 def gateway() -> httpx.AsyncClient:
@@ -96,6 +99,29 @@ async def test_idle_uploads_of_one_tenant_keep_nobody_else_out() -> None:
         assert answer.status_code == 202
 
 
+async def test_a_person_with_many_workspaces_keeps_nobody_out() -> None:
+    async with gateway() as client:
+        bodies = [Idle() for _ in range(8)]
+        uploads = [
+            asyncio.create_task(
+                client.post("/api/documents", content=body, headers=FORM | {"X-API-Key": f"workspace{n % 4}/eve"})
+            )
+            for n, body in enumerate(bodies)
+        ]
+
+        async def begun() -> bool:
+            return sum(body.waited_for for body in bodies) >= 2
+
+        await eventually(begun)
+        for key in ("other", "workspace0/mallory"):
+            answer = await client.post("/api/documents", content=FILE, headers=FORM | {"X-API-Key": key})
+            assert answer.status_code == 202, answer.text
+        assert sum(body.waited_for for body in bodies) == 2
+        for upload in uploads:
+            upload.cancel()
+        await asyncio.gather(*uploads, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("media_type", "status"), [("multipart/form-data; boundary=B", 422), ("application/json", 400)]
 )
@@ -110,7 +136,7 @@ async def test_an_idle_upload_is_cut_off(monkeypatch: pytest.MonkeyPatch, media_
 
 
 async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
-    places = UploadPlaces(places=3, of_a_tenant=2, wait_seconds=0.05)
+    places = UploadPlaces(places=3, of_one=2, wait_seconds=0.05)
     async with contextlib.AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(places.place("one"))
@@ -121,6 +147,20 @@ async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
         with pytest.raises(ProblemError):
             await held.enter_async_context(places.place("third"))
     async with places.place("one"), places.place("one"), places.place("third"):
+        pass
+
+
+async def test_who_waits_for_a_place_of_their_own_takes_none_of_their_workspace() -> None:
+    places = UploadPlaces(places=8, of_one=2, wait_seconds=0.05)
+    async with contextlib.AsyncExitStack() as held:
+        for workspace in ("one", "two"):
+            await held.enter_async_context(places.place("eve", workspace))
+        waiting = [asyncio.create_task(held.enter_async_context(places.place("eve", "three"))) for _ in range(5)]
+        for person in ("mallory", "trent"):
+            await held.enter_async_context(places.place(person, "three"))
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(refusal, ProblemError) for refusal in refused)
+    async with places.place("eve", "eve"), places.place("eve", "eve"):
         pass
 
 

@@ -73,7 +73,7 @@ class DocumentRoutes:
     async def create(self, request: Request, caller: Member) -> Response:
         """Text, Markdown, HTML, PDF or DOCX as a multipart `file` (with an optional `title`), or JSON; up to 20 MiB."""
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
-        async with self._uploads.place(caller.tenant_id):
+        async with self._uploads.place(caller.person_id or caller.credential_id, caller.tenant_id):
             upload = await read_upload(request)
             caller = await confirmed(request)
             view, replayed = await self._create(author_of(request, caller), caller, key, upload)
