@@ -27,6 +27,10 @@ class ProblemError(Exception):
         self.extra = dict(extra or {})
 
 
+class MadeBefore(ProblemError):
+    """What a repeated request is to make was made by an earlier one, and is gone: repeating it makes nothing."""
+
+
 def changed_nothing(error: BaseException) -> bool:
     """Whether what raised this has surely changed nothing: it was refused, not cut off and not out of reach."""
     if isinstance(error, ProblemError):

@@ -27,6 +27,10 @@ Submit = Callable[[DocumentSubmitted], Awaitable[None]]
 log = get_logger(__name__)
 
 
+class DocumentDeleted(Exception):
+    """The document was taken in before, and has been deleted since."""
+
+
 @dataclass(frozen=True)
 class Upload:
     """A file as it comes in. `document_id` may be given, so that a repeat of a request makes one document only."""
@@ -49,7 +53,9 @@ class Documents:
         self._submit = submit
 
     async def take_in(self, upload: Upload) -> DocumentView:
-        """Checks and stores an upload and hands it on to be indexed. Raises FileRejected, and then nothing is stored.
+        """Checks and stores an upload and hands it on to be indexed.
+
+        Raises FileRejected, and then nothing is stored, DuplicateKey for an id of another tenant, and DocumentDeleted.
 
         The record comes first, unseen, so that whatever a kill leaves behind is found by the sweep.
         """
@@ -83,6 +89,8 @@ class Documents:
         stored, ours = await self._store.documents.insert_if_absent(record)
         if stored["tenantId"] != upload.tenant_id:
             raise DuplicateKey(("_id",))
+        if stored["status"] == DELETED:
+            raise DocumentDeleted
         if not ours and stored["status"] != RECEIVING:
             return view(stored)
         await self._store.write_bytes(upload.tenant_id, record["_id"], upload.data)

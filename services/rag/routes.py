@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from services.rag.documents import Documents, Upload
+from services.rag.documents import DocumentDeleted, Documents, Upload
 from services.rag.embedding_holds import NoRoom
 from services.rag.file_types import FileRejected
 from services.rag.index import Announcements
@@ -87,7 +87,7 @@ class DocumentRoutes:
         media_type: Annotated[str, Query(alias="mediaType")] = "",
         document_id: Annotated[str, Query(alias="documentId")] = "",
     ) -> Response:
-        """The bytes of a file as the body -> 202 and the document; 413, 415 or 422 when it cannot be one."""
+        """The bytes of a file as the body -> 202 and the document; 409, 413, 415 or 422 when it cannot be one."""
         try:
             data = await request.body()
             upload = Upload(tenant_id, data, title, filename, media_type, document_id.lower())
@@ -96,6 +96,8 @@ class DocumentRoutes:
             return _rejection(rejected.problem, rejected.detail)
         except DuplicateKey:
             return problem_response(CONFLICT, "This document id is taken.")
+        except DocumentDeleted:
+            return problem_response(CONFLICT, "This document was added before and has been deleted.")
         except _Refused as refused:
             return refused.response
         return _json(view, 202)

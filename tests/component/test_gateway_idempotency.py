@@ -198,6 +198,27 @@ async def test_a_document_whose_answer_was_lost_is_the_same_document(world: Worl
     assert other.json()["code"] == "idempotency_key_reused"
 
 
+async def test_a_document_that_was_deleted_keeps_its_key(world: World, client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "deleted document"}
+    body = {"title": "Leave", "text": "28 days"}
+    before = len(world.siblings.documents)
+    world.siblings.answers_lost = True
+    try:
+        assert (await client.post("/api/documents", json=body, headers=headers)).status_code == 503
+    finally:
+        world.siblings.answers_lost = False
+    [made] = list(world.siblings.documents)[before:]
+    world.siblings.refusal = (409, "conflict")
+    try:
+        for _ in range(2):
+            again = await client.post("/api/documents", json=body, headers=headers)
+            assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    finally:
+        world.siblings.refusal = None
+    # Whatever rag makes of it, it is asked for the same document.
+    assert (await client.post("/api/documents", json=body, headers=headers)).json()["id"] == made
+
+
 async def test_what_was_answered_of_a_document_is_kept_sealed(world: World, client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "private document"}
     body = {"title": "The merger with Umbrella", "text": "is off"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.rag.documents import Upload
+from services.rag.documents import DocumentDeleted, Upload
 from services.rag.file_types import FileRejected
 from services.rag.store import ago
 from services.rag.vector_model import Space
@@ -80,6 +80,18 @@ async def test_the_same_document_id_is_one_document(parts: RagParts) -> None:
     first, second = await parts.documents.take_in(upload), await parts.documents.take_in(upload)
     assert first.id == second.id == wanted
     assert len(await parts.documents.list("t1", before="", limit=10)) == 1
+
+
+async def test_a_deleted_document_does_not_come_back(parts: RagParts) -> None:
+    upload = Upload("t1", LEAVE.encode(), "Leave", "a.md", document_id=new_id())
+    await parts.documents.take_in(upload)
+    submitted = len(parts.submitted)
+    assert await parts.documents.delete("t1", upload.document_id)
+    with pytest.raises(DocumentDeleted):
+        await parts.documents.take_in(upload)
+    assert len(parts.submitted) == submitted
+    assert await parts.store.read_bytes(upload.document_id, 100) == b""
+    assert await parts.documents.list("t1", before="", limit=10) == []
 
 
 async def test_lists_are_newest_first_and_page(parts: RagParts) -> None:

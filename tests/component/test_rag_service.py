@@ -112,6 +112,14 @@ async def test_bad_files_are_refused_and_leave_nothing(
     assert page.json() == {"items": []}
 
 
+async def test_a_deleted_document_is_a_conflict_when_it_is_sent_again(world: World) -> None:
+    document = (await world.upload("t-again", LEAVE.encode(), filename="a.txt")).json()["id"]
+    gone = await world.http.delete(f"/internal/documents/{document}", params={"tenantId": "t-again"})
+    assert gone.status_code == 204
+    again = await world.upload("t-again", LEAVE.encode(), filename="a.txt", documentId=document)
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+
+
 async def test_routes_want_the_token_and_keep_tenants_apart(world: World) -> None:
     document = (await world.upload("t-owner", LEAVE.encode(), filename="a.txt")).json()["id"]
     await world.indexed("t-owner", document)

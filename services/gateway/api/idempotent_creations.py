@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.gateway.problems import changed_nothing
+from services.gateway.problems import MadeBefore, changed_nothing
 from services.gateway.upgrades.accept import IDEMPOTENCY_WINDOW, IdempotencyKeyReused
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.ids import derived_id, new_id
@@ -41,8 +41,8 @@ class IdempotentCreations:
         """What `create(id)` gave for the first request with this key, and whether this one is a repeat.
 
         `create` gets the id that the new thing is to have. When it refuses, the key is free again; when it fails in
-        any other way the thing may exist, and who asks again with the same body gets it by the same id. Raises
-        IdempotencyKeyReused for another body, and CreationUnderWay.
+        any other way the thing may exist, and who asks again with the same body gets it by the same id. So it is with
+        MadeBefore. Raises IdempotencyKeyReused for another body, and CreationUnderWay.
         """
         claim_id = derived_id("creation", tenant_id, route, key)
         until = time.monotonic() + _WAIT_SECONDS
@@ -98,7 +98,8 @@ class IdempotentCreations:
             answer = await create(claim["thingId"])
         except BaseException as error:
             mine = {"_id": claim["_id"], "claimedAt": claim["claimedAt"]}
-            if changed_nothing(error):
+            # Were the key free, the next repeat would bring back what has been deleted.
+            if changed_nothing(error) and not isinstance(error, MadeBefore):
                 await self._claims.delete_many(mine)
             else:
                 await self._claims.update_one(mine, {"$set": {"claimedAt": _GIVEN_BACK}})

@@ -10,7 +10,7 @@ import httpx
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from services.gateway.problems import ProblemError
+from services.gateway.problems import MadeBefore, ProblemError
 from services.gateway.siblings.upgrader import sent_twice_if_cut
 from shared.contracts.internal_http import (
     INTERNAL_TOKEN_HEADER,
@@ -20,7 +20,7 @@ from shared.contracts.internal_http import (
     DocumentsExist,
     DocumentView,
 )
-from shared.contracts.problems import NOT_FOUND, PROBLEMS, QUOTA_EXCEEDED, UNAVAILABLE
+from shared.contracts.problems import CONFLICT, NOT_FOUND, PROBLEMS, QUOTA_EXCEEDED, UNAVAILABLE
 from shared.contracts.upgrade_http import FieldProblem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -77,7 +77,7 @@ class RagDocuments:
     async def submit(
         self, tenant_id: str, *, document_id: str, title: str, filename: str, media_type: str, content: bytes
     ) -> DocumentView:
-        """Takes a document in. The same `document_id` twice is one document."""
+        """Takes a document in. The same `document_id` twice is one document; MadeBefore when that has been deleted."""
         params = {
             "tenantId": tenant_id,
             "documentId": document_id,
@@ -86,7 +86,12 @@ class RagDocuments:
             "mediaType": media_type,
         }
         headers = {"Content-Type": "application/octet-stream"}
-        answer = await self._send("POST", "/internal/documents", params=params, content=content, headers=headers)
+        try:
+            answer = await self._send("POST", "/internal/documents", params=params, content=content, headers=headers)
+        except ProblemError as refused:
+            if refused.problem is CONFLICT:
+                raise MadeBefore(CONFLICT, refused.detail) from None
+            raise
         view = _parsed(DocumentView, answer)
         self._remember(tenant_id, exist=True)
         return view
