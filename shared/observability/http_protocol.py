@@ -16,8 +16,10 @@ from shared.observability.http_offers import OffersIgnored
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 REST_SECONDS = 10.0
-REST_BYTES = 4 * 1024 * 1024
+# As much as the largest body that any route takes: who sends one and is refused at once still gets to see the answer.
+REST_BYTES = 24 * 1024 * 1024
 _LINGER_SECONDS = 1.0
+_LINGER_BYTES = 4 * 1024 * 1024
 
 BadRequestAnswer = Callable[[str], Response]
 """Makes the answer to what is no request, from what is wrong with it."""
@@ -28,7 +30,7 @@ def limited_http(answer: BadRequestAnswer) -> type[HttpToolsProtocol]:
 
     What is not HTTP, a head over 64 KiB, and one that is not there 30 s after its first bytes are answered with
     `answer`, and the connection ends. It also ends when the body of a request that has been answered goes on for
-    another 10 s or 4 MiB.
+    another 10 s or 24 MiB.
     """
 
     class Protocol(_LimitedHttp):
@@ -72,7 +74,7 @@ class _LimitedHttp(OffersIgnored):
     def _feed(self, data: bytes) -> None:
         if self._refused or self._rest_timer is not None:
             self._thrown_away += len(data)
-            if self._thrown_away > REST_BYTES:
+            if self._thrown_away > (_LINGER_BYTES if self._refused else REST_BYTES):
                 self.transport.close()
         if self._refused or self.transport.is_closing():
             return
