@@ -27,7 +27,7 @@ UNSUPPORTED_MEDIA_TYPE = Problem("unsupported_media_type", 415, "The media type 
 INVALID_REQUEST = Problem("invalid_request", 422, "The request is not valid")
 IDEMPOTENCY_KEY_REUSED = Problem("idempotency_key_reused", 422, "The idempotency key was used for another request")
 RATE_LIMITED = Problem("rate_limited", 429, "Too many requests")
-QUOTA_EXCEEDED = Problem("quota_exceeded", 429, "The quota is used up")
+QUOTA_EXCEEDED = Problem("quota_exceeded", 429, "The quota does not suffice")
 INTERNAL_ERROR = Problem("internal_error", 500, "Internal error")
 UNAVAILABLE = Problem("unavailable", 503, "Temporarily unavailable")
 
