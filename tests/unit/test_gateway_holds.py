@@ -6,12 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, upgrade_hold
+from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
 from shared.contracts.upgrade_tasks import Stage
 
 BOUNDS = ModelBounds(summary_tokens=600, rewrite_tokens=2000, requests_per_call=4)
 PROMPT = UpgradeInput([Stage.UPGRADER], prompt_bytes=100, prompt_characters=100, history_bytes=0, documents=5)
 ALL = [Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER]
+
+
+def upgrade_hold(given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
+    return sum_of_stages(stage_holds(given, bounds))
 
 
 def test_each_request_of_a_call_may_read_everything_and_answer_as_long_as_it_can() -> None:

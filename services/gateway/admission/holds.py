@@ -50,13 +50,8 @@ class UpgradeInput:
     documents: int
 
 
-def upgrade_hold(given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
-    """One upgrade, and on the other meters the most that its stages can spend."""
-    return sum_of_stages(stage_holds(given, bounds))
-
-
 def sum_of_stages(shares: Mapping[Stage, HoldSize]) -> HoldSize:
-    """The hold of an upgrade whose stages can spend so much."""
+    """One upgrade, and on the other meters the most that its stages can spend together."""
     tokens, embeddings = sum(s.tokens for s in shares.values()), sum(s.embeddings for s in shares.values())
     return HoldSize(upgrades=1, tokens=tokens, embeddings=embeddings)
 
