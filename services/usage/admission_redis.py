@@ -12,6 +12,7 @@ from services.usage.admission_state import AdmissionUnreachable, Amounts, Stored
 from services.usage.increments import CounterKey
 from shared.contracts import redis_keys
 from shared.contracts.plans import Meter
+from shared.storage.redis_client import redis_now
 
 _SCAN_AT_ONCE = 500
 _METERS = tuple(Meter)
@@ -31,8 +32,7 @@ class RedisAdmissionStates:
                 state = await self._state(CounterKey(*key)) if key else None
                 if state is not None:
                     found.append(state)
-            seconds, microseconds = await self._redis.time()
-        return found, datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+            return found, await redis_now(self._redis)
 
     async def state(self, key: CounterKey) -> StoredAdmission | None:
         with _unreachable():

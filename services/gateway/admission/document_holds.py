@@ -31,7 +31,8 @@ _ATTEMPTS_TO_END = 2
 
 
 class DocumentHolds:
-    """Takes and ends holds. Both may be repeated. Raises StorageUnavailable and ProblemError."""
+    """Takes and ends holds. Both may be repeated, taking only until it has failed: then the hold is to be ended, and
+    another try has one of its own. Raises StorageUnavailable and ProblemError."""
 
     def __init__(
         self, records: Collection, admissions: QuotaAdmissions, clock: Callable[[], datetime] = now_utc

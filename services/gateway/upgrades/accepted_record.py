@@ -7,7 +7,7 @@ import orjson
 from pydantic import Field
 
 from services.gateway.admission.held_work import DELIVERED, HeldWork, Spent, end_event_of
-from services.gateway.admission.holds import HoldSize
+from services.gateway.admission.holds import NOTHING, HoldSize
 from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.upgrade_results import UpgradeStatus
 from shared.contracts.upgrade_tasks import (
@@ -119,7 +119,7 @@ class AcceptedRecord(Contract):
     def _unknown(self, hold: StoredHold) -> HoldSize:
         """What the stages that were not asked may have spent."""
         if not self.cut_short:
-            return HoldSize(0, 0, 0)
+            return NOTHING
         if not hold.stages:
             return HoldSize(0, hold.tokens, hold.embeddings)
         shares = [hold.stages[stage] for stage in self.unasked_stages()]
