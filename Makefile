@@ -66,13 +66,13 @@ bench-peers: venv-dev ## the benchmarks with the peers
 	@$(PY) -m benchmarks --peers $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 dlq: venv ## list, show, replay or drop dead letters (ARGS=list, ARGS="show --topic …", ARGS=--help)
-	@$(LOCAL) env -- $(PY) -m shared.messaging.dlq $(or $(ARGS),list)
+	@$(LOCAL) env -- $(PY) -m shared.messaging.operate.dlq $(or $(ARGS),list)
 
 events: venv ## follow a topic, readably (TOPIC=upgrades.completed.v1; without it, the topics are listed)
-	@$(LOCAL) env -- $(PY) -m shared.messaging.events $(TOPIC) $(ARGS)
+	@$(LOCAL) env -- $(PY) -m shared.messaging.operate.events $(TOPIC) $(ARGS)
 
 reconcile: venv ## recount the ledger, compare it with counters and holds (Error 1: a difference, Error 3: not compared)
-	@$(LOCAL) env -- $(PY) -m services.usage.reconcile $(ARGS)
+	@$(LOCAL) env -- $(PY) -m services.usage.reconciling.command $(ARGS)
 
 lock: venv-dev ## compile the lock files from requirements.in and requirements-dev.in
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv

@@ -13,7 +13,7 @@ import httpx
 from benchmarks.brokers import KAFKA
 from benchmarks.pairs import Measured, Row, middle, paired, ratios
 from benchmarks.scripted_model import model_environment, scripted_model
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id
 from shared.llm.sections import render_sections
 from tests.conftest import eventually
 from tests.running_stack import RunningStack

@@ -15,7 +15,7 @@ from benchmarks.stage_loop import MESSAGES, Stopwatch
 from benchmarks.upgrade_messages import preload
 from shared.contracts.upgrade_tasks import RewriteTask
 from shared.messaging.connection import group_options
-from shared.messaging.faststream_broker import make_broker
+from shared.messaging.consume.batch_runner import make_broker
 from shared.messaging.settings import KafkaSettings
 
 _SIDES = "B is the bare loop of stage-loop; both read the same 1 KB messages"

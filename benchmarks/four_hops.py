@@ -23,22 +23,23 @@ from benchmarks.upgrade_messages import make_task, traceparent
 from deploy.local.servers import start_valkey
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
-from services.upgrader.handlers import EndingStage
+from services.upgrader.ending import EndingStage
 from services.upgrader.results import RESULTS, Results
-from services.upgrader.rewrite import Rewrite, RewriteRequest
+from services.upgrader.rewriting.rewrite import Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
 from shared.contracts.upgrade_results import PromptVersion, UpgradeResult
 from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput, SummarizeTask, UpgradeTask
 from shared.messaging.connection import connection_options, group_options, make_consumer
-from shared.messaging.outbox import FactOutbox, outbox_collection
-from shared.messaging.producer import EventProducer
-from shared.messaging.progress import ProgressLog, ReplyListener
-from shared.messaging.recorded_stage import RecordedStage
-from shared.messaging.stage_runner import StageRunner
-from shared.messaging.topic_admin import create_topics
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import setup
-from shared.storage.redis_client import open_redis
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS, FactOutbox, outbox_collection
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.publish.progress import ProgressLog, ReplyListener
+from shared.messaging.topics import create_topics
+from shared.service.process import Periodic
+from shared.service.recorded_stage import RecordedStage
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import setup
+from shared.storage.opening import open_redis
 from shared.storage.settings import StorageSettings
 from shared.storage.sqlite import SqliteDatabase
 
@@ -225,6 +226,7 @@ class StageHop:
         ends = self._stage is Stage.UPGRADER
         records = self._parts.database.collection(RESULTS if ends else outbox_collection("outputs"))
         self._outbox = FactOutbox(records, self._parts.producer, _SettledLedger())
+        self._sweep = Periodic("fact sweep", self._outbox.sweep_all, FACT_SWEEP_SECONDS)
         self._handler: EndingStage | RecordedStage = (
             EndingStage(Results(self._outbox), _NoModel(), self._parts.progress)
             if ends
@@ -248,12 +250,12 @@ class StageHop:
 
     async def start(self) -> None:
         await self._parts.start()
-        await self._outbox.start()
+        await self._sweep.start()
         await self._runner.start()
 
     async def close(self) -> None:
         await self._runner.stop(5)
-        await self._outbox.stop(1)
+        await self._sweep.stop(1)
         await self._parts.close()
 
     async def _nothing(self, _: UpgradeTask) -> StageOutput:

@@ -15,14 +15,13 @@ from benchmarks.http_load import post_for
 from benchmarks.machine import cpu_seconds, hold_to_one_core
 from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
-from deploy.local.probes import http_ready
+from deploy.local.process_table import http_ready
 from deploy.local.server_commands import HOST, ServerCommand, port_answers
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port, start_valkey
+from deploy.local.servers import ServerProcess, free_port, start_valkey
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
-from shared.contracts.ids import new_id
-from shared.contracts.plans import Plan
-from shared.messaging.topic_admin import create_topics
+from shared.contracts.contract import new_id
+from shared.contracts.quota import Plan
+from shared.messaging.topics import create_topics
 from tests.component.gateway_world import API_KEY, TOKEN, VAULT_KEY, Siblings
 
 _PROJECT = Path(__file__).parent.parent

@@ -22,15 +22,14 @@ from fastapi import FastAPI, Header, HTTPException
 from redis.asyncio import Redis
 
 from benchmarks.brokers import Broker
-from services.gateway.admission.holds import HoldSize
-from services.gateway.admission.redis_scripts import SCRIPTS, AdmissionConnection
-from services.gateway.admission.state import AdmissionState, admit_call
-from services.gateway.admission.terms import Admit
+from services.gateway.quota.admission import Admit
+from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.redis_scripts import SCRIPTS, AdmissionConnection
+from services.gateway.quota.state import AdmissionState, admit_call
 from services.gateway.upgrades.accepted_record import TASK_MODEL
-from shared.contracts.contract import now_utc, period_of
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.internal_http import TenantCounters
-from shared.contracts.plans import PLAN_LIMITS, Plan, TenantQuota
+from shared.contracts.quota import PLAN_LIMITS, Plan, TenantQuota
 from shared.contracts.topics import INBOX_OF
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask

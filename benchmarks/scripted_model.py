@@ -8,8 +8,7 @@ from sys import executable
 import httpx
 
 from deploy.local.server_commands import ServerCommand, port_answers
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port
+from deploy.local.servers import ServerProcess, free_port
 
 _PROJECT = Path(__file__).parent.parent
 

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from deploy.local.server_process import die_with_parent
-from shared.observability.service import run
+from deploy.local.servers import die_with_parent
+from shared.service.process import run
 
 _PROJECT = Path(__file__).parent.parent
 _START_SECONDS = 60.0

@@ -18,11 +18,11 @@ from shared.contracts.topics import REWRITE
 from shared.contracts.upgrade_tasks import GivenUp, RewriteTask
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.connection import group_options, make_consumer
-from shared.messaging.group_reader import FETCH_BYTES
-from shared.messaging.producer import EventProducer
-from shared.messaging.stage_runner import StageRunner
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import setup
+from shared.messaging.consume.group_reader import FETCH_BYTES
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.producer import EventProducer
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import setup
 
 MESSAGES = 40_000
 _SIDES = (

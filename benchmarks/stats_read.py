@@ -14,10 +14,10 @@ from benchmarks.pairs import Measured, Row, percentile
 from benchmarks.usage_events import EVENTS_OF_AN_UPGRADE, upgrade
 from deploy.local.servers import start_valkey
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
-from services.usage.count_batch import CountBatch
-from services.usage.ledger_store import LedgerStore
-from shared.contracts.ids import new_id
-from shared.messaging.topic_admin import create_topics
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.ledger_store import LedgerStore
+from shared.contracts.contract import new_id
+from shared.messaging.topics import create_topics
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.gateway_world import API_KEY, TOKEN, Siblings
 from tests.component.test_usage_service import usage_process

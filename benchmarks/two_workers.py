@@ -23,10 +23,10 @@ from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.sections import render_sections
 from shared.llm.settings import ModelSettings
 from shared.messaging.cloudevents import Envelope
-from shared.messaging.producer import EventProducer
-from shared.messaging.stage_runner import StageRunner
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import setup
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.producer import EventProducer
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import setup
 from tests.conftest import eventually
 
 IN_FLIGHT = 64

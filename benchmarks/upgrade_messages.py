@@ -9,13 +9,12 @@ from typing import TypeVar
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.brokers import Broker
-from shared.contracts.contract import now_utc, period_of
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.topics import REWRITE, Topic, dead_letter_topic
 from shared.contracts.upgrade_tasks import ConversationMessage, RewriteTask, Stage, UpgradeTask
 from shared.messaging.cloudevents import encode
 from shared.messaging.connection import connection_options
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 
 TaskT = TypeVar("TaskT", bound=UpgradeTask)
 

@@ -18,11 +18,11 @@ from benchmarks.pairs import Measured, Pair, Row, middle, paired, ratios
 from benchmarks.side_process import side
 from benchmarks.usage_events import batches
 from deploy.local.servers import start_mongo
-from services.usage.count_batch import CountBatch
-from services.usage.increments import Increments, increments_of
-from services.usage.ledger_event import LedgerEvent
-from services.usage.ledger_store import LedgerStore
-from shared.contracts.ids import new_id
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.increments import Increments, increments_of
+from services.usage.counting.ledger_event import LedgerEvent
+from services.usage.counting.ledger_store import LedgerStore
+from shared.contracts.contract import new_id
 from shared.storage.documents import Database
 from shared.storage.mongodb import MongoDatabase
 from shared.storage.sqlite import SqliteDatabase

@@ -2,8 +2,8 @@
 
 import random
 
-from services.usage.ledger_event import LedgerEvent
-from shared.contracts.ids import new_id
+from services.usage.counting.ledger_event import LedgerEvent
+from shared.contracts.contract import new_id
 
 TENANTS = 10
 USERS = 100

@@ -13,13 +13,12 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.brokers import Broker, running
 from benchmarks.pairs import Measured, Row
 from benchmarks.side_process import side
-from shared.contracts.contract import period_of
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, period_of
 from shared.contracts.topics import USAGE_RECORDED
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import encode
 from shared.messaging.connection import connection_options
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 from tests.component.test_usage_service import UsageProcess, usage_process
 from tests.conftest import eventually
 

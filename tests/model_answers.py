@@ -8,7 +8,7 @@ import re
 from array import array
 from typing import Any
 
-from deploy.local.offline_model.schema_values import minimal_value
+from deploy.local.offline_model.answers import minimal_value
 from shared.llm.sections import parse_sections
 
 

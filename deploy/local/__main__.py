@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from deploy.local.settings import LocalSettings
 from deploy.local.stack_plan import PROJECT
-from shared.observability.settings import load_settings
+from shared.service.settings import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,8 @@ A process of its own, so that the supervisor need not hold what the settings imp
 import importlib
 import sys
 
-from deploy.local.services import SERVICES
-from shared.observability.settings import load_settings
+from deploy.local.stack_plan import SERVICES
+from shared.service.settings import load_settings
 
 
 def main() -> int:

@@ -6,8 +6,8 @@ import sys
 from aiokafka.errors import KafkaError
 
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.topic_admin import create_topics
-from shared.observability.settings import load_settings
+from shared.messaging.topics import create_topics
+from shared.service.settings import load_settings
 
 
 def main() -> int:

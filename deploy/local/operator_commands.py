@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE, read_json
-from deploy.local.local_secrets import stack_secrets
+from deploy.local.data_folder import ENDPOINTS_FILE, SUPERVISOR_FILE, read_json, running_pid
 from deploy.local.part_logs import Terminal
-from deploy.local.probes import NotReady, http_ready
-from deploy.local.process_table import is_running, resident_mb
-from deploy.local.services import SERVICES
-from deploy.local.settings import LocalSettings
-from deploy.local.single_instance import running_pid
+from deploy.local.process_table import NotReady, http_ready, is_running, resident_mb
+from deploy.local.settings import LocalSettings, stack_secrets
+from deploy.local.stack_plan import SERVICES
 
 _NOT_RUNNING = "the stack is not running: `make run` starts it"
 _NOTHING_RUNS_EXIT = 3

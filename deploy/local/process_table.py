@@ -1,5 +1,6 @@
-"""What the kernel tells of a process by its id."""
+"""What the kernel says about a process, and whether it answers HTTP."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -29,3 +30,42 @@ def is_running(pid: int) -> bool:
         return False
     except OSError:
         return not Path("/proc/self").exists()  # it went in between; without /proc, the signal has told
+
+
+_TIMEOUT_SECONDS = 3.0
+_LONGEST_ANSWER_BYTES = 64 * 1024
+
+
+class NotReady(ConnectionError):
+    """The server answered, but not with 200. `detail` is the beginning of what it said."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"HTTP {status}: {detail}")
+        self.status, self.detail = status, detail
+
+
+async def http_ready(host: str, port: int, path: str = "/health/ready") -> None:
+    """Raises OSError (NotReady among them) or TimeoutError until a GET of `path` is answered with 200."""
+    status, body = await http_get(host, port, path)
+    if status != 200:
+        raise NotReady(status, body[:500])
+
+
+async def http_get(host: str, port: int, path: str) -> tuple[int, str]:
+    """Status and body of a GET. Raises OSError or TimeoutError."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\nAccept: application/json\r\n\r\n"
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(request.encode())
+            answer = bytearray()
+            while len(answer) < _LONGEST_ANSWER_BYTES and (piece := await reader.read(8192)):
+                answer += piece
+        finally:
+            writer.close()
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    try:
+        status = int(head.split(b" ", 2)[1])
+    except (IndexError, ValueError) as error:
+        raise ConnectionError("not an HTTP answer") from error
+    return status, body.decode(errors="replace")

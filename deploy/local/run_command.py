@@ -9,18 +9,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.local.cluster_libs import ensure_cluster_libs
-from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE
-from deploy.local.local_secrets import stack_secrets
-from deploy.local.operator_output import READY, OperatorOutput
+from deploy.local.data_folder import ENDPOINTS_FILE, SUPERVISOR_FILE, AlreadyRunning, InstanceLock
 from deploy.local.outside_servers import nobody_answers, outside_addresses
-from deploy.local.part_logs import Terminal
-from deploy.local.ports import port_is_free
-from deploy.local.server_commands import ServerUnavailable
-from deploy.local.server_process import die_with_parent
-from deploy.local.settings import LocalSettings
-from deploy.local.single_instance import AlreadyRunning, InstanceLock
-from deploy.local.stack_plan import PROJECT, plan_stack, reachable
+from deploy.local.part_logs import READY, OperatorOutput, Terminal
+from deploy.local.server_commands import ServerUnavailable, ensure_cluster_libs
+from deploy.local.servers import die_with_parent
+from deploy.local.settings import LocalSettings, stack_secrets
+from deploy.local.stack_plan import PROJECT, plan_stack, port_is_free, reachable
 from deploy.local.supervisor import Supervisor, create_topics
 
 _CLUSTER_DIR = PROJECT / ".cluster"

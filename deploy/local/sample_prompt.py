@@ -13,10 +13,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.endpoints import ENDPOINTS_FILE, read_json
-from deploy.local.local_secrets import stack_secrets
-from deploy.local.settings import LocalSettings
-from shared.observability.settings import load_settings
+from deploy.local.data_folder import ENDPOINTS_FILE, read_json
+from deploy.local.settings import LocalSettings, stack_secrets
+from shared.service.settings import load_settings
 
 _TIMEOUT_SECONDS = 90.0
 _CURL_PROMPT = "Write a short announcement of our new office hours"

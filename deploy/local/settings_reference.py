@@ -23,7 +23,7 @@ _TITLES = {
     "shared.storage": "Stores",
     "shared.llm": "Model",
     "shared.privacy": "Privacy",
-    "shared.observability": "Observability and the life of a process",
+    "shared.service": "Observability and the life of a process",
 }
 # Said here once for settings whose class leaves it unsaid.
 _MEANINGS = {

@@ -1,16 +1,18 @@
-"""What a stack is made of: what runs here and what elsewhere, on which ports, and what every service is told."""
+"""What a stack consists of: which parts run here, on which ports, and the environment of each service."""
 
 import os
+import random
+import socket
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.local.managed_process import Part
-from deploy.local.ports import choose_ports
-from deploy.local.probes import http_ready
+from deploy.local.process_table import http_ready
 from deploy.local.server_commands import (
     HOST,
     ServerCommand,
@@ -19,8 +21,63 @@ from deploy.local.server_commands import (
     tansu_command,
     valkey_command,
 )
-from deploy.local.services import SERVICES
 from deploy.local.settings import LocalSettings
+
+SERVICES: tuple[str, ...] = ("gateway", "summarizer", "rag", "upgrader", "usage")
+
+
+_LOW, _HIGH = 20000, 32000
+_TRIES = 500
+
+
+def choose_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """A free port for each name.
+
+    They lie below the range from which the kernel serves outgoing connections: otherwise such a connection could take
+    the port of a process that has just died, and its successor could not listen.
+    """
+    low, high = _range_below_outgoing()
+    chosen: dict[str, int] = {}
+    with ExitStack() as held:
+        for name in names:
+            chosen[name] = _free_port(held, low, high)
+    return chosen
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(held: ExitStack, low: int, high: int) -> int:
+    for _ in range(_TRIES):
+        candidate = random.randint(low, high)  # noqa: S311 - spreads stacks that start at once, nothing secret
+        probe = socket.socket()
+        try:
+            probe.bind(("127.0.0.1", candidate))
+        except OSError:
+            probe.close()
+            continue
+        held.enter_context(probe)
+        return candidate
+    raise OSError(f"no free port between {low} and {high}")
+
+
+def _range_below_outgoing() -> tuple[int, int]:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        return _LOW, _HIGH
+    return (_LOW, min(_HIGH, first - 1)) if first > _LOW + 1000 else (_LOW, _HIGH)
+
 
 PROJECT = Path(__file__).resolve().parents[2]
 VENDOR_MODEL_URL = "https://api.openai.com/v1"

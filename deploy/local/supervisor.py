@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from deploy.local.endpoints import ENDPOINTS_FILE, SUPERVISOR_FILE, write_json
+from deploy.local.data_folder import ENDPOINTS_FILE, SUPERVISOR_FILE, write_json
 from deploy.local.managed_process import ManagedProcess, Part, StartFailed
-from deploy.local.operator_output import OperatorOutput
-from deploy.local.part_logs import PartLog, RotatedFile
+from deploy.local.part_logs import OperatorOutput, PartLog, RotatedFile
 from deploy.local.process_table import resident_mb
-from deploy.local.server_process import die_with_parent
-from deploy.local.services import SERVICES
+from deploy.local.servers import die_with_parent
 from deploy.local.settings import LocalSettings
-from deploy.local.stack_plan import PROJECT, StackPlan
+from deploy.local.stack_plan import PROJECT, SERVICES, StackPlan
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SERVER_GRACE_SECONDS = 10.0

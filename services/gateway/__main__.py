@@ -2,7 +2,7 @@
 
 from services.gateway.app import build_app
 from services.gateway.settings import GatewaySettings
-from shared.observability.settings import load_settings
+from shared.service.settings import load_settings
 
 if __name__ == "__main__":
     build_app(load_settings(GatewaySettings)).run()

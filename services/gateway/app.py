@@ -1,4 +1,4 @@
-"""Builds the gateway from its settings. The only place here that makes adapters."""
+"""Builds the gateway from its settings. The only module that constructs adapters."""
 
 import gc
 import json
@@ -7,54 +7,66 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fastapi import APIRouter
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-from services.gateway.admission.admissions import Admissions
-from services.gateway.api.document_routes import DocumentRoutes
-from services.gateway.api.edge import bad_request
-from services.gateway.api.idempotent_creations import CREATIONS, IdempotentCreations
-from services.gateway.api.once_only import OnceOnly
-from services.gateway.api.public_http import public_app
-from services.gateway.api.upgrade_reads import UpgradeRoutes
-from services.gateway.api.upgrade_route import UpgradeRoute
-from services.gateway.app_admission import AdmissionParts, admission_parts
-from services.gateway.app_identity import IdentityParts, identity_parts
-from services.gateway.app_plans import plan_routers
-from services.gateway.client_address import parse_networks
+from services.gateway.documents.rag_client import RagDocuments
+from services.gateway.documents.routes import DocumentRoutes
+from services.gateway.http.client_address import parse_networks
+from services.gateway.http.edge import bad_request
+from services.gateway.http.idempotency import CREATIONS, IdempotentCreations, OnceOnly
+from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
+from services.gateway.identity.audit import AUDIT, AuditTrail
+from services.gateway.identity.audit_routes import AuditRoutes
 from services.gateway.identity.caller import Identify
+from services.gateway.identity.identify import Identity, Refused, nobody_counts
+from services.gateway.identity.jwks import RemoteKeys
+from services.gateway.identity.jwt_tokens import SharedSecret, TokenVerifier
+from services.gateway.identity.key_routes import KeyRoutes
+from services.gateway.identity.member_routes import MemberRoutes
+from services.gateway.identity.workspace_routes import WorkspaceRoutes
+from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, People, Workspaces
+from services.gateway.quota.admission import Admissions
+from services.gateway.quota.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.quota.due_holds import DueHolds
+from services.gateway.quota.failed_authentications import FailedAuthentications
+from services.gateway.quota.held_work import UnfinishedWork
+from services.gateway.quota.holds import ModelBounds
+from services.gateway.quota.plan_routes import AdminRoutes, DemoPlan
+from services.gateway.quota.quota_admissions import QuotaAdmissions
+from services.gateway.quota.rebuild import Rebuild
+from services.gateway.quota.redis_scripts import AdmissionConnection
+from services.gateway.quota.routes import HoldRoutes, QuotaRoutes, StatsRoutes
+from services.gateway.quota.settlement import Settlement
+from services.gateway.quota.state import AdmissionState
+from services.gateway.quota.usage_client import UsageClient
 from services.gateway.settings import GatewaySettings
-from services.gateway.siblings.rag import RagDocuments
-from services.gateway.siblings.stages import StageHttp
-from services.gateway.siblings.upgrader import UpgradeResults
 from services.gateway.upgrades.accept import AcceptUpgrade
-from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
-from services.gateway.upgrades.end_metrics import count_end
+from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
+from services.gateway.upgrades.erasure import Erasure, Purge
 from services.gateway.upgrades.event_stream import EventStreams
-from services.gateway.upgrades.listing import UpgradeListing
-from services.gateway.upgrades.publishing import BrokerConnection, TaskPublisher
-from services.gateway.upgrades.record_marks import RecordMarks
-from services.gateway.upgrades.sweep_closing import EndingSweep
-from services.gateway.upgrades.sweep_cut_short import CutShortSweep
-from services.gateway.upgrades.sweep_deadlines import DeadlineSweep
-from services.gateway.upgrades.sweep_publishing import PublishingSweep
-from services.gateway.upgrades.view import UpgradeViews
+from services.gateway.upgrades.publishing import BrokerConnection, PublishingSweep, TaskPublisher
+from services.gateway.upgrades.record_marks import RecordMarks, count_end
+from services.gateway.upgrades.routes import ErasureRoutes, UpgradeRoutes
+from services.gateway.upgrades.stage_clients import EventStreamContent, ServiceContent, StageHttp, UpgradeResults
+from services.gateway.upgrades.sweeps import CutShortSweep, DeadlineSweep, EndingSweep
+from services.gateway.upgrades.upgrade_route import UpgradeRoute
+from services.gateway.upgrades.views import UpgradeListing, UpgradeViews
 from services.gateway.upgrades.waiting import Waiters
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import new_id
+from services.gateway.web.public_app import public_app
+from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.contracts.schema_files import example_file
 from shared.contracts.topics import TOPICS
 from shared.contracts.upgrade_tasks import Stage
 from shared.messaging.cluster_watch import ClusterWatch
-from shared.messaging.producer import EventProducer
-from shared.messaging.progress import ProgressLog, ReplyListener
-from shared.observability.periodic import Periodic
-from shared.observability.service import Component, run, run_service
-from shared.observability.setup import Telemetry, setup
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.publish.progress import ProgressLog, ReplyListener
 from shared.privacy.sealing import Vault
+from shared.service.process import Component, Periodic, run, run_service
+from shared.service.telemetry import Telemetry, setup
 from shared.storage.documents import Database
-from shared.storage.opening import open_database
-from shared.storage.redis_client import open_redis, redis_now
+from shared.storage.opening import open_database, open_redis, redis_now
 
 SERVICE = "gateway"
 _COLLECTIONS_AFTER = (20_000, 20, 20)
@@ -96,6 +108,32 @@ class GatewayApp:
             grace_seconds=self.settings.shutdown_grace_seconds,
             bad_request=bad_request,
         )
+
+
+@dataclass(frozen=True)
+class IdentityParts:
+    """What the rest of the gateway is given. `components` come right after the database."""
+
+    identify: Identity
+    audit: AuditTrail
+    workspaces: Workspaces
+    components: tuple[Component, ...]
+    background: tuple[Periodic, ...]
+    routers: tuple[APIRouter, ...]
+
+
+@dataclass(frozen=True)
+class AdmissionParts:
+    """What the rest of the gateway is given. `components` come after the database and before what accepts."""
+
+    state: AdmissionState
+    usage: UsageClient
+    admissions: QuotaAdmissions
+    failures: FailedAuthentications
+    bounds: ModelBounds
+    components: tuple[Component, ...]
+    background: tuple[Periodic, ...]
+    routers: tuple[APIRouter, ...]
 
 
 @dataclass(frozen=True)
@@ -255,7 +293,7 @@ def _asyncapi() -> dict[str, Any]:
         document: dict[str, Any] = json.loads(_ASYNCAPI.read_text())
         return document
     # An installation without the docs folder makes it anew, at the price of importing what makes it.
-    from shared.messaging.asyncapi import asyncapi_document
+    from shared.messaging.operate.asyncapi import asyncapi_document
 
     return asyncapi_document()
 
@@ -284,3 +322,152 @@ def _background(settings: GatewaySettings, parts: _Parts) -> list[Periodic]:
         *parts.identity.background,
         *parts.admission.background,
     ]
+
+
+def plan_routers(settings: GatewaySettings, identity: IdentityParts, admission: AdmissionParts) -> list[APIRouter]:
+    """The routes, on what the other parts of the gateway have made."""
+    admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
+    admin = AdminRoutes(
+        admin_key=admin_key,
+        tenants=identity.workspaces,
+        plans=admission.usage,
+        limits=admission.state,
+        audit=identity.audit,
+        on_refused=admission.failures,
+    )
+    return [StatsRoutes(admission.usage).router(), admin.router()]
+
+
+_SETTLE_EVERY_SECONDS = 1.0
+_DUE_EVERY_SECONDS = 30.0
+_FORGET_EVERY_SECONDS = 60.0
+
+
+def admission_parts(
+    settings: GatewaySettings, *, database: Database, redis: Redis, store: AcceptedStore, vault: Vault
+) -> AdmissionParts:
+    """All of it, wired."""
+    token = settings.internal_token.get_secret_value()
+    connection = AdmissionConnection(settings.redis_url.get_secret_value())
+    state, usage = AdmissionState(connection), UsageClient(settings.usage_url, token)
+    held_documents = database.collection(DOCUMENT_HOLDS)
+    upgrades = AcceptedWork(store)
+    work = UnfinishedWork(upgrades, DocumentWork(held_documents))
+    settlement = Settlement(state, work, usage)
+    admissions = QuotaAdmissions(
+        state,
+        Rebuild(state, work, usage, upgrades),
+        settlement,
+        accepted_per_minute=settings.rate_limit_per_minute,
+    )
+    documents = DocumentHolds(held_documents, admissions)
+    return AdmissionParts(
+        state=state,
+        usage=usage,
+        admissions=admissions,
+        failures=FailedAuthentications(state, vault, per_minute=settings.rate_limit_per_minute),
+        bounds=ModelBounds(
+            summary_tokens=settings.summarizer_max_tokens,
+            rewrite_tokens=settings.upgrader_max_tokens,
+            requests_per_call=settings.model_attempts + 1,
+        ),
+        components=(usage, connection, admissions, DemoPlan(usage, state, DEMO_TENANT_ID)),
+        background=(
+            Periodic("settlement", settlement.sweep, _SETTLE_EVERY_SECONDS),
+            Periodic("due holds", DueHolds(redis, settlement).sweep, _DUE_EVERY_SECONDS),
+            Periodic("old document holds", documents.forget_old, _FORGET_EVERY_SECONDS),
+        ),
+        routers=(QuotaRoutes(admissions).router(), HoldRoutes(documents).router()),
+    )
+
+
+_KEY_USE_EVERY_SECONDS = 5.0
+_ERASURE_EVERY_SECONDS = 2.0
+_PURGE_EVERY_SECONDS = 5.0
+_RETENTION_EVERY_SECONDS = 3600.0
+
+
+class DemoWorkspace:
+    """Component: the workspace of the demo key is there before the first request."""
+
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
+
+    async def start(self) -> None:
+        await self._workspaces.ensure_demo(DEMO_TENANT_ID)
+
+    async def stop(self, grace_seconds: float) -> None: ...
+
+
+def identity_parts(
+    settings: GatewaySettings,
+    *,
+    database: Database,
+    redis: Redis,
+    vault: Vault,
+    store: AcceptedStore,
+    creations: IdempotentCreations,
+    documents: RagDocuments,
+    on_refused: Refused = nobody_counts,
+) -> IdentityParts:
+    """All of it, wired. `on_refused` is told of each failed authentication."""
+    audit = AuditTrail(database.collection(AUDIT))
+    keys = ApiKeys(database.collection(API_KEYS))
+    workspaces = Workspaces(database.collection(WORKSPACES), People(database.collection(PEOPLE)))
+    remote_keys = RemoteKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    demo = DemoKey(settings.demo_api_key.get_secret_value() if settings.demo_api_key else None)
+    identify = Identity(
+        demo=demo,
+        keys=keys,
+        tokens=_verifier(settings, remote_keys),
+        workspaces=workspaces,
+        audit=audit,
+        on_refused=on_refused,
+    )
+    token = settings.internal_token.get_secret_value()
+    upgrader, *stages = (
+        ServiceContent(url, token) for url in (settings.upgrader_url, settings.summarizer_url, settings.rag_url)
+    )
+    erasure = Erasure(store, ends=upgrader, others=[*stages, EventStreamContent(redis)])
+    purge = Purge(workspaces=workspaces, keys=keys, erasure=erasure, documents=documents, claims=creations)
+    once = OnceOnly(creations, vault)
+    keep = timedelta(days=settings.result_retention_days)
+    issuer, forget = settings.jwt_issuer or "", identify.forget
+    return IdentityParts(
+        identify=identify,
+        audit=audit,
+        workspaces=workspaces,
+        components=(
+            DemoWorkspace(workspaces),
+            upgrader,
+            *stages,
+            *((remote_keys,) if remote_keys else ()),
+        ),
+        background=(
+            Periodic("key use", keys.flush, _KEY_USE_EVERY_SECONDS),
+            Periodic("erasure sweep", erasure.sweep, _ERASURE_EVERY_SECONDS),
+            Periodic("retention", lambda: erasure.of_old(now_utc() - keep), _RETENTION_EVERY_SECONDS),
+            Periodic("workspace purge", purge.run, _PURGE_EVERY_SECONDS),
+        ),
+        routers=(
+            WorkspaceRoutes(workspaces=workspaces, audit=audit, once=once, issuer=issuer, forget=forget).router(),
+            MemberRoutes(
+                workspaces=workspaces, keys=keys, audit=audit, once=once, issuer=issuer, forget=forget
+            ).router(),
+            KeyRoutes(keys=keys, audit=audit, once=once, forget=forget).router(),
+            AuditRoutes(audit).router(),
+            ErasureRoutes(store=store, erasure=erasure, audit=audit, vault=vault).router(),
+        ),
+    )
+
+
+def _verifier(settings: GatewaySettings, remote_keys: RemoteKeys | None) -> TokenVerifier | None:
+    if not settings.jwt_issuer or not settings.jwt_audience:
+        return None
+    if settings.jwt_secret is not None:
+        keys: SharedSecret | RemoteKeys = SharedSecret(settings.jwt_secret.get_secret_value().encode())
+    elif remote_keys is not None:
+        keys = remote_keys
+    else:
+        return None
+    return TokenVerifier(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)

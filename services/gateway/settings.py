@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from services.gateway.client_address import parse_networks
+from services.gateway.http.client_address import parse_networks
 from shared.messaging.settings import KafkaSettings
-from shared.observability.settings import ObservabilitySettings
 from shared.privacy.settings import PrivacySettings
+from shared.service.settings import ObservabilitySettings
 from shared.storage.settings import StorageSettings
 
 _LEAST_SECRET_BYTES = 32

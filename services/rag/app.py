@@ -2,75 +2,43 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 
-from fastapi import FastAPI
-
-from services.rag.documents import Documents
-from services.rag.embedding_holds import RunHolds
-from services.rag.embeddings import Embeddings
-from services.rag.erasure_routes import erasure_routes
-from services.rag.facts import DocumentFacts
-from services.rag.file_types import MAX_UPLOAD_BYTES
-from services.rag.gateway_http import GatewayHolds
-from services.rag.handlers import DocumentInbox, SubmitDocument, retrieve_work
-from services.rag.index import Indexing
-from services.rag.preparer import Preparer
-from services.rag.recorded_outputs import RecordedOutputs
-from services.rag.retrieve import Retrieval
-from services.rag.routes import DocumentRoutes
-from services.rag.search import HybridSearch
-from services.rag.search_holds import SearchHolds
+from services.rag.documents.documents import Documents
+from services.rag.documents.erasure_routes import erasure_routes
+from services.rag.documents.file_types import MAX_UPLOAD_BYTES
+from services.rag.documents.recorded_outputs import DocumentFacts, RecordedOutputs
+from services.rag.documents.routes import DocumentRoutes
+from services.rag.documents.store import RagStore
+from services.rag.indexing.handlers import DocumentInbox, SubmitDocument, retrieve_work
+from services.rag.indexing.index import Indexing
+from services.rag.indexing.preparer import Preparer
+from services.rag.indexing.sweep import Sweep
+from services.rag.search.embedding_holds import GatewayHolds, RunHolds, SearchHolds
+from services.rag.search.embeddings import Embeddings
+from services.rag.search.retrieve import Retrieval
+from services.rag.search.search import HybridSearch
+from services.rag.search.vector_index import IndexUnavailable, VectorIndex
 from services.rag.settings import RagSettings
-from services.rag.store import RagStore
-from services.rag.sweep import Sweep
-from services.rag.vector_index import IndexUnavailable, VectorIndex
 from shared.contracts.topics import DOCUMENTS_SUBMITTED, RETRIEVE
 from shared.contracts.upgrade_tasks import Stage
 from shared.llm.client import ModelClient
-from shared.messaging.ledger_client import LedgerClient
-from shared.messaging.outbox import outbox_collection
-from shared.messaging.producer import EventProducer
-from shared.messaging.progress import ProgressLog
-from shared.messaging.recorded_stage import RecordedStage
-from shared.messaging.spent_route import spent_route
-from shared.messaging.stage_runner import StageRunner
-from shared.observability.periodic import Periodic
-from shared.observability.service import Component, run, run_service
-from shared.observability.service_http import internal_app
-from shared.observability.setup import Telemetry, setup
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS, outbox_collection
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.publish.progress import ProgressLog
 from shared.privacy.sealing import Vault
-from shared.storage.opening import open_database
-from shared.storage.redis_client import open_redis
+from shared.service.app import ServiceApp
+from shared.service.http import internal_app
+from shared.service.ledger_client import LedgerClient
+from shared.service.process import Periodic
+from shared.service.recorded_stage import RecordedStage, spent_route
+from shared.service.telemetry import Telemetry, setup
+from shared.storage.opening import open_database, open_redis
 
 SERVICE = "rag"
 RETRIEVE_GROUP = "rag.retrieve"
 INDEX_GROUP = "rag.index"
 INDEX_TIME_LIMIT_SECONDS = 1800
-
-
-@dataclass(frozen=True)
-class RagApp:
-    """The parts of a rag process, ready to run."""
-
-    settings: RagSettings
-    telemetry: Telemetry
-    http: FastAPI
-    components: tuple[Component, ...]
-    sweep: Sweep
-
-    def run(self) -> None:
-        """Serves until SIGTERM, then drains."""
-        run(
-            run_service(
-                telemetry=self.telemetry,
-                http_app=self.http,
-                host=self.settings.rag_host,
-                port=self.settings.rag_port,
-                components=self.components,
-                grace_seconds=self.settings.shutdown_grace_seconds,
-            )
-        )
 
 
 class _WarmUp:
@@ -96,7 +64,7 @@ class _WarmUp:
             await self._index.warm()
 
 
-def build_app(settings: RagSettings) -> RagApp:
+def build_app(settings: RagSettings) -> ServiceApp:
     """All adapters of rag, wired; nothing is started yet."""
     telemetry = setup(SERVICE, settings)
     token = settings.internal_token.get_secret_value()
@@ -150,10 +118,13 @@ def build_app(settings: RagSettings) -> RagApp:
     telemetry.health.add_check("redis", redis.ping)
     telemetry.health.add_check("retrieve group", retrieve.check)
     telemetry.health.add_check("index group", submitted.check)
+    facts_sweep = Periodic("fact sweep", outputs.sweep_all, FACT_SWEEP_SECONDS)
     background = Periodic("rag sweep", sweep.run, settings.rag_sweep_seconds)
-    return RagApp(
-        settings=settings,
+    return ServiceApp(
         telemetry=telemetry,
+        host=settings.rag_host,
+        port=settings.rag_port,
+        grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(
             telemetry,
             internal_token=token,
@@ -162,9 +133,8 @@ def build_app(settings: RagSettings) -> RagApp:
         ),
         components=(
             *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),
-            *(outputs, background, retrieve, submitted),
+            *(facts_sweep, background, retrieve, submitted),
         ),
-        sweep=sweep,
     )
 
 

@@ -1,8 +1,4 @@
-"""Condenses a conversation to what the rewrite of the next prompt needs.
-
-A summary is cached by tenant and by everything it was made from, and a conversation that has grown starts from the
-summary of its earlier part: each message is read by the model once.
-"""
+"""Condenses a conversation to what the rewrite of the next prompt needs."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +18,7 @@ from shared.contracts.upgrade_tasks import (
     UpgradeTask,
     UpgradeWarning,
 )
+from shared.service.recorded_stage import StageWork
 
 WINDOW_MESSAGES = 10
 COMPONENT = "summarizer"
@@ -113,3 +110,12 @@ async def summarize(
         usage=[made.usage],
         warnings=list(made.warnings),
     )
+
+
+def summarize_work(cache: SummaryCache, model: SummaryModel, version: str) -> StageWork:
+    """The summarizer's work on one message, for the stage that records it."""
+
+    async def work(task: UpgradeTask) -> StageOutput:
+        return await summarize(task, cache, model, version)
+
+    return work

@@ -1,15 +1,22 @@
-"""The summary cache in the service's own store, bounded by age."""
+"""The summary cache in the service's own store, bounded by age, and the internal routes that erase it."""
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Response
 
 from services.summarizer.summarize import SummaryCache
 from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.problems import UNAVAILABLE
 from shared.contracts.upgrade_tasks import Summary
 from shared.messaging.errors import Transient
+from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
 from shared.observability.metrics import CACHE_REQUESTS
-from shared.observability.periodic import Periodic
+from shared.service.http import problem_response
+from shared.service.process import Periodic
+from shared.service.recorded_stage import erase_output
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
 
 SUMMARIES = CollectionSpec(
@@ -76,3 +83,22 @@ class StoredSummaryCache(SummaryCache):
         """Removes summaries that have been kept long enough."""
         oldest = format_utc(now_utc() - self._keep)
         await self._summaries.delete_many({"createdAt": {"$lt": oldest}})
+
+
+def erasure_routes(cache: StoredSummaryCache, outputs: FactOutbox) -> APIRouter:
+    """The routes under `/internal/upgrades`."""
+    router = APIRouter(prefix="/internal/upgrades")
+
+    @router.delete("/{upgrade_id}")
+    async def erase(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
+        """204: no summary of it is left, neither recorded nor cached. 404: there was none."""
+        try:
+            cached = await cache.erase(tenant_id, upgrade_id)
+            recorded = await erase_output(outputs, tenant_id, upgrade_id)
+        except StorageUnavailable:
+            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+        if not cached and not recorded:
+            raise HTTPException(404)
+        return Response(status_code=204)
+
+    return router

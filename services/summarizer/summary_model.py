@@ -11,8 +11,8 @@ from services.summarizer.summarize import COMPONENT, ModelSummary, SummaryFailed
 from shared.contracts.upgrade_tasks import ConversationMessage, Summary, UpgradeTask
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.errors import ModelError
-from shared.llm.reporting import component_usage, usage_warnings
 from shared.llm.sections import render_sections
+from shared.llm.usage import component_usage, usage_warnings
 from shared.privacy.model_view import ModelView
 from shared.privacy.sealing import Vault
 

@@ -1,61 +1,33 @@
 """Builds the upgrader from its settings. The only place here that makes adapters."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
-from fastapi import FastAPI
-
-from services.upgrader.handlers import EndingStage
-from services.upgrader.language_loading import LanguageModelLoading
-from services.upgrader.results import RESULTS, Results
-from services.upgrader.rewrite_model import LlmRewriteModel
-from services.upgrader.routes import result_routes
+from services.upgrader.ending import EndingStage
+from services.upgrader.reading.language import LanguageModelLoading
+from services.upgrader.results import RESULTS, Results, result_routes
+from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
 from services.upgrader.settings import UpgraderSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.topics import REWRITE
 from shared.llm.client import ModelClient
-from shared.messaging.ledger_client import LedgerClient
-from shared.messaging.outbox import FactOutbox
-from shared.messaging.producer import EventProducer
-from shared.messaging.progress import ProgressLog
-from shared.messaging.stage_runner import StageRunner
-from shared.observability.periodic import Periodic
-from shared.observability.service import Component, run, run_service
-from shared.observability.service_http import internal_app
-from shared.observability.setup import Telemetry, setup
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS, FactOutbox
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.publish.progress import ProgressLog
 from shared.privacy.sealing import Vault
-from shared.storage.opening import open_database
-from shared.storage.redis_client import open_redis
+from shared.service.app import ServiceApp
+from shared.service.http import internal_app
+from shared.service.ledger_client import LedgerClient
+from shared.service.process import Periodic
+from shared.service.telemetry import setup
+from shared.storage.opening import open_database, open_redis
 
 SERVICE = "upgrader"
 GROUP = "upgrader.stage"
 _EXPIRY_EVERY_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class UpgraderApp:
-    """The parts of an upgrader process, ready to run."""
-
-    settings: UpgraderSettings
-    telemetry: Telemetry
-    http: FastAPI
-    components: tuple[Component, ...]
-
-    def run(self) -> None:
-        """Serves until SIGTERM, then drains."""
-        run(
-            run_service(
-                telemetry=self.telemetry,
-                http_app=self.http,
-                host=self.settings.upgrader_host,
-                port=self.settings.upgrader_port,
-                components=self.components,
-                grace_seconds=self.settings.shutdown_grace_seconds,
-            )
-        )
-
-
-def build_app(settings: UpgraderSettings) -> UpgraderApp:
+def build_app(settings: UpgraderSettings) -> ServiceApp:
     """All adapters of the upgrader, wired; nothing is started yet."""
     telemetry = setup(SERVICE, settings)
     token = settings.internal_token.get_secret_value()
@@ -80,13 +52,16 @@ def build_app(settings: UpgraderSettings) -> UpgraderApp:
         telemetry=telemetry,
     )
     keep = timedelta(days=settings.result_retention_days)
+    facts = Periodic("fact sweep", outbox.sweep_all, FACT_SWEEP_SECONDS)
     expiry = Periodic("result expiry", lambda: results.expire(now_utc() - keep), _EXPIRY_EVERY_SECONDS)
     telemetry.health.add_check("store", database.ping)
     telemetry.health.add_check("redis", redis.ping)
     telemetry.health.add_check("group", runner.check)
-    return UpgraderApp(
-        settings=settings,
+    return ServiceApp(
         telemetry=telemetry,
+        host=settings.upgrader_host,
+        port=settings.upgrader_port,
+        grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
-        components=(LanguageModelLoading(), database, progress, producer, ledger, client, outbox, expiry, runner),
+        components=(LanguageModelLoading(), database, progress, producer, ledger, client, facts, expiry, runner),
     )

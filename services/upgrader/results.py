@@ -1,17 +1,22 @@
-"""The upgrader's results: one for each ended upgrade, the first one written is the one that stands."""
+"""The upgrader's results, one per ended upgrade; the first one written stands. Served to the gateway over internal
+HTTP.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from services.upgrader.end_upgrade import completed_event_id, completed_fact, own_usage
-from shared.contracts.contract import format_utc
+from fastapi import APIRouter, HTTPException, Query, Response
+
+from services.upgrader.rewriting.rewrite import COMPONENT
+from shared.contracts.contract import derived_id, format_utc
+from shared.contracts.internal_http import ResultLookup, ResultPage
 from shared.contracts.topics import COMPLETED
-from shared.contracts.upgrade_results import UpgradeResult
-from shared.contracts.upgrade_tasks import UpgradeTask
-from shared.messaging.outbox import Fact, FactOutbox
-from shared.messaging.recorded_stage import usage_facts
+from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult
+from shared.contracts.upgrade_tasks import Stage, StageOutput, UpgradeTask
+from shared.messaging.publish.outbox import Fact, FactOutbox
+from shared.service.recorded_stage import usage_facts
 from shared.storage.documents import CollectionSpec, Index
 
 RESULTS = CollectionSpec(
@@ -114,3 +119,65 @@ def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
         return fact
     gone: dict[str, Any] = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
     return {**fact, "data": {**fact["data"], **gone, "citations": []}}
+
+
+MAX_LOOKUP = 500
+
+
+def result_routes(results: Results) -> APIRouter:
+    """The routes under `/internal/upgrades`; the caller names the tenant, and sees nothing of another."""
+    router = APIRouter(prefix="/internal/upgrades")
+
+    @router.get("/{upgrade_id}")
+    async def read(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
+        result = await results.find(upgrade_id)
+        if result is None or result.tenant_id != tenant_id:
+            raise HTTPException(404)
+        return _json(result.to_json())
+
+    @router.post("/lookup")
+    async def lookup(question: ResultLookup) -> Response:
+        return _json(_page(await results.among(question.upgrade_ids[:MAX_LOOKUP])))
+
+    @router.get("")
+    async def page(
+        tenant_id: Annotated[str, Query(alias="tenantId")],
+        status: str | None = None,
+        user_ref: Annotated[str | None, Query(alias="userRef")] = None,
+        before: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> Response:
+        found = await results.of_tenant(tenant_id, status=status, user_ref=user_ref, before=before, limit=limit)
+        return _json(_page(found))
+
+    @router.delete("/{upgrade_id}")
+    async def erase(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
+        if not await results.erase(tenant_id, upgrade_id):
+            raise HTTPException(404)
+        return Response(status_code=204)
+
+    return router
+
+
+def _page(found: list[UpgradeResult]) -> bytes:
+    return ResultPage(items=found).to_json()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def completed_event_id(upgrade_id: str) -> str:
+    """The id of the one `upgrades.completed.v1` of an upgrade."""
+    return derived_id(upgrade_id, "completed")
+
+
+def own_usage(result: UpgradeResult) -> StageOutput:
+    """The upgrader's share of a result's usage: what it, and no stage before it, owes the ledger."""
+    return StageOutput(stage=Stage.UPGRADER, usage=[item for item in result.usage if item.component == COMPONENT])
+
+
+def completed_fact(result: UpgradeResult) -> tuple[str, UpgradeCompleted]:
+    """The key and the data of the fact that an upgrade has ended, on the topic COMPLETED."""
+    assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry says what the key is
+    return result.tenant_id, UpgradeCompleted.of(result)

@@ -4,8 +4,8 @@ from pydantic import Field, SecretStr
 
 from shared.llm.settings import ModelSettings
 from shared.messaging.settings import KafkaSettings
-from shared.observability.settings import ObservabilitySettings
 from shared.privacy.settings import PrivacySettings
+from shared.service.settings import ObservabilitySettings
 from shared.storage.settings import StorageSettings
 
 

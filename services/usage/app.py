@@ -1,39 +1,34 @@
 """Builds the usage service from its settings. The only place here that makes adapters."""
 
-import gc
 from dataclasses import dataclass
 from datetime import timedelta
 
-from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from services.usage.admission_redis import RedisAdmissionStates
-from services.usage.announcements import OutboxAnnouncements
-from services.usage.batch_window import LEASE_SECONDS
-from services.usage.count_batch import CountBatch
-from services.usage.full_reconciliation import Reconciled, reconcile_everything
-from services.usage.handlers import ledger_handler, left_to_resume, removing_old, resuming
-from services.usage.ledger_store import LedgerStore
-from services.usage.pending import GROUP, Pending, pending_events
-from services.usage.plan_routes import plan_routes
-from services.usage.plan_store import PLANS, PlanStore
-from services.usage.retention import Retention
-from services.usage.routes import usage_routes
-from services.usage.scheduled_reconcile import ScheduledReconcile
+from services.usage.counting.batch_registry import LEASE_SECONDS
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.handlers import ledger_handler, left_to_resume, removing_old, resuming
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.counting.retention import Retention
+from services.usage.counting.routes import usage_routes
+from services.usage.plans.plans import PLANS, PlanStore
+from services.usage.plans.routes import plan_routes
+from services.usage.plans.thresholds import OutboxAnnouncements, Thresholds
+from services.usage.reconciling.admission_states import RedisAdmissionStates
+from services.usage.reconciling.full_reconciliation import Reconciled, ScheduledReconcile, reconcile_everything
+from services.usage.reconciling.pending import GROUP, Pending, pending_events
 from services.usage.settings import UsageSettings
-from services.usage.thresholds import Thresholds
-from shared.contracts.contract import now_utc
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, now_utc
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
-from shared.messaging.batch_runner import BatchRunner
-from shared.messaging.producer import EventProducer
-from shared.observability.periodic import Periodic
-from shared.observability.service import Component, run, run_service
-from shared.observability.service_http import internal_app
-from shared.observability.setup import Telemetry, setup
+from shared.messaging.consume.batch_runner import BatchRunner
+from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS
+from shared.messaging.publish.producer import EventProducer
+from shared.service.app import ServiceApp
+from shared.service.http import internal_app
+from shared.service.process import Component, Periodic
+from shared.service.telemetry import setup
 from shared.storage.documents import Database
-from shared.storage.opening import open_database
-from shared.storage.redis_client import open_redis
+from shared.storage.opening import open_database, open_redis
 
 SERVICE = "usage"
 _RESUME_EVERY_SECONDS = 1.0
@@ -41,34 +36,7 @@ _RETENTION_EVERY_SECONDS = 3600.0
 _ASK_FOR_RECONCILING_EVERY_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class UsageApp:
-    """The parts of a usage process, ready to run."""
-
-    settings: UsageSettings
-    telemetry: Telemetry
-    http: FastAPI
-    components: tuple[Component, ...]
-
-    def run(self) -> None:
-        """Serves until SIGTERM, then drains."""
-        # What exists now stays for good: reading statistics makes thousands of objects, and the collector need not look
-        # at all the others each time.
-        gc.collect()
-        gc.freeze()
-        run(
-            run_service(
-                telemetry=self.telemetry,
-                http_app=self.http,
-                host=self.settings.usage_host,
-                port=self.settings.usage_port,
-                components=self.components,
-                grace_seconds=self.settings.shutdown_grace_seconds,
-            )
-        )
-
-
-def build_app(settings: UsageSettings) -> UsageApp:
+def build_app(settings: UsageSettings) -> ServiceApp:
     """All adapters of the usage service, wired; nothing is started yet."""
     telemetry = setup(SERVICE, settings)
     database = open_database(settings, SERVICE)
@@ -98,9 +66,11 @@ def build_app(settings: UsageSettings) -> UsageApp:
     telemetry.health.add_check("store", database.ping)
     telemetry.health.add_check("group", runner.check)
     token = settings.internal_token.get_secret_value()
-    return UsageApp(
-        settings=settings,
+    return ServiceApp(
         telemetry=telemetry,
+        host=settings.usage_host,
+        port=settings.usage_port,
+        grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(
             telemetry,
             internal_token=token,
@@ -109,7 +79,7 @@ def build_app(settings: UsageSettings) -> UsageApp:
         components=(
             database,
             producer,
-            announcements,
+            Periodic("fact sweep", announcements.sweep, FACT_SWEEP_SECONDS),
             Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
             Periodic("event retention", removing_old(retention), _RETENTION_EVERY_SECONDS),
             *_reconciling(settings, database, ledger, retention),

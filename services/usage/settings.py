@@ -4,7 +4,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from shared.messaging.settings import KafkaSettings
-from shared.observability.settings import ObservabilitySettings
+from shared.service.settings import ObservabilitySettings
 from shared.storage.settings import StorageSettings
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.contracts.contract import Contract
-from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
-from shared.contracts.quota_events import QuotaThresholdReached
+from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
+from shared.contracts.quota import QuotaThresholdReached
 from shared.contracts.upgrade_results import UpgradeCompleted
 from shared.contracts.upgrade_tasks import RetrieveTask, RewriteTask, Stage, SummarizeTask
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -1,4 +1,4 @@
-"""How an upgrade ended: the fact that everybody may read, and the record that only the gateway restores."""
+"""How an upgrade went and ended: the steps a client follows, the completed fact, and the stored result."""
 
 from enum import StrEnum
 from typing import Literal
@@ -6,7 +6,26 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.contract import Contract, Timestamp
-from shared.contracts.upgrade_tasks import ComponentUsage, Origin, RetrievedChunk, SealedText, UpgradeWarning
+from shared.contracts.upgrade_tasks import ComponentUsage, Origin, RetrievedChunk, SealedText, Stage, UpgradeWarning
+
+ACCEPTED_STEP = 1
+_STAGE_ORDER = (Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER)
+COMPLETED_STEP = 2 * len(_STAGE_ORDER) + 2
+
+StageState = Literal["started", "finished", "skipped"]
+
+
+class StageProgress(Contract):
+    """Data of a `stage` event. `latencyMs` is null until the stage has ended."""
+
+    stage: Stage
+    state: StageState
+    latency_ms: int | None = None
+
+
+def stage_step(stage: Stage, state: StageState) -> int:
+    """The event id of a stage's progress: 2, 4, 6 when it starts, 3, 5, 7 when it ends."""
+    return 2 * _STAGE_ORDER.index(stage) + (2 if state == "started" else 3)
 
 
 class UpgradeStatus(StrEnum):

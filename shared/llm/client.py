@@ -12,14 +12,13 @@ import httpx2
 import openai
 from pydantic import BaseModel
 
-from shared.llm import completions, embeddings
+from shared.llm import completions
 from shared.llm.breaker import ModelBreaker
 from shared.llm.dialect import ChatMessage, ChatRequest
 from shared.llm.measuring import Outcome, measured
-from shared.llm.sending import Call, Requests
+from shared.llm.sending import Call, Clock, Requests
 from shared.llm.settings import ModelSettings
 from shared.llm.usage import ModelUsage, Spending
-from shared.llm.waits import Clock
 
 __all__ = ["ChatMessage", "Completion", "Embedded", "ModelClient", "ModelUsage"]
 
@@ -118,7 +117,7 @@ class ModelClient:
         if not texts:
             return Embedded([], Spending(model, self._settings.openai_base_url).usage())
         with self._call(operation, model, deadline) as (requests, call, outcome):
-            vectors = await embeddings.embed(requests, model, texts, call, outcome)
+            vectors = await completions.embed(requests, model, texts, call, outcome)
             return Embedded(vectors, call.spending.usage())
 
     @contextmanager

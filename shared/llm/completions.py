@@ -1,4 +1,4 @@
-"""A chat completion as an instance of a class: asked for, checked, and once more with a hint where it is not one."""
+"""Calls of the model: chat completions as instances of a class, and embeddings in batches of bounded size."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,17 +6,16 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat
-from shared.llm.counting import count_request
-from shared.llm.dialect import ChatMessage, ChatRequest
+from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat, read_embeddings
+from shared.llm.dialect import ChatMessage, ChatRequest, NotTheOutput, parse_output
 from shared.llm.errors import ModelAnswerInvalid, ModelRefused
 from shared.llm.measuring import Outcome
 from shared.llm.sending import Call, Requests
-from shared.llm.structured_output import NotTheOutput, parse_output
+from shared.llm.usage import count_request
 
 T = TypeVar("T", bound=BaseModel)
 
-_PATH = "/chat/completions"
+_CHAT_PATH = "/chat/completions"
 _LONGEST_ANSWER = 65_536
 _CHARACTERS_OF_A_TOKEN = 16
 
@@ -45,7 +44,7 @@ async def complete(requests: Requests, request: ChatRequest, output: type[T], ca
 
 
 async def _ask(requests: Requests, request: ChatRequest, output: type[T], call: Call) -> T:
-    content = await requests.send(_PATH, lambda dialect: dialect.chat_body(request), call)
+    content = await requests.send(_CHAT_PATH, lambda dialect: dialect.chat_body(request), call)
     body = json_object(content)
     answer = _read(body)
     call.spending.add_answer(
@@ -94,3 +93,49 @@ def _with_hint(messages: Sequence[ChatMessage], unusable: _Unusable) -> list[Cha
     answered = [ChatMessage("assistant", unusable.text)] if unusable.text else []
     hint = f"Your last answer could not be used: {unusable.hint}. Answer again with the one JSON object asked for."
     return [*messages, *answered, ChatMessage("user", hint)]
+
+
+_EMBEDDINGS_PATH = "/embeddings"
+_TEXTS_PER_REQUEST = 256
+
+
+async def embed(
+    requests: Requests, model: str, texts: Sequence[str], call: Call, outcome: Outcome
+) -> list[list[float]]:
+    """One vector per text, in their order. A body that holds none is asked for once more. Raises a ModelError."""
+    vectors: list[list[float]] = []
+    for start in range(0, len(texts), _TEXTS_PER_REQUEST):
+        batch = [text or " " for text in texts[start : start + _TEXTS_PER_REQUEST]]  # servers refuse an empty text
+        try:
+            vectors += await _embed_batch(requests, model, batch, call)
+        except Garbage as garbage:
+            if outcome.repaired:
+                raise _invalid(garbage, call) from None
+            outcome.repaired = True
+            vectors += await _embed_batch_again(requests, model, batch, call)
+    return vectors
+
+
+async def _embed_batch_again(requests: Requests, model: str, batch: list[str], call: Call) -> list[list[float]]:
+    try:
+        return await _embed_batch(requests, model, batch, call)
+    except Garbage as garbage:
+        raise _invalid(garbage, call) from None
+
+
+async def _embed_batch(requests: Requests, model: str, batch: list[str], call: Call) -> list[list[float]]:
+    request = {"model": model, "input": batch, "encoding_format": "base64"}
+    body = json_object(await requests.send(_EMBEDDINGS_PATH, lambda _: request, call))
+    try:
+        vectors = read_embeddings(body, len(batch))
+    except Garbage:
+        count_request(call.operation, "invalid")
+        call.spending.add_answer(body, sent=batch)
+        raise
+    count_request(call.operation, "ok")
+    call.spending.add_answer(body, sent=batch, embeddings=len(batch))
+    return vectors
+
+
+def _invalid(garbage: Garbage, call: Call) -> ModelAnswerInvalid:
+    return ModelAnswerInvalid(f"The model's answer cannot be used: {garbage.hint}.", call.spending.usage())

@@ -1,12 +1,99 @@
-"""What the model's server was found to understand. OpenAI-compatible servers differ; one refusal is enough to learn."""
+"""What the model's server understands, learned from its refusals, and the JSON schemas that structured answers are
+asked with.
+"""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from shared.llm.structured_output import schema_instruction, schema_name, strict_schema
+T = TypeVar("T", bound=BaseModel)
+
+# Keywords that strict structured output does not take; pydantic checks them when the answer comes.
+_NOT_STRICT = ("title", "default", "minLength", "maxLength", "examples")
+_FENCED = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+
+
+class NotTheOutput(Exception):
+    """The model's text is not the object asked for. `hint` says why without a word of the text itself."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__(hint)
+        self.hint = hint
+
+
+@cache
+def schema_name(output: type[BaseModel]) -> str:
+    """The class's name in snake_case: `PromptRewrite` -> `prompt_rewrite`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", output.__name__).lower()
+
+
+@cache
+def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
+    """The class's JSON schema as strict structured output wants it: every field required and no others."""
+    schema = output.model_json_schema(by_alias=False)
+    _make_strict(schema)
+    return schema
+
+
+@cache
+def schema_instruction(output: type[BaseModel]) -> str:
+    """What a server that takes no schema is told in words."""
+    schema = json.dumps(strict_schema(output), separators=(",", ":"))
+    return f"Answer with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
+
+
+def parse_output(text: str, output: type[T]) -> T:
+    """The text as `output`; a code fence or words around the object are forgiven. Raises NotTheOutput."""
+    fenced = _FENCED.match(text)
+    text = fenced.group(1) if fenced else text
+    try:
+        return output.model_validate_json(text, by_alias=True, by_name=True)
+    except ValidationError as error:
+        start, end = text.find("{"), text.rfind("}")
+        if start > 0 or 0 <= end < len(text.rstrip()) - 1:
+            return _inner_object(text[start : end + 1], output)
+        raise NotTheOutput(_hint(error)) from None
+
+
+def _inner_object(text: str, output: type[T]) -> T:
+    try:
+        return output.model_validate_json(text, by_alias=True, by_name=True)
+    except ValidationError as error:
+        raise NotTheOutput(_hint(error)) from None
+
+
+def _hint(error: ValidationError) -> str:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    if faults[0]["type"] == "json_invalid":
+        return "it is not valid JSON"
+    return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['type']}" for fault in faults[:5])
+
+
+def _make_strict(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _make_strict(item)
+    if not isinstance(node, dict):
+        return
+    properties = node.get("properties")
+    if isinstance(properties, dict):
+        node["required"] = list(properties)
+        node["additionalProperties"] = False
+        for child in properties.values():
+            _make_strict(child)
+    for keyword in _NOT_STRICT:
+        node.pop(keyword, None)
+    for keyword, child in node.items():
+        if keyword in ("$defs", "definitions"):
+            for definition in child.values():
+                _make_strict(definition)
+        elif keyword != "properties":
+            _make_strict(child)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import Status, StatusCode
 
-from shared.llm.counting import count_usage
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.sending import Call
+from shared.llm.usage import count_usage
 from shared.observability.tracing import tracer
 
 

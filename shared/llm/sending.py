@@ -1,22 +1,115 @@
-"""Sending one request to the model's server until it is answered, its attempts are spent or its deadline is near."""
+"""Sends one request to the model's server: within a slot, a time limit, and the breaker's permission."""
 
 import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 import openai
 
 from shared.llm.breaker import BreakerOpen, ModelBreaker, Unavailability
-from shared.llm.counting import count_request, observe_request
 from shared.llm.dialect import Dialect
 from shared.llm.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from shared.llm.settings import ModelSettings
-from shared.llm.slots import Slots
-from shared.llm.usage import Spending
-from shared.llm.waits import Clock, backoff_seconds, retry_after_seconds
+from shared.llm.usage import Spending, count_request, observe_request
+from shared.observability.metrics import MODEL_IN_FLIGHT
+
+
+class Slots:
+    """`size` slots, handed out first come, first served. Those who wait can all be turned away at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def one(self, wait_seconds: float) -> AsyncIterator[None]:
+        """Holds one slot. TimeoutError when none came free in time, BreakerOpen when turned away while waiting."""
+        if self._free > 0:
+            self._free -= 1
+        else:
+            await self._wait(wait_seconds)
+        MODEL_IN_FLIGHT.inc()
+        try:
+            yield
+        finally:
+            MODEL_IN_FLIGHT.dec()
+            self._release()
+
+    def turn_away(self) -> None:
+        """Ends all waits with BreakerOpen."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(BreakerOpen())
+
+    async def _wait(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except (TimeoutError, asyncio.CancelledError):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1
+
+
+_FIRST_BACKOFF_SECONDS = 0.25
+_LONGEST_BACKOFF_SECONDS = 4.0
+
+
+class Clock:
+    """Counts down to a deadline (an aware datetime) less a reserve of seconds, on the monotonic clock."""
+
+    def __init__(self, deadline: datetime, reserve_seconds: float) -> None:
+        left = (deadline - datetime.now(UTC)).total_seconds() - reserve_seconds
+        self._end = time.monotonic() + left
+
+    def left(self) -> float:
+        """Seconds left; 0 or less when there are none."""
+        return self._end - time.monotonic()
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """What the answer's `Retry-After-Ms` or `Retry-After` (seconds or an HTTP date) asks for; None without one."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except (ValueError, TypeError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def backoff_seconds(failures: int) -> float:
+    """A random wait that grows with the failures so far, so that many callers do not come back at the same moment."""
+    longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
 # A time-out that the deadline cut to less than this part of the usual one says nothing about the model.

@@ -1,4 +1,4 @@
-"""What calls of the model used: counted by the model's server, estimated only where it does not say."""
+"""What model calls use: tokens, prices in nano-dollars, metrics, and the usage reported with an upgrade."""
 
 import math
 import time
@@ -6,7 +6,47 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.llm.prices import price_nano_usd
+from genai_prices import Usage, calc_price
+
+from shared.contracts.problems import WarningCode
+from shared.contracts.upgrade_tasks import ComponentUsage, UpgradeWarning
+from shared.observability import metrics
+
+# A proxy or a gateway has an address of its own; these vendors' model names are theirs alone, so their price holds
+# there too. Names of open models are everybody's: on an unknown server they have no known price.
+_VENDORS_BY_MODEL_NAME = ("openai", "anthropic")
+_OPEN_MODELS = ("gpt-oss",)
+
+
+def price_nano_usd(
+    model: str, tokens_in: int, tokens_out: int = 0, *, cached_in: int = 0, base_url: str | None = None
+) -> int | None:
+    """What a call costs, rounded up to a whole nano-dollar; None when the price is not known.
+
+    `cached_in` of the `tokens_in` were read from the vendor's cache. `base_url` None is OpenAI itself.
+    """
+    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, cache_read_tokens=min(cached_in, tokens_in))
+    if base_url is None:
+        return _price(usage, model, provider_id="openai")
+    by_address = _price(usage, model, provider_api_url=base_url)
+    if by_address is not None or model.startswith(_OPEN_MODELS):
+        return by_address
+    prices = (_price(usage, model, provider_id=vendor) for vendor in _VENDORS_BY_MODEL_NAME)
+    return next((price for price in prices if price is not None), None)
+
+
+def _price(
+    usage: Usage, model: str, *, provider_id: str | None = None, provider_api_url: str | None = None
+) -> int | None:
+    try:
+        if provider_id is not None:
+            total = calc_price(usage, model, provider_id=provider_id).total_price
+        else:
+            total = calc_price(usage, model, provider_api_url=provider_api_url).total_price
+    except (LookupError, ValueError):
+        return None
+    return math.ceil(total * 1_000_000_000)
+
 
 OFFLINE_MODEL_PREFIX = "offline-"
 
@@ -110,3 +150,49 @@ class Spending:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def count_request(operation: str, outcome: str) -> None:
+    """One request that came to its end: `ok`, `invalid` and `refused` were answered.
+
+    `timeout`, `connection`, `rate_limited`, `server_fault` and `rejected` were not, `breaker_open` was not even sent.
+    """
+    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+
+
+def observe_request(operation: str, seconds: float) -> None:
+    """How long one request was in flight."""
+    metrics.MODEL_LATENCY.labels(operation=operation).observe(seconds)
+
+
+def count_usage(operation: str, usage: ModelUsage) -> None:
+    """What one call used over all its requests."""
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
+    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+
+
+def component_usage(component: str, operation: str, usage: ModelUsage) -> ComponentUsage:
+    """One line of an upgrade's usage from one model call with all its attempts."""
+    return ComponentUsage(
+        component=component,
+        operation=operation,
+        model=usage.model,
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
+        embeddings=usage.embeddings,
+        cost_nano_usd=usage.cost_nano_usd,
+        latency_ms=usage.latency_ms,
+    )
+
+
+def usage_warnings(usage: ModelUsage) -> list[UpgradeWarning]:
+    """What the client should know of the model that was used."""
+    warnings = []
+    if usage.offline:
+        detail = "Made by the offline model, by fixed rules, without a language model."
+        warnings.append(UpgradeWarning(code=WarningCode.OFFLINE_MODEL, detail=detail))
+    if not usage.price_known:
+        detail = f"No price is known for the model {usage.model}; its cost is counted as 0."
+        warnings.append(UpgradeWarning(code=WarningCode.PRICE_UNKNOWN, detail=detail))
+    return warnings

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.contracts.contract import Contract, format_utc, now_utc
-from shared.contracts.ids import new_id
+from shared.contracts.contract import Contract, format_utc, new_id, now_utc
 from shared.contracts.topics import Topic
 from shared.messaging.errors import Undecodable
 

@@ -5,8 +5,8 @@ ever holds them. Either way the answer is redacted: a model may write a personal
 """
 
 from shared.contracts.upgrade_tasks import SealedText, UpgradeTask
+from shared.privacy.placeholders import restore
 from shared.privacy.redaction import PlaceholderMap, redact
-from shared.privacy.restoration import restore
 from shared.privacy.sealing import Vault
 
 

@@ -22,7 +22,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from shared.storage.document_updates import check_each, check_update, is_operators, upsert_has_id
+from shared.storage.document_semantics import check_each, check_update, is_operators, upsert_has_id
 from shared.storage.documents import (
     ID_FIELDS,
     CollectionSpec,

@@ -9,8 +9,14 @@ from typing import Any, TypeVar
 
 import orjson
 
-from shared.storage.document_filters import matches
-from shared.storage.document_updates import apply_update, check_each, check_update, document_for_upsert, upsert_has_id
+from shared.storage.document_semantics import (
+    apply_update,
+    check_each,
+    check_update,
+    document_for_upsert,
+    matches,
+    upsert_has_id,
+)
 from shared.storage.documents import (
     CollectionSpec,
     Document,
@@ -21,10 +27,9 @@ from shared.storage.documents import (
     Update,
     require_id,
 )
-from shared.storage.sqlite_lone_write import LoneWrites
 from shared.storage.sqlite_queries import AMONG, Table
 from shared.storage.sqlite_threads import Insert, ReaderThread, SqliteThread, connect
-from shared.storage.sqlite_writer import WriterThread, insert_rows
+from shared.storage.sqlite_writer import LoneWrites, WriterThread, insert_rows
 
 _QUEUE_LIMIT = 4096
 _UPDATE_CHUNK = 500

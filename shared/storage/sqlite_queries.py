@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from shared.storage.document_updates import is_operators
+from shared.storage.document_semantics import is_operators
 from shared.storage.documents import CollectionSpec, Filter, Index, Sort
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from deploy.local import servers
-from shared.storage.redis_client import open_redis
+from shared.storage.opening import open_redis
 from shared.storage.settings import StorageSettings
 from tests.conftest import free_port
 

@@ -12,8 +12,8 @@ import pytest
 
 from shared.storage.documents import DuplicateKey
 from shared.storage.sqlite import SqliteDatabase
-from shared.storage.sqlite_lone_write import LoneWrites, Written
 from shared.storage.sqlite_threads import connect
+from shared.storage.sqlite_writer import LoneWrites, Written
 from tests.adapters.document_store_behaviour import SPEC, a_document
 from tests.conftest import eventually
 

@@ -14,9 +14,9 @@ from aiokafka.errors import KafkaError
 from deploy.local import servers
 from shared.contracts.topics import DAY_MS, Topic, all_topics
 from shared.messaging.cloudevents import Envelope
+from shared.messaging.consume.stage_runner import StageRunner
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.stage_runner import StageRunner
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 from tests.component.messaging_setup import Ended, created, number_of, own_topic, send, stage, started_producer
 from tests.conftest import eventually
 

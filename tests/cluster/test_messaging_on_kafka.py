@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from tests.component.messaging_setup import OTHER_BROKERS, settings_for, started_producer
 from tests.component.test_messaging_batch_runner import (

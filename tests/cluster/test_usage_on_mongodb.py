@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id
 from shared.storage.documents import Database
 from shared.storage.mongodb import MongoDatabase
 

@@ -10,25 +10,22 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import start_valkey
-from services.gateway.admission.admissions import Hold
-from services.gateway.admission.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
-from services.gateway.admission.due_holds import DueHolds
-from services.gateway.admission.held_work import EndedWork
-from services.gateway.admission.holds import HoldSize
-from services.gateway.admission.quota_admissions import QuotaAdmissions
-from services.gateway.admission.rebuild import Rebuild
-from services.gateway.admission.redis_scripts import AdmissionConnection
-from services.gateway.admission.settlement import Settlement
-from services.gateway.admission.state import AdmissionState
-from services.gateway.admission.unfinished_work import UnfinishedWork
-from services.gateway.siblings.usage import UsageUnavailable
+from deploy.local.servers import ServerProcess, start_valkey
+from services.gateway.quota.admission import Hold
+from services.gateway.quota.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
+from services.gateway.quota.due_holds import DueHolds
+from services.gateway.quota.held_work import EndedWork, UnfinishedWork
+from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.quota_admissions import QuotaAdmissions
+from services.gateway.quota.rebuild import Rebuild
+from services.gateway.quota.redis_scripts import AdmissionConnection
+from services.gateway.quota.settlement import Settlement
+from services.gateway.quota.state import AdmissionState
+from services.gateway.quota.usage_client import UsageUnavailable
 from services.gateway.upgrades.accepted_record import AcceptedRecord, StageHold, StoredHold
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
-from shared.contracts.contract import period_of
-from shared.contracts.ids import new_id
-from shared.contracts.plans import Plan, TenantQuota, TenantStanding
+from shared.contracts.contract import new_id, period_of
+from shared.contracts.quota import Plan, TenantQuota, TenantStanding
 from shared.contracts.upgrade_results import UpgradeError, UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import ComponentUsage, RewriteTask, Stage
 from shared.storage.sqlite import SqliteDatabase

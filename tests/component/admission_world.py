@@ -10,18 +10,17 @@ from typing import Any
 import httpx
 
 from deploy.local.server_commands import ServerCommand
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port
-from services.gateway.admission.held_work import end_event_of
+from deploy.local.servers import ServerProcess, free_port
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
+from services.gateway.quota.held_work import end_event_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange
+from shared.contracts.quota import PLAN_LIMITS, Meter, Plan, PlanChange
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult
 from shared.contracts.upgrade_tasks import UpgradeTask
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import Envelope
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.producer import EventProducer
 from tests.component.gateway_world import TOKEN, Worker, World, world_in
 from tests.conftest import eventually
 

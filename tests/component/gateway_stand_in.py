@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from deploy.local.servers import free_port
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE
-from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
+from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 
 
 class GatewayStandIn:

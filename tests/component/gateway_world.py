@@ -17,19 +17,13 @@ from fastapi.responses import JSONResponse, Response
 from redis.asyncio import Redis
 
 from deploy.local.server_commands import ServerCommand
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port, start_tansu, start_valkey
-from services.gateway.api.idempotent_creations import CREATIONS
+from deploy.local.servers import ServerProcess, free_port, start_tansu, start_valkey
+from services.gateway.http.idempotency import CREATIONS
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.upgrades.accepted_store import ACCEPTED
 from shared.contracts.contract import now_utc
-from shared.contracts.internal_http import (
-    DocumentHits,
-    DocumentPage,
-    DocumentsExist,
-    DocumentView,
-    ResultPage,
-)
+from shared.contracts.documents import DocumentHits, DocumentPage, DocumentsExist, DocumentView
+from shared.contracts.internal_http import ResultPage
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE
 from shared.contracts.topics import INBOX_OF, topic_named
 from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
@@ -41,9 +35,9 @@ from shared.contracts.upgrade_tasks import (
 )
 from shared.messaging.cloudevents import Envelope, decode
 from shared.messaging.connection import make_consumer
-from shared.messaging.progress import ProgressLog
+from shared.messaging.publish.progress import ProgressLog
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 from shared.privacy.sealing import Vault
 from shared.storage.documents import Collection, CollectionSpec
 from shared.storage.sqlite import SqliteDatabase

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port
+from deploy.local.servers import ServerProcess, free_port
 from tests.component.gateway_world import World
 from tests.unit.jwt_keys import AUDIENCE, ISSUER, SECRET, document_of, secret_token
 

@@ -11,10 +11,10 @@ from shared.contracts.topics import Topic, TopicKind, dead_letter_topic
 from shared.contracts.upgrade_tasks import GivenUp
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.connection import make_consumer
-from shared.messaging.producer import EventProducer
+from shared.messaging.consume.stage_runner import StageRunner
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.stage_runner import StageRunner
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 
 EMBEDDED: dict[str, object] = {"kafka_enable_idempotence": False, "kafka_session_timeout_ms": 2000}
 """How the embedded broker is spoken to: joining a group takes half a session time-out there."""

@@ -13,29 +13,29 @@ from typing import Any
 import wordllama
 from pydantic import SecretStr
 
-from services.rag.documents import Documents, Upload
-from services.rag.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
-from services.rag.embeddings import Embeddings
-from services.rag.index import Indexing
-from services.rag.preparer import Preparer
-from services.rag.recorded_outputs import RecordedOutputs
-from services.rag.retrieve import Retrieval
-from services.rag.search import HybridSearch
-from services.rag.store import RagStore
-from services.rag.sweep import Sweep
-from services.rag.vector_index import VectorIndex
-from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
-from shared.contracts.ids import new_id
+from services.rag.documents.documents import Documents, Upload
+from services.rag.documents.recorded_outputs import RecordedOutputs
+from services.rag.documents.store import RagStore
+from services.rag.indexing.index import Indexing
+from services.rag.indexing.preparer import Preparer
+from services.rag.indexing.sweep import Sweep
+from services.rag.search.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
+from services.rag.search.embeddings import Embeddings
+from services.rag.search.retrieve import Retrieval
+from services.rag.search.search import HybridSearch
+from services.rag.search.vector_index import VectorIndex
+from shared.contracts.contract import new_id
+from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.llm.client import Embedded, ModelUsage
 from shared.llm.errors import ModelError, ModelUnavailable
-from shared.messaging.ledger_client import LedgerClient
-from shared.messaging.outbox import outbox_collection
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.outbox import outbox_collection
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from shared.privacy.sealing import Vault
 from shared.privacy.settings import PrivacySettings
+from shared.service.ledger_client import LedgerClient
 from shared.storage.sqlite import SqliteDatabase
 
 VAULT_KEY = base64.b64encode(os.urandom(32)).decode()

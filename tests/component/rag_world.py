@@ -10,14 +10,15 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from services.rag.app import RagApp, build_app
+from services.rag.app import build_app
 from services.rag.settings import RagSettings
 from shared.contracts.contract import Contract
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import RETRIEVE, REWRITE, Topic
 from shared.contracts.upgrade_tasks import RetrieveTask, Stage, StageOutput, UpgradeTask
 from shared.messaging.cloudevents import decode
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.producer import EventProducer
+from shared.service.app import ServiceApp
 from tests.component.gateway_stand_in import GatewayStandIn
 from tests.component.messaging_setup import records_of
 from tests.conftest import eventually
@@ -29,10 +30,12 @@ LEAVE = "Employees are entitled to 25 days of paid leave per calendar year. Ask 
 class World:
     """A running rag, its HTTP and the broker around it."""
 
-    def __init__(self, app: RagApp, producer: EventProducer, gateway: GatewayStandIn) -> None:
+    def __init__(
+        self, app: ServiceApp, settings: RagSettings, producer: EventProducer, gateway: GatewayStandIn
+    ) -> None:
         self.app = app
         self.gateway = gateway
-        self.settings = app.settings
+        self.settings = settings
         self.producer = producer
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app.http),
@@ -100,7 +103,7 @@ async def _running(settings: RagSettings, gateway: GatewayStandIn) -> AsyncItera
             await component.start()
             started.append(component)
         app.telemetry.health.mark_started()
-        world = World(app, producer, gateway)
+        world = World(app, settings, producer, gateway)
         # A client that is closed while it joins its group leaves a connection behind.
         await eventually(world.ready, 30)
         yield world

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.contracts.plans import Meter, Plan
+from shared.contracts.quota import Meter, Plan
 from shared.contracts.upgrade_results import UpgradeError, UpgradeStatus
 from tests.component.admission_world import (
     ASYNC,

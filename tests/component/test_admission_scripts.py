@@ -19,17 +19,15 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import start_valkey
-from services.gateway.admission.admissions import Claim
-from services.gateway.admission.holds import HoldSize
-from services.gateway.admission.redis_scripts import AdmissionConnection
-from services.gateway.admission.state import AdmissionState
-from services.gateway.admission.terms import Admit, HoldChange, InstalledHold, Settled
+from deploy.local.servers import ServerProcess, start_valkey
+from services.gateway.quota.admission import Admit, Claim, HoldChange, InstalledHold, Settled
+from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.redis_scripts import AdmissionConnection
+from services.gateway.quota.state import AdmissionState
 from shared.contracts import redis_keys
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id
 from shared.contracts.internal_http import TenantCounters
-from shared.contracts.plans import Limits, Plan, TenantQuota
+from shared.contracts.quota import Limits, Plan, TenantQuota
 from tests.component.admission_model import NOTHING, Amounts, ModelHold, ModelState
 
 PERIOD = "2026-11"

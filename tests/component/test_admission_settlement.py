@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.admission.admissions import Admission, Hold
-from services.gateway.admission.held_work import HeldWork, Spent
-from services.gateway.admission.holds import HoldSize
-from services.gateway.problems import ProblemError
+from services.gateway.http.problems import ProblemError
+from services.gateway.quota.admission import Admission, Hold
+from services.gateway.quota.held_work import HeldWork, Spent
+from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.recording import record_in_time
 from services.gateway.upgrades.accepted_store import AcceptedWork
-from services.gateway.upgrades.recording import record_in_time
-from services.gateway.upgrades.sweep_cut_short import CutShortSweep, SpendingNotTold, StageOut
+from services.gateway.upgrades.stage_clients import SpendingNotTold, StageOut
+from services.gateway.upgrades.sweeps import CutShortSweep
 from shared.contracts import redis_keys
 from shared.contracts.contract import now_utc
 from shared.contracts.problems import CONFLICT, QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
-from shared.contracts.quota_http import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
+from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 from shared.contracts.upgrade_tasks import Stage
 from shared.storage.documents import StorageUnavailable
 from tests.component.admission_parts import TENANT, AdmissionParts, admission_parts
@@ -304,7 +305,7 @@ async def test_a_lost_state_is_rebuilt_from_all_the_work_there_is(
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
     assert await parts.meter("upgrades") == (0, 10)
     # Where it would be too much, nobody is let in on a part of it.
-    monkeypatch.setattr("services.gateway.admission.rebuild.MOST_WORK", 9)
+    monkeypatch.setattr("services.gateway.quota.rebuild.MOST_WORK", 9)
     await lose(parts)
     assert (await refused(parts)).problem is UNAVAILABLE
 

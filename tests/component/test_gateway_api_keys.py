@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey, TooManyKeys
-from services.gateway.identity.key_places import MAX_KEYS
-from shared.contracts.ids import new_id
+from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, MAX_KEYS, ApiKeys, DemoKey, TooManyKeys
+from shared.contracts.contract import new_id
 from shared.storage.documents import Collection, Database
 from shared.storage.sqlite import SqliteDatabase
 

@@ -12,14 +12,12 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from deploy.local.server_process import ServerProcess
+from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
 from services.gateway.identity.audit import AUDIT, AuditTrail
 from services.gateway.identity.identify import Identity
-from services.gateway.identity.people import PEOPLE, People, Person
-from services.gateway.identity.workspaces import WORKSPACES, Workspaces
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import new_id
+from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, People, Person, Workspaces
+from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.gateway_world import API_KEY, World, world_in
 from tests.component.identity_world import KeyServer, home_of, person, replica, visible, with_key, with_token

@@ -8,11 +8,10 @@ import httpx
 import pytest
 
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
-from shared.contracts.contract import now_utc, period_of
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.topics import USAGE_RECORDED
-from shared.contracts.usage_events import UsageRecorded
-from shared.messaging.producer import EventProducer
+from shared.contracts.usage import UsageRecorded
+from shared.messaging.publish.producer import EventProducer
 from tests.component.gateway_world import API_KEY, TOKEN, World, world_in
 from tests.component.test_usage_service import UsageProcess, usage_process
 from tests.conftest import eventually

@@ -9,7 +9,7 @@ import pytest
 
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.contract import now_utc
-from shared.contracts.plans import Plan
+from shared.contracts.quota import Plan
 from tests.component.gateway_world import World, world_in
 from tests.conftest import eventually
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.local.server_process import ServerProcess
-from shared.contracts.ids import new_id
+from deploy.local.servers import ServerProcess
+from shared.contracts.contract import new_id
 from tests.component.gateway_world import API_KEY, World, world_in
 from tests.component.identity_world import home_of, person, replica, visible, with_key
 from tests.component.test_gateway_requests import problem

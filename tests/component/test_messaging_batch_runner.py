@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from shared.contracts.topics import Topic, dead_letter_topic
-from shared.messaging.batch_runner import BatchRunner
 from shared.messaging.cloudevents import Envelope
+from shared.messaging.consume.batch_runner import BatchRunner
 from shared.messaging.errors import Transient
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from tests.component.messaging_setup import (
     Ended,

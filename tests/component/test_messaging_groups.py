@@ -6,12 +6,12 @@ from collections import Counter
 
 from deploy.local import servers
 from shared.contracts.topics import Topic
-from shared.messaging.batch_runner import BatchRunner
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.cluster_watch import ClusterWatch
+from shared.messaging.consume.batch_runner import BatchRunner
 from shared.messaging.errors import PublishFailed
-from shared.messaging.producer import EventProducer
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.topics import create_topics
 from tests.component.messaging_setup import (
     Ended,
     Parcel,

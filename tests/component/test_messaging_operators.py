@@ -15,10 +15,10 @@ import pytest
 from deploy.local import servers
 from shared.contracts.topics import DOCUMENTS_SUBMITTED, HOUR_MS, all_topics, dead_letter_topic
 from shared.messaging.connection import make_admin
-from shared.messaging.dead_letters import DeadLetters
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.dead_letters import DeadLetters
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.topic_admin import TopicsNotReady, create_topics
+from shared.messaging.topics import TopicsNotReady, create_topics
 from tests.component.messaging_setup import records_of, settings_for, started_producer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ async def producer(own_broker: KafkaSettings) -> AsyncIterator[EventProducer]:
 def command(settings: KafkaSettings, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     address = {"KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers, "KAFKA_ENABLE_IDEMPOTENCE": "false"}
     return subprocess.run(
-        [sys.executable, "-m", f"shared.messaging.{module}", *arguments],
+        [sys.executable, "-m", f"shared.messaging.operate.{module}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -163,7 +163,7 @@ def test_a_stack_that_was_killed_is_not_running(tmp_path: Path, module: str, arg
     (tmp_path / "supervisor.lock").write_text("1\n")
     kept = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     answer = subprocess.run(
-        [sys.executable, "-m", f"shared.messaging.{module}", *arguments],
+        [sys.executable, "-m", f"shared.messaging.operate.{module}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -13,9 +13,9 @@ from shared.contracts.topics import Topic, dead_letter_topic
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason
 from shared.messaging.cloudevents import Envelope, encode
 from shared.messaging.connection import make_producer
-from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.errors import PublishFailed, Transient, Unprocessable
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.dead_letters import DeadLetters
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from tests.component.messaging_setup import (
     Ended,

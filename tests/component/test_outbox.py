@@ -6,14 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from shared.contracts.contract import Contract
-from shared.contracts.ids import new_id
+from shared.contracts.contract import Contract, new_id
 from shared.contracts.topics import USAGE_RECORDED, Topic
 from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput
 from shared.messaging.errors import MessageTooLarge
-from shared.messaging.outbox import FactOutbox, outbox_collection
-from shared.messaging.producer import EventProducer
-from shared.messaging.recorded_stage import usage_facts
+from shared.messaging.publish.outbox import FactOutbox, outbox_collection
+from shared.messaging.publish.producer import EventProducer
+from shared.service.recorded_stage import usage_facts
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.upgrade_fixtures import make_task
 

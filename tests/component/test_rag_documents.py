@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.rag.documents import DocumentDeleted, Upload
-from services.rag.file_types import FileRejected
-from services.rag.store import ago
-from services.rag.vector_model import Space
-from shared.contracts.ids import new_id
+from services.rag.documents.documents import DocumentDeleted, Upload
+from services.rag.documents.file_types import FileRejected
+from services.rag.documents.store import Space, ago
+from shared.contracts.contract import new_id
 from shared.llm.errors import ModelAnswerInvalid, ModelUnavailable
 from tests.component.rag_parts import RagParts, rag_parts, task_for
 from tests.unit.test_rag_files import handbook, pdf_of
@@ -129,7 +128,7 @@ class Killed(BaseException):
 async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
     parts: RagParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.rag.index.BATCH_TEXTS", 2)
+    monkeypatch.setattr("services.rag.indexing.index.BATCH_TEXTS", 2)
     text = "\n\n".join(f"# Rule {n}\n\nThe rule number {n} is about paid leave and overtime." for n in range(6))
     view = await parts.documents.take_in(Upload("t1", text.encode(), "Rules", "a.md"))
     real_add, added = parts.index.add, 0
@@ -213,8 +212,8 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert await parts.documents.get("t1", gone) is None
     assert await parts.documents.delete("t1", gone) is False
 
-    monkeypatch.setattr("services.rag.sweep._PURGED_AFTER_SECONDS", -1)
-    monkeypatch.setattr("services.rag.sweep.KEEP_VERSIONS", KEEP_NOTHING)
+    monkeypatch.setattr("services.rag.indexing.sweep._PURGED_AFTER_SECONDS", -1)
+    monkeypatch.setattr("services.rag.indexing.sweep.KEEP_VERSIONS", KEEP_NOTHING)
     await parts.sweep.run()
     assert files_holding(parts.folder / "lancedb", b"zanzibarium") == []
     assert (await parts.record(gone))["purged"] is True
@@ -225,7 +224,7 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert gone not in str(stored)
     assert (await parts.find("t1", "reset the router"))[0][0] == kept
 
-    monkeypatch.setattr("services.rag.sweep._TOMBSTONE_SECONDS", -1)
+    monkeypatch.setattr("services.rag.indexing.sweep._TOMBSTONE_SECONDS", -1)
     await parts.sweep.run()
     assert await parts.store.documents.get(gone) is None
 

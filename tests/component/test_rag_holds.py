@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.rag.embedding_holds import HoldsUnavailable
-from services.rag.gateway_http import GatewayHolds
+from services.rag.search.embedding_holds import GatewayHolds, HoldsUnavailable
 from shared.llm.errors import ModelUnavailable
 from tests.component.gateway_stand_in import GatewayStandIn
 from tests.component.rag_parts import LocalEmbeddings, RagParts, rag_parts

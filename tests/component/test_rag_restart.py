@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shared.contracts.topics import RETRIEVE, REWRITE
 from shared.contracts.upgrade_tasks import RetrieveTask, Stage, UpgradeTask
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 from tests.component.rag_parts import task_for
 from tests.component.rag_world import LEAVE, rag_settings, running
 from tests.conftest import eventually

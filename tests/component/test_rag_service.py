@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.rag.file_types import MAX_UPLOAD_BYTES
+from services.rag.documents.file_types import MAX_UPLOAD_BYTES
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import DOCUMENTS_INDEXED, USAGE_RECORDED
-from shared.contracts.usage_events import UsageRecorded
-from shared.messaging.topic_admin import create_topics
+from shared.contracts.usage import UsageRecorded
+from shared.messaging.topics import create_topics
 from tests.component.rag_parts import task_for
 from tests.component.rag_world import LEAVE, World, rag_settings, running
 from tests.conftest import eventually

@@ -4,23 +4,24 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 from pydantic import SecretStr
 
 from services.gateway.upgrades.accepted_record import ERASED
 from services.gateway.upgrades.erasure import Erasure
 from services.rag.app import build_app as build_rag
+from services.rag.documents.store import RagStore, ago
+from services.rag.indexing.sweep import Sweep
 from services.rag.settings import RagSettings
-from services.rag.store import RagStore, ago
 from services.summarizer.app import build_app as build_summarizer
 from services.summarizer.settings import SummarizerSettings
 from services.summarizer.summary_cache import StoredSummaryCache
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import id_floor, new_id
+from shared.contracts.contract import format_utc, id_floor, new_id, now_utc
 from shared.contracts.upgrade_tasks import Summary
-from shared.messaging.outbox import FactOutbox
-from shared.observability.service import Component
+from shared.messaging.publish.outbox import FactOutbox
+from shared.service.process import Component, Periodic
 from tests.component.admission_parts import TENANT, admission_parts
 
 DAY_SECONDS = 86_400
@@ -57,8 +58,9 @@ async def test_cached_summaries(tmp_path: Path) -> None:
 async def test_what_rag_remembers_of_upgrades(tmp_path: Path) -> None:
     app = build_rag(RagSettings(**settings(tmp_path), rag_output_hours=24 * 30))
     database = app.components[0]
-    [outputs] = [part for part in app.components if isinstance(part, FactOutbox)]
-    store: RagStore = app.sweep._store
+    sweep: Sweep = _worker(app.components, "rag sweep")
+    outputs: FactOutbox = _worker(app.components, "fact sweep")
+    store: RagStore = sweep._store
     await database.start()
     try:
         for id, created in (("old query", ago(2 * DAY_SECONDS)), ("query", ago(0))):
@@ -66,7 +68,7 @@ async def test_what_rag_remembers_of_upgrades(tmp_path: Path) -> None:
         kept = new_id()
         for id in (id_floor(OLD), kept):
             await outputs.record(id, "t", {"chunks": []}, [])
-        await app.sweep.expire()
+        await sweep.expire()
         assert [found["_id"] for found in await store.embeddings.find({})] == ["query"]
         assert [found["_id"] for found in await outputs.records.find({})] == [kept]
     finally:
@@ -107,6 +109,12 @@ async def test_records_that_cannot_be_deleted_yet_lose_what_was_said(tmp_path: P
         left = await parts.store.find(TENANT, young.upgrade_id)
         assert left is not None
         assert left.first_task().user_prompt == "p"
+
+
+def _worker(components: Sequence[Component], job: str) -> Any:
+    """What a periodic job of the app works on."""
+    [periodic] = [part for part in components if isinstance(part, Periodic) and part.name == job]
+    return cast(MethodType, periodic.job).__self__
 
 
 async def _stop(components: Sequence[Component]) -> None:

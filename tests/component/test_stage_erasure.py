@@ -11,24 +11,21 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from services.rag.erasure_routes import erasure_routes as rag_routes
-from services.rag.store import RagStore
-from services.summarizer.routes import erasure_routes as summarizer_routes
+from services.rag.documents.erasure_routes import erasure_routes as rag_routes
+from services.rag.documents.store import RagStore
 from services.summarizer.summary_cache import SUMMARIES, StoredSummaryCache
-from services.upgrader.end_upgrade import completed_fact
-from services.upgrader.results import RESULTS, Results
-from services.upgrader.routes import result_routes
+from services.summarizer.summary_cache import erasure_routes as summarizer_routes
+from services.upgrader.results import RESULTS, Results, completed_fact, result_routes
 from shared.contracts.contract import now_utc
-from shared.contracts.quota_http import SpentEvent, SpentEvents
+from shared.contracts.quota import SpentEvent, SpentEvents
 from shared.contracts.topics import COMPLETED
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import ComponentUsage, RetrievedChunk, SealedText, Stage, StageOutput, Summary
-from shared.messaging.ledger_client import LedgerClient
-from shared.messaging.outbox import FactOutbox, outbox_collection
-from shared.messaging.producer import EventProducer
-from shared.messaging.recorded_stage import expire_outputs, usage_facts
+from shared.messaging.publish.outbox import FactOutbox, outbox_collection
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.spent_route import spent_route
+from shared.service.ledger_client import LedgerClient
+from shared.service.recorded_stage import expire_outputs, spent_route, usage_facts
 from shared.storage.documents import Collection
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.gateway_world import ended

@@ -8,9 +8,9 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from services.upgrader.end_upgrade import original_after_failure
-from services.upgrader.rewrite import Rewrite, RewriteFailed, request_for, rewrite
-from services.upgrader.rewrite_model import LlmRewriteModel
+from services.upgrader.ending import original_after_failure
+from services.upgrader.rewriting.rewrite import Rewrite, RewriteFailed, request_for, rewrite
+from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
 from shared.contracts.contract import now_utc
 from shared.contracts.upgrade_results import UpgradeStatus
 from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary, TaskOptions, UpgradeTask

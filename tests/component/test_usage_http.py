@@ -10,20 +10,19 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from services.usage.count_batch import CountBatch
-from services.usage.full_reconciliation import Reconciled
-from services.usage.ledger_documents import COUNTERS, ROLLUPS
-from services.usage.ledger_store import LedgerStore
-from services.usage.reconcile import reconcile_stored
-from services.usage.recount import Reconciliation, reconcile
-from services.usage.rollup_reads import next_month
-from services.usage.routes import usage_routes
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.ledger_store import COUNTERS, ROLLUPS, LedgerStore
+from services.usage.counting.rollups import next_month
+from services.usage.counting.routes import usage_routes
+from services.usage.reconciling.command import reconcile_stored
+from services.usage.reconciling.full_reconciliation import Reconciled
+from services.usage.reconciling.recount import Reconciliation, reconcile
 from services.usage.settings import ReconcileSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import ending, mixed_events, operation
 

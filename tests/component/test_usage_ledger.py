@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from services.usage import batch_window, ledger_store
-from services.usage.count_batch import BatchRegistry, CountBatch, CountingInterrupted, Ledger
-from services.usage.increments import increments_of
-from services.usage.ledger_event import LedgerEvent
-from services.usage.ledger_store import LedgerStore
-from services.usage.recount import reconcile
+from services.usage.counting import batch_registry, ledger_store
+from services.usage.counting.count_batch import BatchRegistry, CountBatch, CountingInterrupted, Ledger
+from services.usage.counting.increments import increments_of
+from services.usage.counting.ledger_event import LedgerEvent
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.reconciling.recount import reconcile
 from shared.storage.documents import Collection, Database, StorageUnavailable
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
@@ -358,7 +358,7 @@ async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store:
 
 
 async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     clock = Clock()
     counting = store.counting(clock)
@@ -371,7 +371,7 @@ async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkey
 
 
 async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    monkeypatch.setattr(batch_registry, "WINDOW", 3)
     clock = Clock()
     for _ in range(3):
         assert await store.registry.begin("stuck", clock.now + 5) is not None
@@ -381,7 +381,7 @@ async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, m
 
 
 async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_window, "WINDOW", 1)
+    monkeypatch.setattr(batch_registry, "WINDOW", 1)
     clock = Clock()
     await store.registry.begin("stuck", clock.now + 3600)
     with pytest.raises(CountingInterrupted):
@@ -393,7 +393,7 @@ async def test_processes_that_overlap_die_and_steal_count_every_event_once(
     store: Store, open_usage_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Four processes on two connections, the same events in different orders, leases far too short, a tiny window."""
-    monkeypatch.setattr(batch_window, "WINDOW", 4)
+    monkeypatch.setattr(batch_registry, "WINDOW", 4)
     monkeypatch.setattr(ledger_store, "RECENT", 8)
     second = Store(open_usage_database())
     await second.database.start()

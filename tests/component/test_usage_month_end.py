@@ -8,24 +8,24 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.usage import plan_routes as plan_routes_module
-from services.usage import routes as routes_module
-from services.usage.count_batch import CountBatch
-from services.usage.handlers import to_ledger_event
-from services.usage.ledger_event import LedgerEvent
-from services.usage.ledger_store import LedgerStore
-from services.usage.plan_routes import plan_routes
-from services.usage.plan_store import PLANS, PlanStore
-from services.usage.recount import reconcile
-from services.usage.routes import usage_routes
+from services.usage.counting import routes as routes_module
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.handlers import to_ledger_event
+from services.usage.counting.ledger_event import LedgerEvent
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.counting.routes import usage_routes
+from services.usage.plans import routes as plan_routes_module
+from services.usage.plans.plans import PLANS, PlanStore
+from services.usage.plans.routes import plan_routes
+from services.usage.reconciling.recount import reconcile
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.contracts.upgrade_results import UpgradeStatus
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import decode, encode
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.test_usage_rules import completed
 

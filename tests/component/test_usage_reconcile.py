@@ -9,32 +9,29 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.gateway.admission.holds import HoldSize
-from services.gateway.admission.redis_scripts import AdmissionConnection
-from services.gateway.admission.state import AdmissionState
-from services.gateway.admission.terms import Admit, HoldChange, InstalledHold
-from services.usage.admission_check import check_admission
-from services.usage.admission_redis import RedisAdmissionStates
-from services.usage.admission_state import AdmissionStates, StoredAdmission
-from services.usage.count_batch import CountBatch
-from services.usage.handlers import to_ledger_event
-from services.usage.hold_times import OVERDUE_AFTER, MayWait, nothing_waits
-from services.usage.increments import CounterKey
-from services.usage.ledger_store import LedgerStore
-from services.usage.pending import pending_events
-from services.usage.reconcile import reconcile_stored
-from services.usage.scheduled_reconcile import RUNS, ScheduledReconcile
+from services.gateway.quota.admission import Admit, HoldChange, InstalledHold
+from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.redis_scripts import AdmissionConnection
+from services.gateway.quota.state import AdmissionState
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.handlers import to_ledger_event
+from services.usage.counting.increments import CounterKey
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.reconciling.admission_check import OVERDUE_AFTER, MayWait, check_admission, nothing_waits
+from services.usage.reconciling.admission_states import AdmissionStates, RedisAdmissionStates, StoredAdmission
+from services.usage.reconciling.command import reconcile_stored
+from services.usage.reconciling.full_reconciliation import RUNS, ScheduledReconcile
+from services.usage.reconciling.pending import pending_events
 from services.usage.settings import ReconcileSettings
 from shared.contracts import redis_keys
-from shared.contracts.contract import format_utc, now_utc, period_of
-from shared.contracts.ids import new_id
-from shared.contracts.plans import PLAN_LIMITS, Plan, TenantQuota
+from shared.contracts.contract import format_utc, new_id, now_utc, period_of
+from shared.contracts.quota import PLAN_LIMITS, Plan, TenantQuota
 from shared.contracts.topics import USAGE_RECORDED, all_topics
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import decode, encode
 from shared.messaging.connection import group_options, make_consumer
-from shared.messaging.producer import EventProducer
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.publish.producer import EventProducer
+from shared.messaging.topics import create_topics
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import ending, operation
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from services.usage import batch_window, ledger_store, sealed_sums
-from services.usage.count_batch import CountingInterrupted
-from services.usage.full_reconciliation import Reconciled
-from services.usage.ledger_documents import COUNTERS, EVENTS
-from services.usage.ledger_store import LedgerStore
-from services.usage.recount import StoredLedger, reconcile
-from services.usage.retention import Retention
+from services.usage.counting import batch_registry, ledger_store
+from services.usage.counting.count_batch import CountingInterrupted
+from services.usage.counting.ledger_store import COUNTERS, EVENTS, LedgerStore
+from services.usage.counting.retention import Retention
+from services.usage.reconciling import recount
+from services.usage.reconciling.full_reconciliation import Reconciled
+from services.usage.reconciling.recount import StoredLedger, reconcile
 from shared.contracts.contract import format_utc, now_utc
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.test_usage_ledger import Clock, Killed, Steps, Store
@@ -76,7 +76,7 @@ def under(store: Store, happens: Callable[[], Awaitable[object]]) -> StoredLedge
     return cast(StoredLedger, Meanwhile(store.ledger, happens))
 
 
-@pytest.mark.parametrize("batches", [1, batch_window.RECENT + 3], ids=["a batch", "more than a counter remembers"])
+@pytest.mark.parametrize("batches", [1, batch_registry.RECENT + 3], ids=["a batch", "more than a counter remembers"])
 async def test_tenants_that_change_all_the_time_are_compared(store: Traffic, batches: int) -> None:
     await store.counting(Clock()).count(mixed_events(300))
     found = await reconcile(under(store, steady(store, batches)), attempts=1)
@@ -153,7 +153,7 @@ async def test_every_moment_of_processes_that_die_is_compared(
     store: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Leases far too short, batches left half counted, taken over and given up, while the ledger is read on and on."""
-    monkeypatch.setattr(batch_window, "WINDOW", 3)
+    monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     events, clock, done = mixed_events(400, seed), Clock(), asyncio.Event()
 
@@ -190,7 +190,7 @@ async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
     store: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old events go while the ledger is read: their sums cannot be told from what is left of them."""
-    monkeypatch.setattr("services.usage.sealed_store.STEP_EVENTS", 2)
+    monkeypatch.setattr("services.usage.counting.ledger_store.STEP_EVENTS", 2)
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))
     told: list[float] = []
@@ -214,7 +214,7 @@ async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
 
 
 async def test_old_events_stay_for_as_long_as_they_are_read(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealed_sums, "_NO_SEALING_FOR", timedelta(days=60))
+    monkeypatch.setattr(recount, "_NO_SEALING_FOR", timedelta(days=60))
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))
     found = await reconcile(under(store, lambda: retention.remove_old(LATER, format_utc(LATER))), attempts=1)

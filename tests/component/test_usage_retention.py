@@ -7,12 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from services.usage.count_batch import CountBatch
-from services.usage.ledger_documents import COUNTERS
-from services.usage.ledger_store import LedgerStore
-from services.usage.recount import reconcile
-from services.usage.retention import Retention, SealedLedger
-from services.usage.stats import tenant_stats
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.ledger_store import COUNTERS, LedgerStore
+from services.usage.counting.retention import Retention, SealedLedger
+from services.usage.counting.stats import tenant_stats
+from services.usage.reconciling.recount import reconcile
 from shared.contracts.contract import format_utc, now_utc
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.test_usage_ledger import Killed, Killing, Steps

@@ -12,16 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.usage.increments import increments_of
-from services.usage.ledger_event import LedgerEvent, of_usage
-from shared.contracts.contract import now_utc
-from shared.contracts.ids import new_id
+from services.usage.counting.increments import increments_of
+from services.usage.counting.ledger_event import LedgerEvent, of_usage
+from shared.contracts.contract import new_id, now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import USAGE_RECORDED, all_topics
-from shared.contracts.usage_events import UsageRecorded
-from shared.messaging.producer import EventProducer
+from shared.contracts.usage import UsageRecorded
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.topic_admin import create_topics
+from shared.messaging.topics import create_topics
 from tests.conftest import eventually, free_port
 
 TOKEN = "inside"
@@ -89,7 +88,7 @@ async def usage_process(
 
 async def reconciled(kafka: str, data_dir: Path) -> tuple[int | None, dict[str, object]]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.usage.reconcile", "--json",
+        sys.executable, "-m", "services.usage.reconciling.command", "--json",
         cwd=ROOT, env=environment(kafka, data_dir, 1), stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 60)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.usage.batch_window import RECENT
-from services.usage.count_batch import CountBatch
-from services.usage.increments import increments_of
-from services.usage.ledger_store import LedgerStore
+from services.usage.counting.batch_registry import RECENT
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.increments import increments_of
+from services.usage.counting.ledger_store import LedgerStore
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import ending, operation
 

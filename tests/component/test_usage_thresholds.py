@@ -8,27 +8,24 @@ from typing import Any
 import httpx
 import pytest
 
-from services.usage.announcements import ANNOUNCED, OutboxAnnouncements
-from services.usage.count_batch import CountBatch
-from services.usage.increments import CounterKey
-from services.usage.ledger_store import LedgerStore
-from services.usage.plan_routes import plan_routes
-from services.usage.plan_store import PLANS, PlanStore
-from services.usage.thresholds import Thresholds
-from shared.contracts.contract import now_utc, period_of
-from shared.contracts.ids import new_id
+from services.usage.counting.count_batch import CountBatch
+from services.usage.counting.increments import CounterKey
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.plans.plans import PLANS, PlanStore
+from services.usage.plans.routes import plan_routes
+from services.usage.plans.thresholds import ANNOUNCED, OutboxAnnouncements, Thresholds
+from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.contracts.plans import Plan, PlanChange
-from shared.contracts.quota_events import QuotaThresholdReached
+from shared.contracts.quota import Plan, PlanChange, QuotaThresholdReached
 from shared.contracts.topics import QUOTA_THRESHOLD_REACHED
 from shared.messaging.cloudevents import decode
-from shared.messaging.producer import EventProducer
+from shared.messaging.operate.topic_reading import read_all
+from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.topic_admin import create_topics
-from shared.messaging.topic_reading import read_all
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from shared.messaging.topics import create_topics
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.test_usage_ledger import Killed
 from tests.unit.usage_fixtures import ending, operation
@@ -177,7 +174,7 @@ async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage)
     lonely = Thresholds(usage.ledger, usage.plans, usage.cut_off)
     event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
     await usage.new_counting(lonely.notice).count([event])
-    await usage.announcements.publish_due()
+    await usage.announcements.sweep()
     for number in range(2):
         found = [
             decode(QUOTA_THRESHOLD_REACHED, record.value, record.headers)
@@ -190,7 +187,7 @@ async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage)
         ]
         assert len({envelope.event_id for envelope in ours}) == 2
         assert len(ours) == 2
-        await usage.announcements.publish_due()
+        await usage.announcements.sweep()
         assert number or await usage.announced.count({"unsettledSince": {"$exists": True}}) == 0
 
 

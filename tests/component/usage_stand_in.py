@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from services.gateway.admission.held_work import spent_by
+from services.gateway.quota.held_work import spent_by
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.internal_http import EventIds, TenantCounters
-from shared.contracts.plans import PLAN_LIMITS, Meter, Plan, PlanChange, TenantQuota, TenantStanding
+from shared.contracts.quota import PLAN_LIMITS, Meter, Plan, PlanChange, TenantQuota, TenantStanding
 from shared.contracts.upgrade_results import UpgradeResult
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deploy.local.process_table import is_running
-from deploy.local.services import SERVICES
+from deploy.local.stack_plan import SERVICES
 from tests.conftest import REPOSITORY, eventually
 from tests.e2e.local_command import Local, all_pids
 
@@ -121,7 +121,7 @@ def test_a_wrong_setting_of_a_service_is_one_line_before_anything_starts(tmp_pat
 
 
 def test_a_tool_without_a_stack_is_one_line(tmp_path: Path) -> None:
-    for command in (("-m", "services.usage.reconcile"), ("-m", "shared.messaging.events")):
+    for command in (("-m", "services.usage.reconciling.command"), ("-m", "shared.messaging.operate.events")):
         refused = Local(tmp_path).run("env", "--", sys.executable, *command)
         assert refused.returncode == 3
         assert refused.stderr == "the stack is not running: `make run` starts it\n"

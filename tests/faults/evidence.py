@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.usage.batch_registry import StoredBatchRegistry
-from services.usage.ledger_documents import uncounted_among
-from shared.contracts.ids import derived_id
+from services.usage.counting.batch_registry import StoredBatchRegistry
+from services.usage.counting.ledger_store import uncounted_among
+from shared.contracts.contract import derived_id
 from shared.contracts.topics import topic_named
 from shared.storage.documents import Collection, CollectionSpec, Database
 from shared.storage.opening import open_database

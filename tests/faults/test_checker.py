@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from shared.contracts.ids import derived_id
+from shared.contracts.contract import derived_id
 from tests.faults.checker import check
 from tests.faults.evidence import Evidence, ModelCall
 

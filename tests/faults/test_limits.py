@@ -16,10 +16,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from deploy.local.probes import http_ready
+from deploy.local.process_table import http_ready
 from deploy.local.server_commands import HOST, ServerCommand
-from deploy.local.server_process import ServerProcess
-from deploy.local.servers import free_port
+from deploy.local.servers import ServerProcess, free_port
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from tests.component.admission_world import adds_up
 from tests.conftest import eventually
@@ -204,7 +203,16 @@ def judge(name: str, round_: Round, before: dict[str, Any], after: dict[str, Any
 async def reconciled(limited: Limited) -> str:
     """What `make reconcile` prints; fails on a difference."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.local", "env", "--", sys.executable, "-m", "services.usage.reconcile"),
+        *(
+            sys.executable,
+            "-m",
+            "deploy.local",
+            "env",
+            "--",
+            sys.executable,
+            "-m",
+            "services.usage.reconciling.command",
+        ),
         env=limited.stack.environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

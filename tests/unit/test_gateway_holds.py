@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.admission.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
 from shared.contracts.upgrade_tasks import Stage
 
 BOUNDS = ModelBounds(summary_tokens=600, rewrite_tokens=2000, requests_per_call=4)

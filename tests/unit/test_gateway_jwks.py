@@ -12,8 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.gateway.identity.jwks import RemoteKeys
-from services.gateway.identity.jwks_document import parse_keys
+from services.gateway.identity.jwks import RemoteKeys, parse_keys
 from services.gateway.identity.jwt_tokens import KeysUnavailable
 from tests.unit.jwt_keys import (
     Published,

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.gateway.identity.jwt_tokens import SharedSecret, TokenVerifier
 from services.gateway.settings import GatewaySettings
-from shared.observability.settings import load_settings
+from shared.service.settings import load_settings
 from tests.unit.jwt_keys import (
     AUDIENCE,
     ISSUER,

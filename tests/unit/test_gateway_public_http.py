@@ -5,10 +5,10 @@ from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from services.gateway.api.public_http import public_app
 from services.gateway.identity.caller import Caller
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from services.gateway.web.public_app import public_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 
 
 async def breaks(request: Request) -> Response:

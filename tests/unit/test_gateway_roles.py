@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
+from services.gateway.http.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
 from services.gateway.identity.caller import Role
 from services.gateway.identity.memberships import (
     MAX_MEMBERS,

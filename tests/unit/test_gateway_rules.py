@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from services.gateway.api.bodies import parse
-from services.gateway.api.event_docs import event_page
-from services.gateway.api.preferences import idempotency_key_of, preference_of
-from services.gateway.api.problem_details import field_path
-from services.gateway.api.upgrade_reads import read_cursor, write_cursor
-from services.gateway.api.uploads import _plain_name
-from services.gateway.problems import ProblemError
+from services.gateway.documents.uploads import _plain_name
+from services.gateway.http.bodies import idempotency_key_of, parse, preference_of
+from services.gateway.http.pages import read_cursor, write_cursor
+from services.gateway.http.problem_details import field_path
+from services.gateway.http.problems import ProblemError
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.event_stream import stages_of
-from services.gateway.upgrades.view import UpgradeViews, placeholder_warnings
-from shared.contracts.ids import new_id
+from services.gateway.upgrades.views import UpgradeViews, placeholder_warnings
+from services.gateway.web.event_docs import event_page
+from shared.contracts.contract import new_id
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import ComponentUsage, RetrievedChunk, SummarizeTask, UpgradeWarning

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from services.gateway.settings import GatewaySettings
-from shared.observability.settings import load_settings
+from shared.service.settings import load_settings
 
 GOOD = {
     "VAULT_KEY": base64.b64encode(b"v" * 32).decode(),

@@ -9,17 +9,16 @@ import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
-from services.gateway.api import upload_pace
-from services.gateway.api.document_routes import DocumentRoutes
-from services.gateway.api.public_http import public_app
-from services.gateway.api.upload_pace import PATIENCE_SECONDS, Pace
-from services.gateway.api.upload_places import UploadPlaces
+from services.gateway.documents import uploads
+from services.gateway.documents.routes import DocumentRoutes
+from services.gateway.documents.uploads import PATIENCE_SECONDS, Pace, UploadPlaces
+from services.gateway.http.problems import ProblemError
 from services.gateway.identity.caller import Caller, Role
-from services.gateway.problems import ProblemError
+from services.gateway.web.public_app import public_app
 from shared.contracts.contract import now_utc
-from shared.contracts.internal_http import DocumentView
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from shared.contracts.documents import DocumentView
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 from tests.conftest import eventually
 from tests.unit.test_gateway_public_http import breaks
 
@@ -126,7 +125,7 @@ async def test_a_person_with_many_workspaces_keeps_nobody_out() -> None:
     ("media_type", "status"), [("multipart/form-data; boundary=B", 422), ("application/json", 400)]
 )
 async def test_an_idle_upload_is_cut_off(monkeypatch: pytest.MonkeyPatch, media_type: str, status: int) -> None:
-    monkeypatch.setattr(upload_pace, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(uploads, "PATIENCE_SECONDS", 0.05)
     async with gateway() as client:
         headers = {"Content-Type": media_type, "X-API-Key": "one"}
         answer = await client.post("/api/documents", content=Idle(), headers=headers)

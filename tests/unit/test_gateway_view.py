@@ -1,7 +1,7 @@
 from pydantic import SecretStr
 
 from services.gateway.upgrades.accepted_record import AcceptedRecord
-from services.gateway.upgrades.view import UpgradeViews
+from services.gateway.upgrades.views import UpgradeViews
 from shared.privacy.placeholders import PlaceholderMap
 from shared.privacy.redaction import redact
 from shared.privacy.sealing import Vault

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from shared.llm.breaker import BreakerOpen, ModelBreaker, Unavailability
-from shared.llm.slots import Slots
+from shared.llm.sending import Slots
 from shared.observability.metrics import BREAKER_STATE
 from tests.conftest import eventually
 

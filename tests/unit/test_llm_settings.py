@@ -3,7 +3,7 @@
 import pytest
 
 from shared.llm.settings import ModelSettings
-from shared.observability.settings import load_settings
+from shared.service.settings import load_settings
 
 NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "MODEL_ATTEMPTS")
 

@@ -4,8 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from shared.llm.dialect import ChatMessage, ChatRequest, Dialect
-from shared.llm.structured_output import NotTheOutput, parse_output, schema_name, strict_schema
+from shared.llm.dialect import ChatMessage, ChatRequest, Dialect, NotTheOutput, parse_output, schema_name, strict_schema
 
 
 class Item(BaseModel):

@@ -6,9 +6,8 @@ from email.utils import format_datetime
 import pytest
 
 from shared.contracts.contract import now_utc
-from shared.llm.prices import price_nano_usd
-from shared.llm.usage import Spending, estimate_tokens
-from shared.llm.waits import Clock, backoff_seconds, retry_after_seconds
+from shared.llm.sending import Clock, backoff_seconds, retry_after_seconds
+from shared.llm.usage import Spending, estimate_tokens, price_nano_usd
 
 
 @pytest.mark.parametrize("base_url", [None, "https://api.openai.com/v1", "http://proxy.internal:4000/v1"])

@@ -3,7 +3,7 @@
 import json
 
 from shared.contracts.topics import TOPICS, consumed_by_us
-from shared.messaging.asyncapi import asyncapi_document
+from shared.messaging.operate.asyncapi import asyncapi_document
 
 
 def test_every_topic_is_a_channel_with_its_model_and_its_description() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.contract import now_utc
-from shared.contracts.document_events import DocumentIndexed, DocumentSubmitted
+from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
 from shared.contracts.topics import DOCUMENTS_INDEXED, DOCUMENTS_SUBMITTED
 from shared.messaging.cloudevents import decode, encode
 from shared.messaging.errors import Undecodable

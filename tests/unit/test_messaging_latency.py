@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from shared.messaging.latency import GatheredLatency
+from shared.messaging.consume.measuring import GatheredLatency
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.1000001, 0.5, 1.0, 7.0, 10.0, 1e9]), max_size=30))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messaging.offset_tracker import OffsetTracker
+from shared.messaging.consume.work import OffsetTracker
 
 
 def test_nothing_to_commit_before_the_first_record() -> None:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from shared.messaging.one_at_a_time import OneAtATime
+from shared.service.recorded_stage import OneAtATime
 
 
 async def test_the_same_key_waits_and_others_do_not() -> None:

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from shared.messaging import stall_watch
 from shared.messaging.cluster_watch import ClusterWatch
+from shared.messaging.consume import stall_watch
+from shared.messaging.consume.stall_watch import StallWatch
 from shared.messaging.settings import KafkaSettings
-from shared.messaging.stall_watch import StallWatch
 
 
 class Member:

@@ -9,8 +9,8 @@ from sentry_sdk.transport import Transport
 
 from shared.observability import error_reports
 from shared.observability.logs import configure_logs, get_logger
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import setup, tag_user
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import setup, tag_user
 
 SENT: list[dict[str, Any]] = []
 

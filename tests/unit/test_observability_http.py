@@ -6,11 +6,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.observability.health import Unhealthy
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
 from shared.observability.tracing import current_trace_id
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry, Unhealthy
 
 INSIDE = "inside"
 
@@ -55,7 +54,7 @@ async def test_live_and_ready() -> None:
 
 
 async def test_a_failing_check_unreadies_and_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.observability.health.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("shared.service.telemetry.CHECK_SECONDS", 0.02)
     owner = telemetry()
     owner.health.mark_started()
 

@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from shared.observability import http_protocol
-from shared.observability.http_protocol import MAX_HEAD_BYTES, limited_http
-from shared.observability.service_http import bad_request
+from shared.service import http_protocol
+from shared.service.http import bad_request
+from shared.service.http_protocol import MAX_HEAD_BYTES, limited_http
 from tests.conftest import eventually, free_port
 
 HOST = b"Host: x\r\n"

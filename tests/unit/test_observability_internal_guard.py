@@ -7,11 +7,11 @@ import pytest
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from services.gateway.api.public_http import public_app
+from services.gateway.web.public_app import public_app
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import Telemetry
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import Telemetry
 from tests.unit.test_gateway_public_http import breaks, nobody
 
 TOKEN = {INTERNAL_TOKEN_HEADER: "inside"}

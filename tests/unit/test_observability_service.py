@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 SERVICE = """
 import asyncio, sys
 from fastapi import APIRouter
-from shared.observability.service import run, run_service
-from shared.observability.service_http import internal_app
-from shared.observability.settings import ObservabilitySettings
-from shared.observability.setup import setup
+from shared.service.process import run, run_service
+from shared.service.http import internal_app
+from shared.service.settings import ObservabilitySettings
+from shared.service.telemetry import setup
 
 telemetry = setup("example", ObservabilitySettings(_env_file=None))
 mode, port, grace = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])

@@ -2,7 +2,7 @@ import pytest
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.observability.settings import ObservabilitySettings, load_settings
+from shared.service.settings import ObservabilitySettings, load_settings
 
 
 class ExampleSettings(ObservabilitySettings):

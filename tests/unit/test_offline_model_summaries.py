@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.local.offline_model.answers import minimal_value
 from deploy.local.offline_model.languages import CODES, Language, detect, language_of
-from deploy.local.offline_model.schema_values import minimal_value
 from deploy.local.offline_model.summaries import as_json, summarize
 
 SHOP = """user: Hi! I run a small online shop for ceramic mugs. We ship from Da Nang to 14 countries. Can you write a \

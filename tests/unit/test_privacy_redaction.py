@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from shared.contracts.upgrade_tasks import TaskOptions
-from shared.privacy.known_values import KnownValues
 from shared.privacy.model_view import ModelView
-from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, placeholders_in
-from shared.privacy.redaction import find, redact, redact_all
-from shared.privacy.restoration import restore
+from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, placeholders_in, restore
+from shared.privacy.redaction import KnownValues, find, redact, redact_all
 from shared.privacy.sealing import Vault
 from shared.privacy.settings import PrivacySettings
 from tests.unit.privacy_redaction_cases import FOUND, NOTHING

@@ -1,6 +1,6 @@
 """Restoration, and what a model did with the placeholders."""
 
-from shared.privacy.restoration import PlaceholderReport, check_placeholders, restore
+from shared.privacy.placeholders import PlaceholderReport, check_placeholders, restore
 
 
 def test_values_go_in_once_and_unknown_placeholders_stay() -> None:

@@ -11,10 +11,10 @@ import pypdf
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
-from services.rag.file_types import MAX_UPLOAD_BYTES, DocumentType, FileRejected, FileType, file_type
-from services.rag.parsing import markdown_sections, open_check, parse
-from services.rag.preparer import Preparer
-from services.rag.splitting import CHUNK_CHARACTERS, split
+from services.rag.documents.file_types import MAX_UPLOAD_BYTES, DocumentType, FileRejected, FileType, file_type
+from services.rag.indexing.parsing import markdown_sections, open_check, parse
+from services.rag.indexing.preparer import Preparer
+from services.rag.indexing.sections import CHUNK_CHARACTERS, split
 
 
 def pdf_of(*pages: str, password: str = "") -> bytes:

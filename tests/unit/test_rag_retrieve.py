@@ -1,9 +1,9 @@
 """What is searched for, and how a document's placeholders become the upgrade's."""
 
-from services.rag.retrieve import MAX_QUERY_CHARACTERS, renumbered, search_queries
+from services.rag.search.retrieve import MAX_QUERY_CHARACTERS, renumbered, search_queries
 from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary
+from shared.privacy.placeholders import restore
 from shared.privacy.redaction import PlaceholderMap
-from shared.privacy.restoration import restore
 from tests.component.rag_parts import task_for
 
 LEAVE_TALK = (

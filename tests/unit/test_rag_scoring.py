@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rag.scoring import Candidate, calibration_of, scores, words
+from services.rag.search.scoring import Candidate, calibration_of, scores, words
 
 OFFLINE = calibration_of("offline-embedding")
 

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from deploy.local.managed_process import Part
-from deploy.local.operator_output import OperatorOutput
-from deploy.local.ports import choose_ports, port_is_free
-from deploy.local.probes import http_ready
+from deploy.local.part_logs import OperatorOutput
+from deploy.local.process_table import http_ready
 from deploy.local.server_commands import ServerCommand
-from deploy.local.services import SERVICES
 from deploy.local.settings import LocalSettings
-from deploy.local.stack_plan import StackPlan
+from deploy.local.stack_plan import SERVICES, StackPlan, choose_ports, port_is_free
 from deploy.local.supervisor import Supervisor
 from tests.conftest import eventually
 

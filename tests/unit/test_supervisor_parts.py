@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.endpoints import read_json, write_json
-from deploy.local.local_secrets import stack_secrets
+from deploy.local.data_folder import AlreadyRunning, InstanceLock, read_json, running_pid, write_json
+from deploy.local.managed_process import RestartPauses
 from deploy.local.part_logs import PartLog, RotatedFile, Terminal, readable
-from deploy.local.ports import choose_ports, port_is_free
-from deploy.local.restarts import RestartPauses
-from deploy.local.settings import LocalSettings
-from deploy.local.single_instance import AlreadyRunning, InstanceLock, running_pid
-from deploy.local.stack_plan import plan_stack
+from deploy.local.settings import LocalSettings, stack_secrets
+from deploy.local.stack_plan import choose_ports, plan_stack, port_is_free
 
 
 def settings(folder: Path, **values: object) -> LocalSettings:

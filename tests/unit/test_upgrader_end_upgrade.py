@@ -1,14 +1,8 @@
 from datetime import timedelta
 
-from services.upgrader.end_upgrade import (
-    completed_event_id,
-    completed_fact,
-    original_after_failure,
-    original_after_give_up,
-    own_usage,
-    upgraded,
-)
-from services.upgrader.rewrite import Rewrite, RewriteFailed, request_for
+from services.upgrader.ending import original_after_failure, original_after_give_up, upgraded
+from services.upgrader.results import completed_event_id, completed_fact, own_usage
+from services.upgrader.rewriting.rewrite import Rewrite, RewriteFailed, request_for
 from shared.contracts.upgrade_results import PromptVersion, UpgradeStatus
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,

@@ -2,9 +2,8 @@
 
 import pytest
 
-from services.upgrader import language
-from services.upgrader.language import detect_language
-from services.upgrader.language_loading import LanguageModelLoading
+from services.upgrader.reading import language
+from services.upgrader.reading.language import LanguageModelLoading, detect_language
 from shared.contracts.upgrade_tasks import ConversationMessage
 
 LABELLED = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.upgrader.mode import decide_mode
+from services.upgrader.reading.mode import decide_mode
 from shared.contracts.upgrade_tasks import ConversationMessage
 from tests.unit.upgrader_mode_cases import CONTEXTUAL, CONVERSATIONS, FULL
 

@@ -2,8 +2,15 @@ from datetime import timedelta
 
 import pytest
 
-from services.upgrader.faithfulness import keep_verbatim_parts
-from services.upgrader.rewrite import RECENT_MESSAGES, Rewrite, RewriteFailed, RewriteRequest, request_for, rewrite
+from services.upgrader.rewriting.rewrite import (
+    RECENT_MESSAGES,
+    Rewrite,
+    RewriteFailed,
+    RewriteRequest,
+    keep_verbatim_parts,
+    request_for,
+    rewrite,
+)
 from shared.contracts.upgrade_results import PromptVersion
 from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput, Summary
 from tests.unit.upgrade_fixtures import make_chunk, make_task

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.usage.batch_registry import Progress
-from services.usage.consistent_cut import ConsistentCut, counter_documents
+from services.usage.counting.batch_registry import Progress
+from services.usage.reconciling.comparison import ConsistentCut, counter_documents
 from tests.unit.usage_fixtures import operation
 
 BEGAN = Progress(last=20, open_numbers=frozenset({19, 20}))

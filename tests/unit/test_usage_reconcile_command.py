@@ -2,10 +2,10 @@
 
 import pytest
 
-from services.usage import reconcile
-from services.usage.comparison import Difference
-from services.usage.full_reconciliation import Reconciled
-from services.usage.recount import Reconciliation
+from services.usage.reconciling import command as reconcile
+from services.usage.reconciling.comparison import Difference
+from services.usage.reconciling.full_reconciliation import Reconciled
+from services.usage.reconciling.recount import Reconciliation
 from services.usage.settings import ReconcileSettings
 from shared.storage.documents import StorageUnavailable
 

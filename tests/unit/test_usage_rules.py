@@ -9,15 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.usage.batch_window import RECENT, WINDOW, floor_after, may_begin
-from services.usage.comparison import amounts_in, counter_differences, rollup_differences
-from services.usage.handlers import to_ledger_event
-from services.usage.increments import CounterKey, RollupKey, increments_of
-from services.usage.latency_sketch import LONGEST_MS, RELATIVE_ERROR, bucket_of, quantiles
-from services.usage.ledger_event import LedgerEvent, day_within, of_completed, of_usage
-from services.usage.rollup_reads import RollupKind, RollupRead, reads_of
+from services.usage.counting.batch_registry import RECENT, WINDOW, floor_after, may_begin
+from services.usage.counting.handlers import to_ledger_event
+from services.usage.counting.increments import CounterKey, RollupKey, increments_of
+from services.usage.counting.ledger_event import LedgerEvent, day_within, of_completed, of_usage
+from services.usage.counting.rollups import (
+    LONGEST_MS,
+    RELATIVE_ERROR,
+    RollupKind,
+    RollupRead,
+    bucket_of,
+    quantiles,
+    reads_of,
+)
+from services.usage.reconciling.comparison import amounts_in, counter_differences, rollup_differences
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus, UsageTotals
-from shared.contracts.usage_events import UsageRecorded
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
 from tests.unit.usage_fixtures import ending, mixed_events, operation

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id
 from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk, Stage, UpgradeTask
 
 ACCEPTED_AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

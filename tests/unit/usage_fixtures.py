@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from services.usage.ledger_event import LedgerEvent
+from services.usage.counting.ledger_event import LedgerEvent
 
 TENANTS = ("tenant-a", "tenant-b")
 STATUSES = ("upgraded", "cached", "original", "failed")

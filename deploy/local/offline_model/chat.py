@@ -5,10 +5,10 @@ from typing import Any
 
 import orjson
 
+from deploy.local.offline_model.answers import minimal_value
 from deploy.local.offline_model.contextual_rewrite import contextual_rewrite
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.full_rewrite import full_rewrite
-from deploy.local.offline_model.schema_values import minimal_value
 from deploy.local.offline_model.summaries import as_json, read_summary, summarize
 from shared.llm.sections import parse_sections
 

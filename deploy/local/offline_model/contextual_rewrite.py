@@ -3,13 +3,20 @@
 import re
 
 from deploy.local.offline_model.answers import Rewrite, Summary
-from deploy.local.offline_model.conversations import Turn, last_request, main_sentences, read_conversation
+from deploy.local.offline_model.conversations import (
+    FollowUp,
+    Turn,
+    contradicts,
+    last_request,
+    main_sentences,
+    read_conversation,
+    read_follow_up,
+    substituted,
+)
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.follow_ups import FollowUp, read_follow_up
 from deploy.local.offline_model.languages import Language, detect, language_of
 from deploy.local.offline_model.passages import without_polite_words
-from deploy.local.offline_model.substitution import contradicts, substituted
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,
     LIST_ITEM,

@@ -1,11 +1,11 @@
-"""Reading a conversation: who said what, and which message stands on its own."""
+"""Reads a conversation: who said what, what a follow-up changes, and what it substitutes."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.local.offline_model.languages import Language
-from deploy.local.offline_model.passages import asks
-from deploy.local.offline_model.text_pieces import split_sentences, words
+from deploy.local.offline_model.passages import asks, without_polite_words
+from deploy.local.offline_model.text_pieces import PLACEHOLDER, split_clauses, split_sentences, words
 
 _TURN = re.compile(r"(?:\A|\n\n)(user|assistant|system): ")
 _SHORT = 14
@@ -60,3 +60,108 @@ def main_sentences(text: str, language: Language | None, limit: int = 3) -> list
     sentences = [sentence for sentence in split_sentences(text) if not sentence.startswith("```")]
     asking = [sentence for sentence in sentences if asks(sentence, language)] if language else []
     return (asking or sentences or [text])[:limit]
+
+
+_CLAUSE_WORDS = 9
+
+
+@dataclass
+class FollowUp:
+    """`changes` are kinds of change that are fully understood; `verbatim` is what has to be said in its own words."""
+
+    changes: list[str] = field(default_factory=list)
+    audience: str | None = None
+    language: str | None = None
+    transfer: str | None = None
+    verbatim: list[str] = field(default_factory=list)
+
+
+def read_follow_up(text: str, language: Language) -> FollowUp:
+    """The follow-up taken apart clause by clause."""
+    follow_up = FollowUp()
+    text = without_polite_words(text.strip().lstrip("¿¡"), language)
+    transfer = language.pattern["transfer"].fullmatch(text.rstrip(" ?.!"))
+    if transfer and len(text.split()) <= _CLAUSE_WORDS:
+        target = next((group for group in transfer.groups() if group), "").strip(" ?.!")
+        if target and _not_understood(target, language, FollowUp()):
+            follow_up.transfer = target
+            return follow_up
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        clauses = _clauses(sentence, language)
+        understood = FollowUp()
+        rests = [_not_understood(clause, language, understood) for clause in clauses]
+        if not any(rests) and (understood.changes or understood.audience or understood.language):
+            follow_up.changes += [change for change in understood.changes if change not in follow_up.changes]
+            follow_up.audience = understood.audience or follow_up.audience
+            follow_up.language = understood.language or follow_up.language
+        elif sentence.strip():
+            follow_up.verbatim.append(sentence.strip())
+    return follow_up
+
+
+def _clauses(sentence: str, language: Language) -> list[str]:
+    parts = [piece for clause in split_clauses(sentence) for piece in language.pattern["clause_break"].split(clause)]
+    return [part.strip(" .!?,") for part in parts if part and part.strip(" .!?,")]
+
+
+def _not_understood(clause: str, language: Language, into: FollowUp) -> str:
+    """What is left of the clause without the changes that are known and filler words; they are added to `into`."""
+    if PLACEHOLDER.search(clause):
+        return clause
+    rest = clause
+    named = language.pattern["in_language"].search(rest)
+    kind = language.first_kind("language_words", named.group(0)) if named else None
+    if named and kind:
+        into.language = kind
+        rest = rest.replace(named.group(0), " ", 1)
+    audience = language.pattern["audience"].search(rest)
+    if audience:
+        into.audience = audience.group(0).strip()
+        rest = rest.replace(audience.group(0), " ", 1)
+    for change, pattern in language.table["changes"].items():
+        match = pattern.search(rest)
+        if match:
+            into.changes += [] if change in into.changes else [change]
+            rest = rest.replace(match.group(0), " ", 1)
+    for name in ("polite", "leftover"):
+        rest = language.pattern[name].sub(" ", rest)
+    return " ".join(re.findall(r"\w+", rest))
+
+
+# Things of one kind. Names of products are the same in all languages; names of countries and the like are not, and
+# are left to be said as a sentence of their own.
+_KINDS = (
+    "windows|macos|mac os|mac|linux|ubuntu|debian|fedora|android|ios|iphone|raspberry pi",
+    "python|javascript|typescript|java|c\\+\\+|c#|rust|golang|go|php|ruby|kotlin|swift|bash|powershell",
+    "postgresql|postgres|mysql|mariadb|sqlite|mongodb|oracle|sql server|redis",
+    "aws|azure|google cloud|gcp",
+    "react|angular|vue|svelte|django|flask|fastapi|spring boot|rails|laravel",
+    "docker|podman|kubernetes",
+    "chrome|firefox|safari|edge",
+    "excel|google sheets|libreoffice calc",
+    "kafka|rabbitmq|nats|pulsar",
+    "instagram|facebook|linkedin|tiktok|youtube|twitter",
+)
+# A version belongs to its product: "Windows 11" becomes "Linux", and "Java 17" becomes "Python 3".
+_VERSION = r"(?:[ ]v?\d{1,4}(?:\.\d{1,4}){0,2}(?![\w%€$]))?"
+_PATTERNS = tuple(re.compile(rf"(?<!\w)({kind})(?!\w){_VERSION}", re.IGNORECASE) for kind in _KINDS)
+
+
+def substituted(request: str, target: str) -> str | None:
+    """The request about the target's subject instead of its own; None where the two do not meet in one kind."""
+    for pattern in _PATTERNS:
+        wanted = pattern.search(target)
+        present = {match.group(1).lower() for match in pattern.finditer(request)}
+        if wanted and len(present) == 1 and wanted.group(1).lower() not in present:
+            return pattern.sub(wanted.group(0).replace("\\", r"\\"), request)
+    return None
+
+
+def contradicts(text: str, target: str) -> bool:
+    """Whether a text is about another subject of the target's kind: "MySQL 8 is installed" for Postgres."""
+    for pattern in _PATTERNS:
+        wanted = {match.group(1).lower() for match in pattern.finditer(target)}
+        present = {match.group(1).lower() for match in pattern.finditer(text)}
+        if wanted and present and not wanted & present:
+            return True
+    return False

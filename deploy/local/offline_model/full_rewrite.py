@@ -3,9 +3,9 @@
 import re
 
 from deploy.local.offline_model.answers import Rewrite, Summary
+from deploy.local.offline_model.conversations import read_follow_up
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.follow_ups import read_follow_up
 from deploy.local.offline_model.languages import Language, language_of
 from deploy.local.offline_model.prompt_parts import PromptParts, take_apart
 from deploy.local.offline_model.summaries import summarize

@@ -1,21 +1,32 @@
-"""API keys. The store has how a key begins, to find it by, and its hash; the key itself is seen once, at its making."""
+"""API keys. The store holds a prefix to find a key by and its hash; the key itself is shown once, when it is
+created.
+"""
 
 import contextlib
 import hmac
 import secrets
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.credentials import credential_digest
-from services.gateway.identity.key_places import MAX_KEYS, PLACE_INDEX, free_places
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import derived_id
+from shared.contracts.contract import derived_id, format_utc, now_utc
 from shared.contracts.workspaces_http import KeyView
 from shared.storage.documents import Collection, CollectionSpec, Document, DuplicateKey, Index
+
+MAX_KEYS = 100
+PLACES = tuple(f"{number:02}" for number in range(MAX_KEYS))
+PLACE_INDEX = Index(fields=("tenantId", "place"), unique=True, only_when_present="place")
+
+
+def free_places(keys: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Places that none of a workspace's stored keys has. One that was stored without a place takes the last one."""
+    taken = {key["place"] for key in keys if "place" in key}
+    return [place for place in PLACES[: MAX_KEYS - sum("place" not in key for key in keys)] if place not in taken]
+
 
 API_KEYS = CollectionSpec(
     name="api_keys",

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from services.gateway.problems import changed_nothing
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import new_id
+from starlette.requests import Request
+
+from services.gateway.http.client_address import client_address
+from services.gateway.http.problem_details import request_id_of
+from services.gateway.http.problems import changed_nothing
+from services.gateway.identity.caller import Caller
+from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.contracts.workspaces_http import AuditActor, AuditView
 from shared.observability.logs import get_logger
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
@@ -123,3 +127,15 @@ def _view(entry: Mapping[str, Any]) -> AuditView:
         details=entry["details"],
         outcome=entry["outcome"],
     )
+
+
+def author_of(request: Request, caller: Caller) -> Author:
+    """The author of what an authenticated request changes."""
+    kind = "key" if caller.is_key else "person"
+    name = caller.credential_id if caller.is_key else caller.subject
+    return Author(kind, name, client_address(request), request_id_of(request))
+
+
+def operator_of(request: Request) -> Author:
+    """The author of what is changed with the operators' key."""
+    return Author("operator", "operator", client_address(request), request_id_of(request))

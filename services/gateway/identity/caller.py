@@ -52,3 +52,8 @@ class Identify(Protocol):
         Raises ProblemError: unauthenticated when that cannot be said for sure, not_found for a workspace that is not
         the caller's, unavailable.
         """
+
+
+def scope_of(caller: Caller) -> str:
+    """Whose idempotency keys these are: nobody else gets the answer again, which may be a secret of whoever asked."""
+    return f"{caller.tenant_id}:{caller.credential_id}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from services.gateway.problems import ProblemError
+from services.gateway.http.problems import ProblemError
 from shared.contracts.problems import UNAUTHENTICATED
 
 _CHALLENGE = 'Bearer realm="prompt-upgrader"'

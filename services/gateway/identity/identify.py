@@ -1,4 +1,4 @@
-"""Finds out who calls. What was found out is remembered for 3 s, so that a busy caller costs no read of the store."""
+"""Identifies the caller of a request from its credential. Results are cached for 3 s."""
 
 import asyncio
 import time
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from services.gateway.http.problems import ProblemError
 from services.gateway.identity.api_keys import KEY_START, ApiKeys, DemoKey
 from services.gateway.identity.audit import Action, Audit, Author
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.credentials import Presented, presented_credential, unknown_credential
 from services.gateway.identity.jwt_tokens import KeysUnavailable, TokenRefused, TokenVerifier
-from services.gateway.identity.people import Person
-from services.gateway.identity.workspaces import Workspace, Workspaces
-from services.gateway.problems import ProblemError
-from shared.contracts.ids import derived_id, is_uuid
+from services.gateway.identity.workspaces import Person, Workspace, Workspaces
+from shared.contracts.contract import derived_id, is_uuid
 from shared.contracts.problems import INVALID_HEADER, NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE
 from shared.storage.documents import StorageUnavailable
 

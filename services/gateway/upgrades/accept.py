@@ -1,4 +1,4 @@
-"""Accepts an upgrade: what its client sent becomes a redacted message and one record that decides everything later."""
+"""Accepts an upgrade: redacts what the client sent, takes a hold, and writes the record that later steps read."""
 
 import asyncio
 import time
@@ -7,23 +7,60 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from services.gateway.admission.admissions import Admission, Admissions, Claim, Hold, Rate
-from services.gateway.admission.held_work import WORK_ENDS_WITHIN
-from services.gateway.admission.holds import HoldSize, ModelBounds, stage_holds, sum_of_stages
+from services.gateway.http.problems import IDEMPOTENCY_WINDOW, IdempotencyKeyReused, ProblemError
 from services.gateway.identity.caller import Caller
-from services.gateway.problems import ProblemError
+from services.gateway.quota.admission import Admission, Admissions, Claim, Hold, Rate
+from services.gateway.quota.held_work import WORK_ENDS_WITHIN
+from services.gateway.quota.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.recording import RECORD_WITHIN_SECONDS, record_in_time
 from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StageHold, StoredHold
-from services.gateway.upgrades.recording import RECORD_WITHIN_SECONDS, record_in_time
-from services.gateway.upgrades.request_texts import input_of, redacted
-from shared.contracts.contract import now_utc, period_of
-from shared.contracts.ids import new_id
+from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.problems import UNAVAILABLE
 from shared.contracts.upgrade_http import UpgradeRequest
-from shared.contracts.upgrade_tasks import Stage, TaskOptions, UpgradeTask
-from shared.privacy.redaction import PlaceholderMap
+from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
+from shared.privacy.redaction import PlaceholderMap, redact_all
 from shared.privacy.sealing import Vault
 
-IDEMPOTENCY_WINDOW = timedelta(hours=24)
+_REDACTED_IN_THREAD_CHARACTERS = 20_000
+_MESSAGE_FRAME = 16
+
+
+async def redacted(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
+    """Prompt and conversation without personal values, which go into `placeholders`."""
+    if _characters(request) > _REDACTED_IN_THREAD_CHARACTERS:
+        return await asyncio.to_thread(_redact, request, placeholders)
+    return _redact(request, placeholders)
+
+
+def input_of(request: UpgradeRequest, task: UpgradeTask) -> UpgradeInput:
+    """Sizes as a stage may see them: with placeholders or, where redaction is off, with the values."""
+    history = [*zip(request.conversation_history, task.conversation_history, strict=True)]
+    return UpgradeInput(
+        itinerary=task.itinerary,
+        prompt_bytes=max(_bytes(request.user_prompt), _bytes(task.user_prompt)),
+        prompt_characters=min(len(request.user_prompt), len(task.user_prompt)),
+        history_bytes=sum(_MESSAGE_FRAME + max(_bytes(a.content), _bytes(b.content)) for a, b in history),
+        documents=request.options.rag_top_k,
+    )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _characters(request: UpgradeRequest) -> int:
+    return len(request.user_prompt) + sum(len(message.content) for message in request.conversation_history)
+
+
+def _redact(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
+    # History first: as a conversation grows its earlier messages keep their placeholders, and so their cached summary.
+    # All at once: what a later text shows to be a secret is one in the earlier texts too.
+    said = request.conversation_history
+    *contents, prompt = redact_all([*(message.content for message in said), request.user_prompt], placeholders)
+    history = [ConversationMessage(role=m.role, content=content) for m, content in zip(said, contents, strict=True)]
+    return prompt, history
+
+
 _INSERT_ATTEMPTS = 3
 _CLAIM_ATTEMPTS = 3
 CLAIM_RECORDED_WITHIN_SECONDS = RECORD_WITHIN_SECONDS + 0.5
@@ -33,10 +70,6 @@ _LONGEST_PAUSE_SECONDS = 0.1
 
 class KeyTaken(Exception):
     """Another record of the tenant holds the idempotency key."""
-
-
-class IdempotencyKeyReused(Exception):
-    """The key came with another body than the first time."""
 
 
 class EarlierErased(Exception):

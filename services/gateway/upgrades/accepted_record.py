@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from services.gateway.admission.held_work import DELIVERED, HeldWork, Spent, end_event_of
-from services.gateway.admission.holds import NOTHING, HoldSize
+from services.gateway.quota.held_work import DELIVERED, HeldWork, Spent, end_event_of
+from services.gateway.quota.holds import NOTHING, HoldSize
 from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.upgrade_results import UpgradeStatus
 from shared.contracts.upgrade_tasks import (

@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.gateway.admission.held_work import EndedWork, HeldWork, Spent
+from services.gateway.quota.held_work import EndedWork, HeldWork, Spent
 from services.gateway.upgrades.accept import KeyTaken
 from services.gateway.upgrades.accepted_record import AcceptedRecord
-from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.ids import id_floor
+from shared.contracts.contract import format_utc, id_floor, now_utc
 from shared.contracts.upgrade_tasks import Stage
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Filter, Index
 

@@ -7,15 +7,21 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from services.gateway.siblings.upgrader import ResultsUnavailable, UpgradeResults
 from services.gateway.upgrades.accepted_record import AcceptedRecord
-from services.gateway.upgrades.view import UpgradeViews
+from services.gateway.upgrades.stage_clients import ResultsUnavailable, UpgradeResults
+from services.gateway.upgrades.views import UpgradeViews
 from services.gateway.upgrades.waiting import Waiters
 from shared.contracts.problems import WarningCode
-from shared.contracts.upgrade_events import ACCEPTED_STEP, COMPLETED_STEP, StageProgress, StageState, stage_step
-from shared.contracts.upgrade_results import UpgradeResult
+from shared.contracts.upgrade_results import (
+    ACCEPTED_STEP,
+    COMPLETED_STEP,
+    StageProgress,
+    StageState,
+    UpgradeResult,
+    stage_step,
+)
 from shared.contracts.upgrade_tasks import Stage
-from shared.messaging.progress import ProgressLog, UpgradeEvent
+from shared.messaging.publish.progress import ProgressLog, UpgradeEvent
 from shared.observability.logs import get_logger
 
 LONGEST_STREAM_SECONDS = 900.0

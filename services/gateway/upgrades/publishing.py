@@ -1,16 +1,18 @@
-"""Hands accepted upgrades to the first inbox of their itinerary. What fails here stays recorded and is swept later."""
+"""Publishes accepted upgrades to the first inbox of their itinerary, and again where the log lacks them."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 from services.gateway.upgrades.accepted_record import AcceptedRecord
+from services.gateway.upgrades.accepted_store import AcceptedStore
 from services.gateway.upgrades.record_marks import RecordMarks
-from shared.contracts.ids import derived_id
+from shared.contracts.contract import derived_id, format_utc, now_utc
 from shared.contracts.topics import INBOX_OF, REWRITE, Topic
 from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason, RewriteTask, Stage, UpgradeTask
 from shared.messaging.errors import MessageTooLarge, PublishFailed
-from shared.messaging.producer import EventProducer
+from shared.messaging.publish.producer import EventProducer
 from shared.observability.logs import get_logger
 
 _MOST_AT_ONCE = 1_000
@@ -116,3 +118,44 @@ class TaskPublisher:
             log.warning("upgrade_not_published", upgrade_id=upgrade_id, topic=topic.name, error=str(error))
             return False
         return True
+
+
+PUBLISHED_WITHIN = timedelta(seconds=5)
+_BATCH = 200
+
+
+class PublishingSweep:
+    """An open record names the log (cluster id) that confirmed its message; any other log has to get it again.
+
+    Repeating is harmless: stages answer a repeated message from their recorded output.
+    """
+
+    def __init__(
+        self,
+        store: AcceptedStore,
+        publisher: TaskPublisher,
+        marks: RecordMarks,
+        cluster_id: Callable[[], str | None],
+        patience: timedelta = PUBLISHED_WITHIN,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._marks = marks
+        self._cluster_id = cluster_id
+        self._patience = patience
+
+    async def run(self) -> int:
+        """One round; gives how many messages were confirmed. Raises StorageUnavailable."""
+        cluster_id = self._cluster_id()
+        if cluster_id is None:
+            return 0
+        await self._marks.flush()
+        accepted_before = format_utc(now_utc() - self._patience)
+        after, confirmed = "", 0
+        while records := await self._store.unpublished(cluster_id, accepted_before, after, _BATCH):
+            again = await self._publisher.publish_again(records)
+            confirmed += again
+            if not again:
+                break
+            after = records[-1].upgrade_id
+        return confirmed

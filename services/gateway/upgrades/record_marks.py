@@ -1,14 +1,23 @@
-"""Notes on accepted records (published, ended), written many at a time: an upgrade costs one insert up front."""
+"""Marks on accepted records (published, ended), written in batches."""
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from services.gateway.admission.held_work import EndedWork
+from services.gateway.quota.held_work import EndedWork
 from services.gateway.upgrades.accepted_store import AcceptedStore
-from shared.contracts.upgrade_results import UpgradeResult
+from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
 from shared.observability.logs import get_logger
+from shared.observability.metrics import UPGRADE_ERRORS, UPGRADE_LATENCY
 from shared.storage.documents import StorageUnavailable
+
+
+def count_end(result: UpgradeResult) -> None:
+    """Notes the latency of an ended upgrade, and why it was not upgraded if it was not."""
+    UPGRADE_LATENCY.labels(status=result.status.value).observe(result.latency_ms / 1000)
+    if result.status in (UpgradeStatus.ORIGINAL, UpgradeStatus.FAILED):
+        UPGRADE_ERRORS.labels(error_type=result.error.code if result.error else result.status.value).inc()
+
 
 _MOST_NOTES = 50_000
 _REMEMBERED_ENDS = 20_000

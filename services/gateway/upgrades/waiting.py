@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from services.gateway.siblings.upgrader import UpgradeResults
 from services.gateway.upgrades.record_marks import RecordMarks
+from services.gateway.upgrades.stage_clients import UpgradeResults
 from shared.contracts.upgrade_results import UpgradeResult
 
 _ASK_AFTER_SECONDS = 1.0

@@ -1,0 +1,37 @@
+"""Limits how often one client address may present a credential that nobody knows."""
+
+from starlette.requests import HTTPConnection
+
+from services.gateway.http.client_address import client_address
+from services.gateway.http.problems import ProblemError
+from services.gateway.quota.redis_scripts import AdmissionUnavailable
+from services.gateway.quota.state import AdmissionState
+from shared.contracts.problems import RATE_LIMITED
+from shared.privacy.sealing import Vault
+
+WITHOUT_A_LIMIT_PER_MINUTE = 60
+
+
+class FailedAuthentications:
+    """Told of each. What a valid credential may do is not touched by it.
+
+    `per_minute` 0, no limit for callers who are known, leaves those who are not at the usual one.
+    """
+
+    def __init__(self, state: AdmissionState, vault: Vault, *, per_minute: int) -> None:
+        self._state = state
+        self._vault = vault
+        self._per_minute = per_minute or WITHOUT_A_LIMIT_PER_MINUTE
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Raises ProblemError (rate_limited) for an address that has failed too often within a minute."""
+        # Addresses are personal: Redis sees a keyed hash.
+        address = self._vault.keyed_hash("client-address", client_address(request))
+        try:
+            allowed, frees_ms = await self._state.failure(address, self._per_minute)
+        except AdmissionUnavailable:
+            return
+        if not allowed:
+            seconds = max(1, -(-frees_ms // 1000))
+            detail = "Too many requests from this address had no valid credential."
+            raise ProblemError(RATE_LIMITED, detail, headers={"Retry-After": str(seconds)})

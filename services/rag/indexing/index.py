@@ -1,0 +1,293 @@
+"""Indexing one document: prepared, embedded in batches, written unseen, then made visible in one step.
+
+An indexing run writes its chunks under a generation of its own. Only the record's generation is ever shown, so a run
+that is killed, overtaken or whose document is deleted leaves nothing that a search could find.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import orjson
+
+from services.rag.documents.file_types import DocumentType, FileRejected, FileType
+from services.rag.documents.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, ago
+from services.rag.indexing.preparer import Preparer
+from services.rag.search.embedding_holds import HoldsUnavailable, NoRoom, RunHolds
+from services.rag.search.embeddings import Embeddings
+from services.rag.search.preparation_model import PreparedChunk, PreparedDocument, searchable
+from services.rag.search.vector_index import VectorIndex
+from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
+from shared.contracts.documents import DocumentIndexed
+from shared.contracts.quota import SpentEvent
+from shared.contracts.usage import UsageRecorded
+from shared.llm.client import ModelUsage
+from shared.llm.errors import ModelError, ModelUnavailable
+from shared.observability.logs import get_logger
+from shared.privacy.sealing import Vault
+
+BATCH_TEXTS = 128
+LEASE_SECONDS = 45
+BATCH_SECONDS = 30
+ATTEMPTS = 5
+
+log = get_logger(__name__)
+
+
+class Announcements(Protocol):
+    """Facts about documents, recorded before they are published. Repeats change nothing."""
+
+    async def indexed(self, fact: DocumentIndexed, event_id: str) -> None: ...
+
+    async def used(self, fact: UsageRecorded) -> None: ...
+
+
+class Overtaken(Exception):
+    """The document was deleted, or somebody else indexes it: this run must leave no trace."""
+
+
+@dataclass
+class _Run:
+    record: dict[str, Any]
+    generation: str
+    space: Space | None = None
+    embedded: int = 0
+    batches: int = 0
+
+
+class Indexing:
+    """Indexes submitted documents, each once however often it is submitted."""
+
+    def __init__(
+        self,
+        *,
+        store: RagStore,
+        index: VectorIndex,
+        preparer: Preparer,
+        embeddings: Embeddings,
+        vault: Vault,
+        announcements: Announcements,
+        runs: RunHolds,
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._preparer = preparer
+        self._embeddings = embeddings
+        self._vault = vault
+        self._announcements = announcements
+        self._runs = runs
+
+    async def index(self, tenant_id: str, document_id: str) -> None:
+        """Ends with the document indexed, failed, or still pending because the model is out (the sweep asks again).
+
+        Does nothing for a document that is deleted, done, or being indexed by somebody else. Raises StorageUnavailable,
+        IndexUnavailable and HoldsUnavailable, which are worth another try.
+        """
+        record = await self._store.document(tenant_id, document_id)
+        if record is None:
+            return
+        if not self._is_due(record):
+            await self._announce(record)
+            return
+        claimed = await self._store.documents.find_one_and_update(
+            {"_id": document_id, "tenantId": tenant_id, "status": record["status"], "leaseUntil": {"$lt": ago(0)}},
+            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+        )
+        if claimed is None:
+            return
+        async with self._lease(claimed):
+            await self._index_claimed(claimed)
+
+    def _is_due(self, record: dict[str, Any]) -> bool:
+        """Pending, or indexed with vectors of a model that is no longer in use."""
+        if record["status"] == PENDING:
+            return True
+        live = self._embeddings.live_space
+        return record["status"] == INDEXED and live is not None and record["space"] != live.key
+
+    @contextlib.asynccontextmanager
+    async def _lease(self, record: dict[str, Any]) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self._store.documents.update_one({"_id": record["_id"]}, {"$set": {"leaseUntil": ""}})
+
+    async def _index_claimed(self, record: dict[str, Any]) -> None:
+        run = _Run(record, new_id())
+        try:
+            prepared = await self._prepare(record)
+            await self._runs.begin(record, run.generation)
+            await self._runs.take(record, run.generation, [_embedded_text(chunk) for chunk in prepared.chunks])
+            await self._write(run, prepared)
+            await self._commit(run, prepared)
+        except Overtaken:
+            await self._undo(run)
+            return
+        except FileRejected as rejected:
+            await self._fail(run, rejected.detail)
+        except NoRoom as refused:
+            await self._fail(run, str(refused))
+        except HoldsUnavailable:
+            await self._undo(run)
+            raise
+        except ModelUnavailable as error:
+            await self._spent(run, error.usage)
+            await self._undo(run)
+            log.warning("indexing_waits_for_model", document_id=record["_id"])
+            return
+        except ModelError as error:
+            await self._spent(run, error.usage)
+            await self._after_model_error(run)
+        ended = await self._store.document(record["tenantId"], record["_id"])
+        if ended is not None:
+            await self._announce(ended)
+
+    async def _prepare(self, record: dict[str, Any]) -> PreparedDocument:
+        data = await self._store.read_bytes(record["_id"], record["size"])
+        if len(data) != record["size"]:
+            raise Overtaken
+        file_type = FileType(DocumentType(record["type"]), record["encoding"])
+        return await self._preparer.prepare(data, file_type, record["title"])
+
+    async def _write(self, run: _Run, prepared: PreparedDocument) -> None:
+        for start in range(0, len(prepared.chunks), BATCH_TEXTS):
+            await self._renew_lease(run)
+            batch = prepared.chunks[start : start + BATCH_TEXTS]
+            vectors = await self._embeddings.of(
+                run.record["tenantId"],
+                [_embedded_text(chunk) for chunk in batch],
+                operation="index",
+                deadline=now_utc() + timedelta(seconds=BATCH_SECONDS),
+                document_id=run.record["_id"],
+            )
+            await self._spent(run, vectors.usage)
+            await vectors.kept
+            assert vectors.space is not None  # noqa: S101 -- a batch has texts, and texts have a space
+            if run.space is None:
+                run.space = vectors.space
+                await self._store.add_space(run.record["tenantId"], run.space)
+            elif run.space != vectors.space:
+                raise Overtaken  # the model changed in the middle of a document
+            rows = [self._row(run, prepared, number, chunk) for number, chunk in enumerate(batch, start)]
+            await self._index.add(run.record["tenantId"], run.space, rows, vectors.vectors)
+
+    def _row(self, run: _Run, prepared: PreparedDocument, number: int, chunk: PreparedChunk) -> IndexRow:
+        values = prepared.title_values | chunk.values
+        return IndexRow(
+            chunk_id=derived_id(run.record["_id"], str(number)),
+            document_id=run.record["_id"],
+            generation=run.generation,
+            title=prepared.title,
+            context=chunk.context,
+            text=chunk.text,
+            search_text=searchable(f"{prepared.title}\n{chunk.context}\n{chunk.text}"),
+            sealed_pii=seal_values(self._vault, values, run.record["tenantId"], run.record["_id"]),
+            injections=chunk.injections,
+        )
+
+    async def _renew_lease(self, run: _Run) -> None:
+        renewed = await self._store.documents.update_one(
+            {"_id": run.record["_id"], "status": run.record["status"], "generation": run.record["generation"]},
+            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+        )
+        if not renewed:
+            raise Overtaken
+
+    async def _commit(self, run: _Run, prepared: PreparedDocument) -> None:
+        """The one step that makes a run visible, and everything that was there before invisible."""
+        assert run.space is not None  # noqa: S101 -- a prepared document has chunks
+        committed = await self._store.documents.update_one(
+            {"_id": run.record["_id"], "status": run.record["status"], "generation": run.record["generation"]},
+            {
+                "$set": {
+                    "status": INDEXED,
+                    "generation": run.generation,
+                    "space": run.space.key,
+                    "chunks": len(prepared.chunks),
+                    "embeddings": run.embedded,
+                    "injections": prepared.injections,
+                    "error": None,
+                    "indexedAt": format_utc(now_utc()),
+                }
+            },
+        )
+        if not committed:
+            raise Overtaken
+        for space in await self._store.spaces(run.record["tenantId"]):
+            await self._index.delete_document(run.record["tenantId"], space, run.record["_id"], keep=run.generation)
+        await self._runs.end_all(run.record["_id"])
+
+    async def _after_model_error(self, run: _Run) -> None:
+        await self._undo(run)
+        failed = await self._store.documents.find_one_and_update({"_id": run.record["_id"]}, {"$inc": {"attempts": 1}})
+        if failed is not None and failed["attempts"] >= ATTEMPTS:
+            await self._fail(run, "The embedding model could not embed this document.")
+
+    async def _fail(self, run: _Run, detail: str) -> None:
+        await self._undo(run)
+        await self._store.documents.update_one(
+            {"_id": run.record["_id"], "status": PENDING}, {"$set": {"status": FAILED, "error": detail, "chunks": 0}}
+        )
+
+    async def _undo(self, run: _Run) -> None:
+        """Removes what a run that is not committed has written; all that the document had, when it is deleted."""
+        if run.space is not None:
+            await self._index.delete_generation(run.record["tenantId"], run.space, run.generation)
+        await self._runs.end(run.generation)
+        if await self._store.document(run.record["tenantId"], run.record["_id"]) is None:
+            await self._store.delete_content(run.record["tenantId"], run.record["_id"])
+
+    async def _spent(self, run: _Run, usage: ModelUsage | None) -> None:
+        """Records what a batch used as soon as it is known: a run that is killed later has spent it all the same."""
+        run.batches += 1
+        if usage is None or not (usage.embeddings or usage.tokens_in or usage.tokens_out):
+            return
+        run.embedded += usage.embeddings
+        event_id = derived_id(run.generation, "index", str(run.batches))
+        await self._announcements.used(
+            UsageRecorded(
+                event_id=event_id,
+                tenant_id=run.record["tenantId"],
+                component="rag",
+                operation="index",
+                tokens_in=usage.tokens_in,
+                tokens_out=usage.tokens_out,
+                embeddings=usage.embeddings,
+                cost_nano_usd=usage.cost_nano_usd,
+                latency_ms=usage.latency_ms,
+                model=usage.model,
+                period=run.record["period"],
+                occurred_at=now_utc(),
+            )
+        )
+        # Only now: an event that the hold waits for has to come.
+        tokens = usage.tokens_in + usage.tokens_out
+        spent = SpentEvent(event_id=event_id, embeddings=usage.embeddings, tokens=tokens)
+        await self._runs.spent(run.generation, spent)
+
+    async def _announce(self, record: dict[str, Any]) -> None:
+        if record["status"] not in (INDEXED, FAILED):
+            return
+        fact = DocumentIndexed(
+            document_id=record["_id"],
+            tenant_id=record["tenantId"],
+            status=record["status"],
+            chunks=record["chunks"],
+            embeddings=record["embeddings"],
+            error=record["error"],
+            occurred_at=now_utc(),
+        )
+        await self._announcements.indexed(fact, derived_id(record["_id"], record["status"], record["generation"]))
+
+
+def _embedded_text(chunk: PreparedChunk) -> str:
+    return searchable(f"{chunk.context}\n{chunk.text}")
+
+
+def seal_values(vault: Vault, values: dict[str, str], tenant_id: str, document_id: str) -> str:
+    """A chunk's placeholder values as the JSON of a SealedText, bound to its document; empty without any."""
+    if not values:
+        return ""
+    return vault.seal(orjson.dumps(values).decode(), tenant_id=tenant_id, subject_id=document_id).model_dump_json()

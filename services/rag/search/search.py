@@ -1,0 +1,166 @@
+"""Hybrid search over one tenant's documents: by meaning and by words, of visible chunks only."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.rag.documents.store import Hit, IndexRow, RagStore, Space
+from services.rag.search.embeddings import Embeddings, Vectors
+from services.rag.search.preparation_model import searchable
+from services.rag.search.scoring import Candidate, calibration_of, scores
+from services.rag.search.vector_index import VectorIndex
+from shared.llm.client import ModelUsage
+from shared.llm.errors import ModelError
+from shared.observability.logs import get_logger
+
+# Below it, a search by words alone has found something else.
+WORDS_ALONE_MIN_SCORE = 0.35
+_CANDIDATES_PER_RESULT = 4
+_LEAST_CANDIDATES = 24
+_ROUNDS = 3
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A visible chunk, how well it answers (0..1), and the title of its document as uploaded."""
+
+    row: IndexRow
+    score: float
+    title: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """`usage` is None when no model was asked. `by_words`: the model was out, so words alone were searched."""
+
+    found: list[Found]
+    usage: ModelUsage | None = None
+    by_words: bool = False
+    all_cached: bool = False
+
+
+class HybridSearch:
+    """Searches a tenant's documents. Calibration bounds replace those known for the model where they are given."""
+
+    def __init__(
+        self,
+        store: RagStore,
+        index: VectorIndex,
+        embeddings: Embeddings,
+        *,
+        floor: float | None = None,
+        ceiling: float | None = None,
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._embeddings = embeddings
+        self._floor = floor
+        self._ceiling = ceiling
+
+    async def search(
+        self,
+        tenant_id: str,
+        queries: Sequence[str],
+        *,
+        top_k: int,
+        min_score: float,
+        deadline: datetime,
+        upgrade_id: str = "",
+    ) -> SearchResult:
+        """The best `top_k` chunks of at least `min_score` for any of the queries (redacted texts), best first.
+
+        What is cached for the queries belongs to `upgrade_id`, and goes when that is erased.
+        Raises StorageUnavailable and IndexUnavailable; a model that is out only narrows the search to words.
+        """
+        queries = [query for query in map(searchable, queries) if query]
+        if not queries:
+            return SearchResult([])
+        has_documents, spaces = await asyncio.gather(
+            self._store.has_documents(tenant_id), self._store.spaces(tenant_id)
+        )
+        if not has_documents:
+            return SearchResult([])
+        vectors, usage = await self._vectors(tenant_id, queries, deadline, upgrade_id)
+        by_words = vectors is None
+        limit = max(_CANDIDATES_PER_RESULT * top_k, _LEAST_CANDIDATES)
+        try:
+            best = await self._best(tenant_id, spaces, queries, vectors, limit)
+        finally:
+            if vectors is not None:
+                await vectors.kept
+        least = max(min_score, WORDS_ALONE_MIN_SCORE) if by_words else min_score
+        ranked = sorted(best.values(), key=lambda found: (-found.score, found.row.chunk_id))
+        chosen = _distinct([found for found in ranked if found.score > 0 and found.score >= least])[:top_k]
+        all_cached = not by_words and usage is None
+        return SearchResult(chosen, usage, by_words, all_cached)
+
+    async def _best(
+        self, tenant_id: str, spaces: Sequence[Space], queries: Sequence[str], vectors: Vectors | None, limit: int
+    ) -> dict[str, Found]:
+        """Chunks by id, each with the best score that any query gives it in any space."""
+        searches = [
+            self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), limit)
+            for space in spaces
+            for number, query in enumerate(queries)
+        ]
+        best: dict[str, Found] = {}
+        for results in await asyncio.gather(*searches):
+            for found in results:
+                known = best.get(found.row.chunk_id)
+                if known is None or found.score > known.score:
+                    best[found.row.chunk_id] = found
+        return best
+
+    async def _vectors(
+        self, tenant_id: str, queries: Sequence[str], deadline: datetime, upgrade_id: str
+    ) -> tuple[Vectors | None, ModelUsage | None]:
+        try:
+            vectors = await self._embeddings.of(
+                tenant_id, queries, operation="retrieve", deadline=deadline, upgrade_id=upgrade_id
+            )
+        except ModelError as error:
+            log.warning("query_not_embedded", error=error.code)
+            return None, error.usage
+        return vectors, vectors.usage
+
+    async def _search_one(
+        self, tenant_id: str, space: Space, query: str, vector: list[float] | None, limit: int
+    ) -> list[Found]:
+        """One query in one table. Rows of runs that are not committed must not crowd out the visible ones."""
+        hidden: set[str] = set()
+        hits: list[Hit] = []
+        records: dict[str, dict[str, Any]] = {}
+        for _ in range(_ROUNDS):
+            hits = await self._index.search(
+                tenant_id, space, vector=vector, text=query, limit=limit, without_generations=hidden
+            )
+            # Asked after the search, so that a document deleted meanwhile is not shown any more.
+            records = await self._store.visible_generations(tenant_id, (hit.row.document_id for hit in hits))
+            unseen = {hit.row.generation for hit in hits} - records.keys()
+            hits = [hit for hit in hits if hit.row.generation in records]
+            if not unseen or len(hits) >= limit:
+                break
+            hidden |= unseen
+        calibration = calibration_of(space.model, floor=self._floor, ceiling=self._ceiling)
+        candidates = [Candidate(hit.row.search_text, hit.cosine, hit.bm25) for hit in hits]
+        return [
+            Found(hit.row, round(score, 4), records[hit.row.generation]["title"])
+            for hit, score in zip(hits, scores(query, candidates, calibration), strict=True)
+        ]
+
+
+def _vector_for(vectors: Vectors | None, number: int, space: Space) -> list[float] | None:
+    """The query's vector where it can be compared with the table's."""
+    return vectors.vectors[number] if vectors is not None and vectors.space == space else None
+
+
+def _distinct(ranked: list[Found]) -> list[Found]:
+    """Without repeats of the same text, as when a file was uploaded twice."""
+    distinct: dict[str, Found] = {}
+    for found in ranked:
+        distinct.setdefault(found.row.text, found)
+    return list(distinct.values())

@@ -1,0 +1,116 @@
+"""By how much a batch of ledger events raises which counters and rollups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import NamedTuple
+
+from services.usage.counting.ledger_event import LedgerEvent
+from services.usage.counting.rollups import RollupKind, bucket_of, five_days_with
+from shared.contracts.upgrade_tasks import Origin
+
+Amounts = dict[str, int]
+
+COUNTED_STATUSES = frozenset({"upgraded", "cached"})
+NOBODY = "anonymous"
+
+
+class CounterKey(NamedTuple):
+    """The counters of one tenant in one period (`YYYY-MM`): what quotas are held against."""
+
+    tenant_id: str
+    period: str
+
+
+class RollupKey(NamedTuple):
+    """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it.
+
+    The longer spans of users have their first day as `day`, a month the period.
+    """
+
+    tenant_id: str
+    day: str
+    origin: Origin
+    kind: RollupKind
+    key: str
+
+
+@dataclass
+class Increments:
+    """Amounts by field; a dotted field leads into an object."""
+
+    counters: dict[CounterKey, Amounts] = field(default_factory=dict)
+    rollups: dict[RollupKey, Amounts] = field(default_factory=dict)
+
+    def add(self, more: "Increments") -> None:
+        """Adds the amounts of the others to these."""
+        for counter, amounts in more.counters.items():
+            _add(self.counters.setdefault(counter, {}), amounts)
+        for rollup, amounts in more.rollups.items():
+            _add(self.rollups.setdefault(rollup, {}), amounts)
+
+
+def increments_of(events: Iterable[LedgerEvent]) -> Increments:
+    """The sum over the events, each of which is taken once.
+
+    The `upgrades` meter counts ends that were upgrades (upgraded, cached); `tokens` and `embeddings` count operations.
+    Work of evals is in the rollups, and never in the counters.
+    """
+    result = Increments()
+    for event in events:
+        if event.origin == "client":
+            counter = CounterKey(event.tenant_id, event.period)
+            _add(result.counters.setdefault(counter, {}), _metered(event))
+        rolled = _rolled(event)
+        timed = {**rolled, f"latency.{bucket_of(event.latency_ms)}": 1}
+        for kind, day, key in _groups(event):
+            rollup = RollupKey(event.tenant_id, day, event.origin, kind, key)
+            _add(result.rollups.setdefault(rollup, {}), timed if _times(event, kind) else rolled)
+    return result
+
+
+def _metered(event: LedgerEvent) -> Amounts:
+    if event.status is not None:
+        return {"upgrades": 1 if event.status in COUNTED_STATUSES else 0}
+    return {
+        "tokens": event.tokens_in + event.tokens_out,
+        "embeddings": event.embeddings,
+        "costNanoUsd": event.cost_nano_usd,
+    }
+
+
+def _rolled(event: LedgerEvent) -> Amounts:
+    if event.status is not None:
+        return {"upgrades.total": 1, f"upgrades.{event.status}": 1}
+    return {
+        "tokensIn": event.tokens_in,
+        "tokensOut": event.tokens_out,
+        "embeddings": event.embeddings,
+        "costNanoUsd": event.cost_nano_usd,
+        "operations": 1,
+        "cacheHits": 1 if event.cache_hit else 0,
+    }
+
+
+def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
+    user = event.user_ref or NOBODY
+    groups: list[tuple[RollupKind, str, str]] = [
+        ("total", event.day, ""),
+        ("user", event.day, user),
+        ("user_five_days", five_days_with(date.fromisoformat(event.day))[0].isoformat(), user),
+        ("user_month", event.period, user),
+    ]
+    if event.component is not None:
+        groups.append(("component", event.day, event.component))
+    return groups
+
+
+def _times(event: LedgerEvent, kind: RollupKind) -> bool:
+    """A component's latency is that of its operations, everything else's that of whole upgrades."""
+    return (event.status is None) == (kind == "component")
+
+
+def _add(amounts: Amounts, more: Amounts) -> None:
+    for name, amount in more.items():
+        if amount:
+            amounts[name] = amounts.get(name, 0) + amount

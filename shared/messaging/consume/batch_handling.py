@@ -1,0 +1,90 @@
+"""What becomes of one batch of records: handled together, retried, taken apart, dead-lettered one by one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiokafka import ConsumerRecord
+
+from shared.contracts.topics import Topic
+from shared.messaging.cloudevents import Envelope, decoder
+from shared.messaging.consume.delivery import ATTEMPTS_AT_UNKNOWN_ERRORS, pause_after
+from shared.messaging.errors import Transient, Undecodable, Unprocessable
+from shared.messaging.publish.dead_letters import DeadLetters
+from shared.messaging.publish.producer import EventProducer
+from shared.observability.logs import get_logger
+from shared.observability.metrics import RETRIES
+
+_HANDLE_WITHIN_SECONDS = 60.0
+
+log = get_logger(__name__)
+
+BatchHandler = Callable[[list[Envelope]], Awaitable[None]]
+Readable = tuple[ConsumerRecord, Envelope]
+
+
+class BatchDropped(Exception):
+    """The partitions were taken away meanwhile: their next owner gets the records."""
+
+
+class BatchHandling:
+    """Takes batches to their handler. `moved` is called whenever something was tried."""
+
+    def __init__(
+        self, topics: Sequence[Topic], handler: BatchHandler, producer: EventProducer, moved: Callable[[], None]
+    ) -> None:
+        self._decoders = {topic.name: decoder(topic) for topic in topics}
+        self._dead_letters = {topic.name: DeadLetters(topic, producer) for topic in topics}
+        self._handler = handler
+        self._moved = moved
+
+    async def handle(self, records: Sequence[ConsumerRecord], still_ours: Callable[[], bool]) -> None:
+        """Returns when all records may be committed. Raises BatchDropped once `still_ours` says no."""
+        readable: list[Readable] = []
+        for record in records:
+            try:
+                readable.append((record, self._decoders[record.topic](record.value, record.headers)))
+            except Undecodable as error:
+                await self._bury(record, error, 1, still_ours)
+        together = [envelope for _, envelope in readable]
+        if together and await self._until_done(together, still_ours) is not None:
+            for record, envelope in readable:
+                failure = await self._until_done([envelope], still_ours)
+                if failure is not None:
+                    await self._bury(record, failure, ATTEMPTS_AT_UNKNOWN_ERRORS, still_ours)
+
+    async def _until_done(self, envelopes: list[Envelope], still_ours: Callable[[], bool]) -> Exception | None:
+        """None when handled; else the error that is no Transient and came three times, or an Unprocessable."""
+        attempts = failures = 0
+        while True:
+            attempts += 1
+            self._moved()
+            try:
+                async with asyncio.timeout(_HANDLE_WITHIN_SECONDS):
+                    await self._handler(envelopes)
+                return None
+            except (Transient, TimeoutError) as error:
+                last: Exception = error
+            except Exception as error:
+                failures += 1
+                last = error
+            if isinstance(last, Unprocessable) or failures >= ATTEMPTS_AT_UNKNOWN_ERRORS:
+                log.error("batch_failed", records=len(envelopes), exc_info=last)
+                return last
+            RETRIES.labels(topic=envelopes[0].type, error_type=type(last).__name__).inc()
+            log.warning("batch_retried", records=len(envelopes), attempts=attempts, error_class=type(last).__name__)
+            await asyncio.sleep(pause_after(attempts))
+            if not still_ours():
+                raise BatchDropped
+
+    async def _bury(
+        self, record: ConsumerRecord, error: Exception, attempts: int, still_ours: Callable[[], bool]
+    ) -> None:
+        ours = isinstance(error, Undecodable | Unprocessable)
+        if not await self._dead_letters[record.topic].bury(
+            record,
+            error_class=type(error).__name__,
+            detail=str(error) if ours else "unexpected error in the handler",
+            attempts=attempts,
+            keep_trying=still_ours,
+        ):
+            raise BatchDropped

@@ -1,0 +1,222 @@
+"""What becomes of one message: handled, retried, given up, or dead-lettered."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from shared.contracts.topics import Topic
+from shared.contracts.upgrade_tasks import GivenUp, GiveUpReason
+from shared.messaging.cloudevents import Envelope, decoder
+from shared.messaging.consume.work import Work
+from shared.messaging.errors import Transient, Undecodable, Unprocessable
+from shared.messaging.publish.dead_letters import DeadLetters
+from shared.messaging.settings import KafkaSettings
+from shared.observability.logs import get_logger
+from shared.observability.metrics import RETRIES
+from shared.observability.tracing import span_from_traceparent
+
+Handler = Callable[[Envelope], Awaitable[None]]
+GiveUp = Callable[[Envelope, GivenUp], Awaitable[None]]
+
+ATTEMPTS_AT_UNKNOWN_ERRORS = 3
+_GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS = 10
+_GIVE_UP_WITHIN_SECONDS = 30.0
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+log = get_logger(__name__)
+
+
+class Abandoned(Exception):
+    """The partition was taken away before the message was finished; its next owner gets it."""
+
+
+class Overdue(Exception):
+    """A handler was still at work when the message's time was over."""
+
+
+def pause_after(attempt: int) -> float:
+    """Seconds to wait after the `attempt`-th failure: doubling from 0.1 to 5, less up to a half at random."""
+    return float(min(_FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10), _LONGEST_PAUSE_SECONDS)) * random.uniform(0.5, 1)  # noqa: S311
+
+
+class Delivery:
+    """Takes records of one topic to their handler, each in its own task, so that nobody waits for another's retry."""
+
+    def __init__(
+        self,
+        *,
+        settings: KafkaSettings,
+        topic: Topic,
+        handler: Handler,
+        give_up: GiveUp | None,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._topic = topic
+        self._decode = decoder(topic)
+        self._handler = handler
+        self._give_up_handler = give_up
+        self._dead_letters = dead_letters
+        self._has_deadline = topic.model is not None and "deadline" in topic.model.model_fields
+        self._retry_budget = settings.stage_retry_budget_seconds
+        self._time_limit = settings.stage_time_limit_seconds
+        self._span_name = f"{topic.name} process"
+        self._span_attributes = {"messaging.system": "kafka", "messaging.destination.name": topic.name}
+        self._limits: dict[asyncio.Task[None], float] = {}
+        self._overdue: set[asyncio.Task[None]] = set()
+
+    async def deliver(self, work: Work) -> None:
+        """Returns when the record's offset may be committed. Raises Abandoned when that will never be."""
+        try:
+            envelope = self._decode(work.record.value, work.record.headers)
+            if envelope.traceparent is None:
+                await self._see_through(work, envelope)
+                return
+            with span_from_traceparent(self._span_name, envelope.traceparent, self._span_attributes):
+                await self._see_through(work, envelope)
+        except Abandoned:
+            raise
+        except Exception as error:
+            # Undecodable, or it fits the schema and still makes no sense (a deadline in the year 1): the partition
+            # has to move on.
+            await self._bury(work, error, 1)
+
+    def cut_overdue(self) -> None:
+        """Cancels handlers whose message's time is over. Called a few times a second: cheaper than a timer each."""
+        now = time.time()
+        for task, limit in list(self._limits.items()):
+            if now > limit:
+                del self._limits[task]
+                self._overdue.add(task)
+                task.cancel()
+
+    async def _see_through(self, work: Work, envelope: Envelope) -> None:
+        now = time.time()
+        retry_until = envelope.data.deadline.timestamp() if self._has_deadline else now + self._retry_budget  # type: ignore[attr-defined]
+        attempts = failures = 0
+        while True:
+            if now >= retry_until and self._has_deadline:
+                await self._out_of_time(work, envelope, attempts, None)
+                return
+            attempts += 1
+            error = await self._attempt(envelope, retry_until if self._has_deadline else now + self._time_limit)
+            if error is None:
+                return
+            if isinstance(error, Transient | Overdue):
+                pause = pause_after(attempts)
+                if time.time() + pause >= retry_until:
+                    await self._out_of_time(work, envelope, attempts, error)
+                    return
+            else:
+                failures += 1
+                pause = pause_after(failures)
+                if isinstance(error, Unprocessable) or failures >= ATTEMPTS_AT_UNKNOWN_ERRORS:
+                    await self._unprocessable(work, envelope, attempts, error)
+                    return
+            await self._pause(work, error, attempts, pause)
+            now = time.time()
+
+    async def _attempt(self, envelope: Envelope, limit: float) -> Exception | None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- each message has its task
+        self._limits[task] = limit
+        error: Exception
+        try:
+            await self._handler(envelope)
+            return None
+        except Exception as raised:
+            error = raised
+        except asyncio.CancelledError:
+            if task not in self._overdue:
+                raise
+            error = Overdue("still at work when its time was over")
+        finally:
+            self._limits.pop(task, None)
+        if task in self._overdue:
+            self._overdue.discard(task)
+            task.uncancel()
+        return error
+
+    async def _pause(self, work: Work, error: Exception, attempts: int, seconds: float) -> None:
+        name = type(error).__name__
+        RETRIES.labels(topic=self._topic.name, error_type=name).inc()
+        # Only a Transient's text is ours; another's may quote the payload.
+        detail = str(error) if isinstance(error, Transient) else name
+        log.info("message_retried", topic=self._topic.name, attempts=attempts, error_class=name, detail=detail)
+        await asyncio.sleep(seconds)
+        if work.abandoned:
+            raise Abandoned
+
+    async def _out_of_time(
+        self,
+        work: Work,
+        envelope: Envelope,
+        attempts: int,
+        error: Exception | None,
+    ) -> None:
+        """The deadline is over, or the retries are spent."""
+        last = f"; last: {type(error).__name__}" if error is not None else ""
+        detail = f"not done after {attempts} attempts{last}" if attempts else "arrived after its deadline"
+        if self._give_up_handler is None or not self._has_deadline:
+            await self._bury(work, error or Overdue("too late"), attempts)
+        await self._give_up(work, envelope, GiveUpReason.DEADLINE, detail)
+
+    async def _unprocessable(
+        self,
+        work: Work,
+        envelope: Envelope,
+        attempts: int,
+        error: Exception,
+    ) -> None:
+        await self._bury(work, error, attempts)
+        detail = f"{type(error).__name__} after {attempts} attempts"
+        await self._give_up(work, envelope, GiveUpReason.UNPROCESSABLE, detail, buried=True)
+
+    async def _give_up(
+        self,
+        work: Work,
+        envelope: Envelope,
+        reason: GiveUpReason,
+        detail: str,
+        buried: bool = False,
+    ) -> None:
+        """Passes the message on until that works. One that never can be is dead-lettered, so that the rest moves on."""
+        if self._give_up_handler is None:
+            return
+        given_up = GivenUp(stage=self._topic.owner, reason=reason, detail=detail)
+        log.warning("message_given_up", topic=self._topic.name, reason=reason.value, detail=detail)
+        attempts = failures = 0
+        while True:
+            attempts += 1
+            try:
+                async with asyncio.timeout(_GIVE_UP_WITHIN_SECONDS):
+                    await self._give_up_handler(envelope, given_up)
+                return
+            except (Transient, TimeoutError) as error:
+                last: Exception = error
+            except Exception as error:
+                failures += _GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS if isinstance(error, Unprocessable) else 1
+                last = error
+            log.error("give_up_failed", topic=self._topic.name, attempts=attempts, error_class=type(last).__name__)
+            if failures >= _GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS:
+                if not buried:
+                    await self._bury(work, last, attempts)
+                return
+            await asyncio.sleep(pause_after(attempts))
+            if work.abandoned:
+                raise Abandoned
+
+    async def _bury(self, work: Work, error: Exception, attempts: int) -> None:
+        known = isinstance(error, Undecodable | Transient | Unprocessable | Overdue)
+        detail = str(error) if known else "unexpected error in the handler"
+        if not known:
+            log.error("handler_failed", topic=self._topic.name, exc_info=error)
+        if not await self._dead_letters.bury(
+            work.record,
+            error_class=type(error).__name__,
+            detail=detail,
+            attempts=attempts,
+            keep_trying=lambda: not work.abandoned,
+        ):
+            raise Abandoned

@@ -1,0 +1,50 @@
+"""The HTTP client with which services call each other's internal routes."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import httpx
+
+from shared.contracts.contract import Contract
+from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
+
+_CONNECT_SECONDS = 1.0
+_JSON = {"Content-Type": "application/json"}
+
+
+async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Sends again when the connection was cut, as a kept-alive one is when the server restarts."""
+    try:
+        return await send()
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        return await send()
+
+
+class InternalClient:
+    """A client of one service's internal routes. Component.
+
+    Its requests must be safe to send twice: one whose connection was cut is sent again. Raises what httpx raises.
+    """
+
+    def __init__(
+        self, url: str, internal_token: str, *, timeout_seconds: float = 5.0, max_connections: int = 16
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(timeout_seconds, connect=_CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=max_connections),
+            headers={INTERNAL_TOKEN_HEADER: internal_token},
+        )
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._http.aclose()
+
+    async def request(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Contract | None = None
+    ) -> httpx.Response:
+        """The answer, whatever its status."""
+        content, headers = (body.to_json(), _JSON) if body is not None else (None, None)
+        return await retry_once_on_disconnect(
+            lambda: self._http.request(method, path, params=params, content=content, headers=headers)
+        )
