@@ -53,6 +53,12 @@ def cues_for(language: str) -> Cues:
 
 
 @cache
+def has_cues(language: str) -> bool:
+    """Whether there is a table of cues for a BCP 47 language."""
+    return (_FOLDER / f"{language.partition('-')[0]}.toml").is_file()
+
+
+@cache
 def words_of_all_languages(name: str) -> frozenset[str]:
     """One of the word lists that do not depend on the language: articles, pronouns and so on."""
     tables = tomllib.loads((_FOLDER / "all_languages.toml").read_text(encoding="utf-8"))
