@@ -94,7 +94,9 @@ def is_ideographic_follow_up(text: str, said: str, cues: Cues, payload: bool) ->
         return True
     if _first(cues.degrees, text) is not None and len(new) <= (2 if asks else 4):
         return True
-    if (opener or _GOES_ON_AT_END.search(text)) and not (asks and len(new) >= 3) and length <= 30:
+    if opener and not (asks and len(new) >= 3) and length <= 30:
+        return True
+    if _GOES_ON_AT_END.search(text) and len(new) <= (2 if asks else 4):
         return True
     if _first(cues.edits, text) is not None and len(new) <= (2 if asks else 6):
         return True
