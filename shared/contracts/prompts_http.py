@@ -1,0 +1,207 @@
+"""HTTP bodies of prompt templates, their rollouts and runs: public ones, and those between gateway and upgrader."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from shared.contracts.contract import Contract, Timestamp
+from shared.contracts.prompts import PromptParameters, PromptStage, PromptType
+from shared.contracts.upgrade_http import ClientBody
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+MAX_DESCRIPTION = 500
+MAX_REASON = 500
+MAX_GATES = 20
+# Longer ones are refused by the template's own check, which says so; this bounds what is parsed at all.
+MAX_TEMPLATE_BYTES = 2_000_000
+
+
+def _without_controls(text: str) -> str:
+    if any(character < " " and character not in "\n\t" for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+PlainText = Annotated[str, AfterValidator(_without_controls)]
+
+
+class NewPromptParameters(ClientBody):
+    """How the model is asked; what is left out is the service's setting."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=64, le=32_000)
+    model: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class NewPrompt(ClientBody):
+    """Body of `POST /api/prompts/create`."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    type: PromptType
+    template: str = Field(max_length=MAX_TEMPLATE_BYTES)
+    description: PlainText = Field(default="", max_length=MAX_DESCRIPTION)
+    parameters: NewPromptParameters = NewPromptParameters()
+
+
+class NewRollout(ClientBody):
+    """Body of `POST /api/prompts/{id}/rollout`."""
+
+    minimum_runs: int = Field(default=50, ge=1, le=1_000_000)
+    max_error_rate: float = Field(default=0.05, gt=0, le=1, allow_inf_nan=False)
+    gates: list[str] = Field(default=[], max_length=MAX_GATES)
+
+
+class NewRollback(ClientBody):
+    """Body of `POST /api/prompts/{id}/rollback`."""
+
+    reason: PlainText = Field(default="rolled back by hand", min_length=1, max_length=MAX_REASON)
+
+
+class PromptVariable(Contract):
+    """A variable that templates of a type may use."""
+
+    name: str
+    meaning: str
+    required: bool
+
+
+class PromptView(Contract):
+    """One version of a template. `owner` says whose it is: the tenant's own or the platform's."""
+
+    id: str
+    name: str
+    type: PromptType
+    version: int
+    stage: PromptStage
+    owner: Literal["tenant", "platform"]
+    description: str
+    template: str
+    parameters: PromptParameters
+    variables: list[PromptVariable]
+    created_at: Timestamp
+    created_by: str
+
+
+class PromptPage(Contract):
+    """A page of versions, newest first. `nextCursor` is null on the last one."""
+
+    items: list[PromptView]
+    next_cursor: str | None = None
+
+
+class PromptMessage(Contract):
+    """A message as it would be sent to the model."""
+
+    role: Literal["system", "user"]
+    content: str
+
+
+class PromptPreview(Contract):
+    """What a version makes of an upgrade's request: nothing is sent or charged. `tokens` is an upper estimate."""
+
+    messages: list[PromptMessage]
+    tokens: int
+
+
+class FeedbackCounts(Contract):
+    """How many said what of upgrades with this version."""
+
+    accepted: int = 0
+    edited: int = 0
+    rejected: int = 0
+
+
+class LatencyView(Contract):
+    """Quantiles in ms; null without runs."""
+
+    p50: int | None = None
+    p95: int | None = None
+
+
+class TrackView(Contract):
+    """A track of a rollout: the version that serves it, and its runs since the rollout began."""
+
+    prompt_id: str | None
+    version: int | None
+    runs: int
+    errors: int
+    error_rate: float | None
+    latency_ms: LatencyView
+    cost_usd: str
+    scores: dict[str, float]
+    feedback: FeedbackCounts
+    pii_leaks: int
+    injections: int
+
+
+class VerdictView(Contract):
+    """The last decision about a canary, and the numbers it stands on."""
+
+    decision: Literal["promote", "rollback", "inconclusive"]
+    reason: str
+    evidence: dict[str, float]
+    at: Timestamp
+
+
+class RolloutStep(Contract):
+    """A step of a version's history."""
+
+    at: Timestamp
+    prompt_id: str
+    version: int
+    stage: PromptStage
+    reason: str
+    by: str
+
+
+class RolloutView(Contract):
+    """Where a version is on its way. `share` is of users, 0 to 1."""
+
+    stage: PromptStage
+    share: float
+    started_at: Timestamp | None
+    minimum_runs: int | None
+    max_error_rate: float | None
+    gates: list[str]
+    tracks: dict[str, TrackView]
+    verdict: VerdictView | None
+    history: list[RolloutStep]
+
+
+class PromptRunView(Contract):
+    """One upgrade that used a version."""
+
+    upgrade_id: str
+    prompt_id: str
+    version: int
+    track: str
+    outcome: str
+    error_type: str | None
+    latency_ms: int
+    tokens_in: int
+    tokens_out: int
+    cost_usd: str
+    feedback: str | None = None
+    at: Timestamp
+
+
+class PromptRunPage(Contract):
+    """A page of runs, newest first. `nextCursor` is null on the last one."""
+
+    items: list[PromptRunView]
+    next_cursor: str | None = None
+
+
+# upgrader: POST /internal/prompts?tenantId=&promptId=&by= (NewPrompt) -> 201 PromptView, 422
+# upgrader: GET  /internal/prompts?tenantId=&name=&type=&before=&limit= -> PromptPage
+# upgrader: GET  /internal/prompts/{id}?tenantId= -> PromptView, 404
+# upgrader: POST /internal/prompts/{id}/rollout?tenantId=&by= (NewRollout) -> RolloutView, 404, 409
+# upgrader: GET  /internal/prompts/{id}/rollout?tenantId= -> RolloutView, 404
+# upgrader: POST /internal/prompts/{id}/rollback?tenantId=&by= (NewRollback) -> RolloutView, 404, 409
+# upgrader: GET  /internal/prompts/{id}/runs?tenantId=&before=&limit= -> PromptRunPage, 404
+# upgrader: POST /internal/prompts/{id}/preview (UpgradeTask) -> PromptPreview, 404, 422
+class InternalFieldError(Contract):
+    """A field that the upgrader refuses, as the gateway passes it on."""
+
+    field: str
+    detail: str
