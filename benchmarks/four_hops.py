@@ -25,7 +25,7 @@ from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
 from services.upgrader.ending import EndingStage
 from services.upgrader.results import RESULTS, Results
-from services.upgrader.rewriting.rewrite import Rewrite, RewriteRequest
+from services.upgrader.rewriting.rewrite import Repair, Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
 from shared.contracts.upgrade_results import PromptVersion, UpgradeResult
 from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput, SummarizeTask, UpgradeTask
@@ -209,7 +209,7 @@ class _SettledLedger:
 class _NoModel:
     """Answers at once."""
 
-    async def rewrite(self, request: RewriteRequest, reserve: timedelta) -> Rewrite:
+    async def rewrite(self, request: RewriteRequest, reserve: timedelta, repair: Repair | None = None) -> Rewrite:
         return Rewrite(request.prompt, "", (), 0.5, (), _used("upgrader"), PromptVersion(name="upgrader", version=1))
 
 

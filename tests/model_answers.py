@@ -30,8 +30,13 @@ def _rewrite(sections: dict[str, str]) -> dict[str, Any]:
     documents = [int(number) for number in re.findall(r"^\[(\d+)\] ", sections.get("documents", ""), re.MULTILINE)]
     context = sections.get("summary") or sections.get("conversation") or ""
     mode = sections.get("mode", "full")
+    prompt = sections["prompt"]
+    # What the upgrader's checks call an upgrade: headings for a new topic, what it refers to for a follow-up.
+    more = "\nFormat: plain text." if mode == "full" else f" It goes on with: {context[:200]}"
     return {
-        "upgraded_prompt": f"Upgraded ({mode}): {sections['prompt']}",
+        "mode": mode,
+        "language": sections.get("language", "en"),
+        "upgraded_prompt": f"Upgraded ({mode}): {prompt}{more}",
         "reasoning": f"Scripted rewrite in {sections.get('language', 'en')} with {len(context)} characters of context.",
         "missing_questions": ["Who is it for?"],
         "confidence": 0.75,

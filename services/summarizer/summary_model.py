@@ -20,13 +20,13 @@ INSTRUCTIONS = (files("services.summarizer") / "templates" / "summarizer.md").re
 
 
 class ConversationSummary(BaseModel):
-    """The structured answer that the model is asked for."""
+    """The structured answer that the model is asked for. Only the goal must be there."""
 
     goal: str = Field(description="what the user wants to achieve, in one sentence")
-    facts: list[str] = Field(description="facts that were given: names, numbers, versions, files, results")
-    constraints: list[str] = Field(description="limits and wishes that still hold")
-    decisions: list[str] = Field(description="what was decided")
-    tried: list[str] = Field(description="what was already tried or answered")
+    facts: list[str] = Field(default=[], description="facts that were given: names, numbers, versions, files, results")
+    constraints: list[str] = Field(default=[], description="limits and wishes that still hold")
+    decisions: list[str] = Field(default=[], description="what was decided")
+    tried: list[str] = Field(default=[], description="what was already tried or answered")
 
 
 class LlmSummaryModel(SummaryModel):

@@ -46,8 +46,8 @@ def upgraded(request: RewriteRequest, rewrite: Rewrite, now: datetime) -> Upgrad
     return UpgradeResult(
         **common,
         status=UpgradeStatus.UPGRADED,
-        mode=request.mode,
-        language=request.language,
+        mode=rewrite.mode or request.mode,
+        language=rewrite.language or request.language,
         upgraded_prompt=rewrite.upgraded_prompt,
         reasoning=rewrite.reasoning,
         missing_questions=list(rewrite.missing_questions),
@@ -62,9 +62,9 @@ def upgraded(request: RewriteRequest, rewrite: Rewrite, now: datetime) -> Upgrad
 def original_after_failure(request: RewriteRequest, failure: RewriteFailed, now: datetime) -> UpgradeResult:
     """The end of an upgrade for which the model had no usable answer: the prompt as it came in."""
     spent = [failure.usage] if failure.usage else []
-    late = failure.code == WarningCode.DEADLINE_EXCEEDED
+    own = (WarningCode.DEADLINE_EXCEEDED, WarningCode.REWRITE_NOT_BETTER)
     warning = UpgradeWarning(
-        code=WarningCode.DEADLINE_EXCEEDED if late else WarningCode.MODEL_UNAVAILABLE, detail=failure.detail
+        code=failure.code if failure.code in own else WarningCode.MODEL_UNAVAILABLE, detail=failure.detail
     )
     return UpgradeResult(
         **_common(request.task, [*_usage_so_far(request.task), *spent], now),

@@ -50,3 +50,5 @@ class WarningCode(StrEnum):
     OFFLINE_MODEL = "offline_model"
     PRICE_UNKNOWN = "price_unknown"
     CACHED_ANSWER = "cached_answer"
+    REWRITE_NOT_BETTER = "rewrite_not_better"
+    FALLBACK_MODEL = "fallback_model"

@@ -1,6 +1,6 @@
 """Public HTTP bodies of upgrades: what a client sends, and what it gets back."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -53,6 +53,9 @@ class UpgradeOptions(ClientBody):
     rag_top_k: int = Field(default=5, ge=1, le=20, description="most citations")
     rag_min_score: float = Field(
         default=0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="least score of a citation"
+    )
+    mode: Literal["auto", "full", "contextual"] = Field(
+        default="auto", description="`full` for a new topic, `contextual` for a follow-up; `auto`: the model decides"
     )
     template_name: Annotated[str, AfterValidator(_known_template)] = Field(
         default=TEMPLATES[0], description="how the prompt is rewritten: " + ", ".join(TEMPLATES)

@@ -34,6 +34,7 @@ class TaskOptions(Contract):
     enable_pii_redaction: bool = Field(default=True, alias="enablePIIRedaction")
     rag_top_k: int = 5
     rag_min_score: float = 0.0
+    mode: Literal["auto", "full", "contextual"] = "auto"
     template_name: str = "upgrader"
 
 

@@ -30,10 +30,11 @@ _KEEPALIVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Completion(Generic[T]):
-    """A model's answer as an instance of the class asked for."""
+    """A model's answer as an instance of the class asked for. `repaired`: it was asked for twice."""
 
     value: T
     usage: ModelUsage
+    repaired: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class ModelClient:
         max_tokens: int,
         temperature: float,
         deadline: datetime,
+        repairs: int = 1,
     ) -> Completion[T]:
-        """The model's answer as an `output`. One that is not is asked for once more, with a hint. See the class."""
+        """The answer as an `output`; where it is none, asked for once more, unless `repairs` is 0. See the class."""
         request = ChatRequest(self._settings.openai_model, messages, output, max_tokens, temperature)
         with self._call(operation, request.model, deadline) as (requests, call, outcome):
-            value = await completions.complete(requests, request, output, call, outcome)
-            return Completion(value, call.spending.usage())
+            value = await completions.complete(requests, request, output, call, outcome, repairs=repairs)
+            return Completion(value, call.spending.usage(), outcome.repaired)
 
     async def embed(self, texts: Sequence[str], *, operation: str, deadline: datetime) -> Embedded:
         """One vector per text; no texts, no call. See the class for how it can fail."""

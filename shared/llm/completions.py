@@ -7,8 +7,9 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat, read_embeddings
-from shared.llm.dialect import ChatMessage, ChatRequest, NotTheOutput, parse_output
+from shared.llm.dialect import ChatMessage, ChatRequest
 from shared.llm.errors import ModelAnswerInvalid, ModelRefused
+from shared.llm.lenient_json import NotTheOutput, read_output
 from shared.llm.measuring import Outcome
 from shared.llm.sending import Call, Requests
 from shared.llm.usage import count_request
@@ -30,11 +31,15 @@ class _Unusable(Exception):
         self.text = text
 
 
-async def complete(requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome) -> T:
-    """The model's answer to `request` as an `output`. Raises a ModelError."""
+async def complete(
+    requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, *, repairs: int = 1
+) -> T:
+    """The answer to `request` as an `output`, asked for once more when `repairs` allows it. Raises a ModelError."""
     try:
         return await _ask(requests, request, output, call)
     except _Unusable as unusable:
+        if not repairs:
+            raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
         outcome.repaired = True
         messages = _with_hint(request.messages, unusable)
     try:
@@ -64,19 +69,19 @@ def _value(answer: ChatAnswer | None, request: ChatRequest, output: type[T], cal
         raise _Unusable("it was not a chat completion", "The model's server answered, but not with a chat completion.")
     if answer.refused:
         raise ModelRefused("The model declined to answer this request.", call.spending.usage())
-    if answer.cut_off:
-        raise _Unusable(
-            f"it was cut off at {request.max_tokens} tokens: answer more briefly",
-            f"The model's answer was cut off at its limit of {request.max_tokens} tokens.",
-        )
     if len(answer.text) > max(_LONGEST_ANSWER, request.max_tokens * _CHARACTERS_OF_A_TOKEN):
         # A server that takes no notice of its limit; what comes after this has limits too.
         raise _Unusable("it was far too long: answer more briefly", "The model's answer was far too long.")
-    if not answer.text.strip():
+    if not answer.text.strip() and not answer.cut_off:
         raise _Unusable("it was empty", "The model's answer was empty.")
     try:
-        return parse_output(answer.text, output)
+        return read_output(answer.text, output, cut_off=answer.cut_off)
     except NotTheOutput as fault:
+        if answer.cut_off:
+            raise _Unusable(
+                f"it was cut off at {request.max_tokens} tokens: answer more briefly",
+                f"The model's answer was cut off at its limit of {request.max_tokens} tokens.",
+            ) from None
         raise _Unusable(
             fault.hint, "The model's answer did not have the form that was asked for.", answer.text
         ) from None

@@ -7,23 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
-
-T = TypeVar("T", bound=BaseModel)
+from pydantic import BaseModel
 
 # Keywords that strict structured output does not take; pydantic checks them when the answer comes.
 _NOT_STRICT = ("title", "default", "minLength", "maxLength", "examples")
-_FENCED = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
-
-
-class NotTheOutput(Exception):
-    """The model's text is not the object asked for. `hint` says why without a word of the text itself."""
-
-    def __init__(self, hint: str) -> None:
-        super().__init__(hint)
-        self.hint = hint
 
 
 @cache
@@ -45,33 +34,6 @@ def schema_instruction(output: type[BaseModel]) -> str:
     """What a server that takes no schema is told in words."""
     schema = json.dumps(strict_schema(output), separators=(",", ":"))
     return f"Answer with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
-
-
-def parse_output(text: str, output: type[T]) -> T:
-    """The text as `output`; a code fence or words around the object are forgiven. Raises NotTheOutput."""
-    fenced = _FENCED.match(text)
-    text = fenced.group(1) if fenced else text
-    try:
-        return output.model_validate_json(text, by_alias=True, by_name=True)
-    except ValidationError as error:
-        start, end = text.find("{"), text.rfind("}")
-        if start > 0 or 0 <= end < len(text.rstrip()) - 1:
-            return _inner_object(text[start : end + 1], output)
-        raise NotTheOutput(_hint(error)) from None
-
-
-def _inner_object(text: str, output: type[T]) -> T:
-    try:
-        return output.model_validate_json(text, by_alias=True, by_name=True)
-    except ValidationError as error:
-        raise NotTheOutput(_hint(error)) from None
-
-
-def _hint(error: ValidationError) -> str:
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    if faults[0]["type"] == "json_invalid":
-        return "it is not valid JSON"
-    return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['type']}" for fault in faults[:5])
 
 
 def _make_strict(node: Any) -> None:

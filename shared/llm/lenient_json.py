@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 T = TypeVar("T", bound=BaseModel)
@@ -41,14 +42,16 @@ def read_output(text: str, output: type[T], *, cut_off: bool = False) -> T:
     """
     text = _UNFINISHED_THINKING.sub("", _THINKING.sub("", text))
     faults: list[str] = []
+    lacking: list[str] = []
     for candidate in _objects(text):
+        lacking += _missing(candidate, output)
         for found in _with_required_fields(candidate, output):
             try:
                 return output.model_validate(_values(found, output), by_name=True)
             except ValidationError as error:
                 faults.append(_hint(error))
-    if faults:
-        raise NotTheOutput(faults[0])
+    if faults or lacking:
+        raise NotTheOutput((faults or lacking)[0])
     if "{" not in text:
         raise NotTheOutput("it holds no JSON object")
     needed = ", ".join(name for name, field in output.model_fields.items() if field.is_required())
@@ -112,8 +115,9 @@ def _with_required_fields(value: Any, output: type[BaseModel], depth: int = 0) -
     if depth > _DEEPEST:
         return
     if isinstance(value, Mapping):
-        present = {_plain(name) for name, item in value.items() if item is not None}
-        if all(_plain(name) in present for name, field in output.model_fields.items() if field.is_required()):
+        present = {_plain(name): item for name, item in value.items()}
+        required = {_plain(name): field for name, field in output.model_fields.items() if field.is_required()}
+        if all(name in present and (present[name] is not None or _may_be_null(f)) for name, f in required.items()):
             yield value
         for name, item in value.items():
             if name not in _SCHEMA_KEYWORDS:
@@ -123,13 +127,25 @@ def _with_required_fields(value: Any, output: type[BaseModel], depth: int = 0) -
             yield from _with_required_fields(item, output, depth + 1)
 
 
+def _missing(candidate: Mapping[str, Any], output: type[BaseModel]) -> list[str]:
+    """What an object that has some of the fields lacks or has wrong; nothing for any other object."""
+    values = _values(candidate, output)
+    if not values:
+        return []
+    try:
+        output.model_validate(values, by_name=True)
+    except ValidationError as error:
+        return [_hint(error)]
+    return []
+
+
 def _values(found: Mapping[str, Any], output: type[BaseModel]) -> dict[str, Any]:
     """The values of `found` by field; of a side field only what fits its type."""
     by_name = {_plain(name): item for name, item in found.items()}
     values: dict[str, Any] = {}
     for name, field in output.model_fields.items():
         value = _fitting(by_name.get(_plain(name)), field.annotation)
-        if value is not None:
+        if value is not None or (_plain(name) in by_name and field.is_required() and _may_be_null(field)):
             values[name] = value
     for _ in output.model_fields:
         try:
@@ -143,6 +159,10 @@ def _values(found: Mapping[str, Any], output: type[BaseModel]) -> dict[str, Any]
         else:
             break
     return values
+
+
+def _may_be_null(field: FieldInfo) -> bool:
+    return NoneType in get_args(field.annotation)
 
 
 def _fitting(value: Any, annotation: Any) -> Any:

@@ -25,6 +25,12 @@ FACTS_REPUBLISHED = Counter(
 
 CACHE_REQUESTS = Counter("cache_requests_total", "Look-ups in a cache; outcome is hit or miss.", ["cache", "outcome"])
 
+REWRITE_CHECKS_FAILED = Counter(
+    "prompt_upgrader_rewrite_checks_failed_total",
+    "Answers of the model that failed a check; attempt is first or repair.",
+    ["check", "attempt"],
+)
+
 BREAKER_STATE = Gauge("model_breaker_state", "0 closed, 1 half open, 2 open.", ["breaker"])
 MODEL_CALLS = Counter("model_calls_total", "Calls to the model, each attempt.", ["operation", "outcome"])
 MODEL_LATENCY = Histogram("model_call_latency_seconds", "One attempt at the model.", ["operation"], buckets=_SECONDS)

@@ -16,7 +16,6 @@ from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
 
 _RETRY_SECONDS = 1.0
-_LOOK_EVERY_SECONDS = 0.05
 
 log = get_logger(__name__)
 
@@ -93,6 +92,7 @@ class PromptRegistry:
         self._task: asyncio.Task[None] | None = None
         self.prompts = KnownPrompts()
         self.loaded = False
+        self._changed = asyncio.Condition()
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._follow(), name="prompt registry")
@@ -111,9 +111,8 @@ class PromptRegistry:
     async def find(self, tenant_id: str, prompt_id: str, wait_seconds: float) -> PromptChanged:
         """A version by id, waited for: its event may be on its way. Raises NoPrompt."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_seconds):
-                while self.prompts.get(tenant_id, prompt_id) is None:
-                    await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            async with asyncio.timeout(wait_seconds), self._changed:
+                await self._changed.wait_for(lambda: self.prompts.get(tenant_id, prompt_id) is not None)
         known = self.prompts.get(tenant_id, prompt_id)
         if known is None:
             raise NoPrompt(prompt_id)
@@ -127,6 +126,8 @@ class PromptRegistry:
                         self.loaded = True
                         continue
                     self._apply(record.value, record.headers)
+                    async with self._changed:
+                        self._changed.notify_all()
             except (KafkaError, OSError, TimeoutError) as error:
                 # What is known goes on serving; a new log is read from its start.
                 log.warning("prompt_registry_not_read", error=type(error).__name__)

@@ -75,7 +75,7 @@ async def rewrite(client: ModelClient, seconds: float = 10, operation: str = "re
 async def test_an_answer_comes_as_the_class_with_its_usage(start: Start, scripted_model: ModelServer) -> None:
     completion = await rewrite(await start())
 
-    assert completion.value.upgraded_prompt == f"Upgraded (full): {PROMPT}"
+    assert completion.value.upgraded_prompt == f"Upgraded (full): {PROMPT}\nFormat: plain text."
     assert completion.usage.model == "scripted-chat"
     assert completion.usage.tokens_in > 0
     assert completion.usage.tokens_out > 0

@@ -46,23 +46,24 @@ async def rewritten(task: UpgradeTask, model: LlmRewriteModel) -> Rewrite:
 
 
 def answer_with(confidence: str) -> str:
+    prompt = json.dumps("TASK: Write a haiku about rain.\nFORMAT: Three lines.")
     return (
-        '{"upgraded_prompt": "x", "reasoning": "", "missing_questions": [], "cited_documents": [], '
+        f'{{"upgraded_prompt": {prompt}, "reasoning": "", "missing_questions": [], "cited_documents": [], '
         f'"confidence": {confidence}}}'
     )
 
 
 @pytest.mark.parametrize("confidence", ["NaN", "Infinity", "-Infinity", "1e999", '"NaN"'])
-async def test_a_confidence_that_is_no_number_is_asked_for_once_more(
+async def test_an_answer_whose_confidence_is_no_number_is_used_with_half_of_it(
     scripted_model: ModelServer, model: LlmRewriteModel, confidence: str
 ) -> None:
-    scripted_model.script(Step(kind="text", text=answer_with(confidence)), Step(kind="text", text=answer_with("0.9")))
-    assert (await rewritten(current_task(), model)).confidence == 0.9
-    assert "confidence: finite_number" in scripted_model.received("chat")[1].body["messages"][-1]["content"]
+    scripted_model.script(Step(kind="text", text=answer_with(confidence)))
+    assert (await rewritten(current_task(), model)).confidence == 0.5
+    assert len(scripted_model.received("chat")) == 1
 
 
-@pytest.mark.parametrize(("confidence", "kept"), [("7", 1.0), ("-1", 0.0)])
-async def test_a_confidence_beyond_its_bounds_is_brought_within_them(
+@pytest.mark.parametrize(("confidence", "kept"), [("7", 0.75), ("-1", 0.0)])
+async def test_a_confidence_beyond_its_bounds_is_brought_within_what_the_checks_vouch_for(
     scripted_model: ModelServer, model: LlmRewriteModel, confidence: str, kept: float
 ) -> None:
     scripted_model.script(Step(kind="text", text=answer_with(confidence)))
@@ -106,5 +107,5 @@ async def test_an_answer_cut_off_once_is_asked_for_more_briefly(
 ) -> None:
     scripted_model.script(Step(kind="length"))
     made = await rewritten(current_task(), model)
-    assert made.upgraded_prompt == "Upgraded (full): Write a haiku about rain"
+    assert made.upgraded_prompt == "Upgraded (full): Write a haiku about rain\nFormat: plain text."
     assert "answer more briefly" in scripted_model.received("chat")[1].body["messages"][-1]["content"]

@@ -66,6 +66,7 @@ def words_of_all_languages(name: str) -> frozenset[str]:
 
 
 _SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff々]|[a-z0-9][a-z0-9.+#-]*")
+_RUN = re.compile(r"[\u3400-\u9fff々]+|[\u30a0-\u30ff]+|[a-z0-9][a-z0-9.+#-]*")
 _GOES_ON_AT_END = re.compile(r"(?:呢|は)[?？。！!\s]*$")
 _POLITE_START = re.compile(r"^[\s、,，]*(?:请|請|现在|現在|麻烦|能不能|可以|帮我把|今度は|では|それでは)?[\s、,，]*")
 
@@ -101,6 +102,15 @@ def is_ideographic_follow_up(text: str, said: str, cues: Cues, payload: bool) ->
     if _first(cues.edits, text) is not None and len(new) <= (2 if asks else 6):
         return True
     return not asks and (length <= 4 or (_starts(cues.fragments, text) and length <= 8))
+
+
+def new_runs(text: str, said: str, cues: Cues, language: str) -> int:
+    """About how many words of `text`, cues apart, the conversation does not have. Both texts in lower case."""
+    rest = _without_cues(_POLITE_START.sub("", text), cues)
+    runs = [run for run in _RUN.findall(rest) if run not in said]
+    if language.startswith("zh"):
+        return sum((len(run) + 1) // 2 for run in runs)
+    return len(runs) + sum((len(run) - 1) // 3 for run in runs)
 
 
 def _first(phrases: frozenset[Phrase], text: str) -> int | None:

@@ -4,15 +4,15 @@ The hint tells the model, in its one repair, what to do better. It never reaches
 """
 
 import re
-import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from services.upgrader.reading.cues import cues_for, has_cues, words_of_all_languages
+from services.upgrader.reading.cues import cues_for, has_cues
+from services.upgrader.reading.words import IDEOGRAPH, POLITE, content_stems, in_common, stems, words
 from services.upgrader.rewriting.kept_parts import lost_parts
 from shared.contracts.upgrade_results import Mode
 
@@ -82,9 +82,6 @@ class Verdict:
         return "; ".join(hints)
 
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
-_KANA = re.compile(r"[\u3040-\u309f]+")
 _HEADING_LINE = re.compile(
     r"^\s*(?:#{1,6}\s+\S|\*\*[^*\n]{2,40}\*\*:?\s*$|[^\W\d_][^\n:：.!?。]{1,38}(?:：|:(?:\s|$|\*\*)))"
 )
@@ -100,7 +97,6 @@ _ANSWER_OPENING = re.compile(
 )
 _CODE_BLOCK = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_POLITE = words_of_all_languages("polite")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 _SHINGLE_WORDS = 8
@@ -120,7 +116,7 @@ _VERB_AT_END = ("de", "hi", "ja", "ko", "nl", "tr")
 
 def check(upgraded: str, material: Material) -> Verdict:
     """Which checks `upgraded` fails as an upgrade of `material.prompt`, and how far they can vouch for it."""
-    if not _WORD.search(upgraded):
+    if not words(upgraded):
         return Verdict(failed=(Check.EMPTY,), confidence_cap=0.0)
     lost = lost_parts(material.prompt, upgraded, material.conversation, follow_up=material.mode == "contextual")
     found = {
@@ -147,7 +143,7 @@ def _is_echo(upgraded: str, material: Material) -> bool:
 
 
 def _essence(text: str) -> Counter[str]:
-    return Counter(word for word in words(text) if word not in _POLITE)
+    return Counter(word for word in words(text) if word not in POLITE)
 
 
 def _leaks(upgraded: str, material: Material) -> bool:
@@ -187,8 +183,8 @@ def asks_or_orders(text: str, language: str) -> bool:
     cues = cues_for(language)
     orders, questions = cues.tasks | cues.edits, cues.questions
     for sentence in _SENTENCE_END.split(_CODE_BLOCK.sub(" ", text)):
-        found = [word for word in words(_LIST_MARK.sub("", sentence)) if word not in _POLITE]
-        if _IDEOGRAPH.search(sentence):
+        found = [word for word in words(_LIST_MARK.sub("", sentence)) if word not in POLITE]
+        if IDEOGRAPH.search(sentence):
             squeezed = "".join(found)
             if any(phrase[0] in squeezed for phrase in orders | questions if len(phrase) == 1):
                 return True
@@ -243,7 +239,7 @@ def is_simple_question(text: str) -> bool:
     """Whether `text` is one short question."""
     stripped = text.strip()
     ends = stripped.endswith(("?", "？", "؟"))
-    return ends and len(_units(stripped)) <= _SIMPLE_QUESTION_WORDS and not re.search(r"[?？؟].", stripped)
+    return ends and len(list(stems(stripped))) <= _SIMPLE_QUESTION_WORDS and not re.search(r"[?？؟].", stripped)
 
 
 def has_structure(text: str) -> bool:
@@ -270,13 +266,13 @@ def _is_off_topic(upgraded: str, material: Material) -> bool:
     own = content_stems(material.prompt, material.language)
     text = frozenset(stems(upgraded))
     if len(own) >= 2:
-        shared = _in_common(own, text)
+        shared = in_common(own, text)
         if shared == 0:
-            return material.mode == "full" or not _in_common(_conversation_stems(material), text)
+            return material.mode == "full" or not in_common(_conversation_stems(material), text)
         return material.mode == "full" and shared < len(own) * 0.25
     if material.mode == "contextual":
-        return not _in_common(_conversation_stems(material), text)
-    return len(own) == 1 and not _in_common(own, text)
+        return not in_common(_conversation_stems(material), text)
+    return len(own) == 1 and not in_common(own, text)
 
 
 def _has_old_topic(upgraded: str, material: Material) -> bool:
@@ -293,10 +289,6 @@ def _conversation_stems(material: Material) -> frozenset[str]:
     return frozenset(content_stems("\n".join(material.conversation), material.language))
 
 
-def _in_common(wanted: frozenset[str], text: frozenset[str]) -> int:
-    return sum(stem in text or any(len(stem) > 4 and other.startswith(stem[:4]) for other in text) for stem in wanted)
-
-
 def _confidence_cap(upgraded: str, material: Material) -> float:
     """What the checks can vouch for: less for prompts that say little, and for numbers that nobody gave."""
     cap = 0.95
@@ -306,35 +298,10 @@ def _confidence_cap(upgraded: str, material: Material) -> float:
             cap -= 0.2
         elif len(own) <= 4:
             cap -= 0.1
-        covered = _in_common(own, frozenset(stems(upgraded)))
+        covered = in_common(own, frozenset(stems(upgraded)))
         if own and covered < len(own) * 0.6:
             cap -= 0.2
     given = "\n".join([material.prompt, *material.conversation, *material.documents])
     if set(re.findall(r"\d{2,}", upgraded)) - set(re.findall(r"\d{2,}", given)):
         cap -= 0.15
     return round(max(0.1, cap), 2)
-
-
-def words(text: str) -> list[str]:
-    """The words of `text` in lower case, compatibility forms folded."""
-    return [word.replace("’", "'") for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold())]
-
-
-def stems(text: str) -> Iterator[str]:
-    """Words cut to what inflection leaves alone; pairs of signs where a script has no spaces."""
-    for word in words(text):
-        if _IDEOGRAPH.search(word) and len(word) > 2:
-            yield from (word[i : i + 2] for i in range(len(word) - 1))
-        else:
-            yield word[:6]
-
-
-def content_stems(text: str, language: str) -> frozenset[str]:
-    """Stems of the words of `text` that say what it is about."""
-    without = cues_for(language).subjectless()
-    kept = " ".join(word for word in words(text) if word not in without and word not in _POLITE)
-    return frozenset(stem for stem in stems(kept) if len(stem) > 1 and not stem.isdigit() and not _KANA.fullmatch(stem))
-
-
-def _units(text: str) -> list[str]:
-    return list(stems(text))

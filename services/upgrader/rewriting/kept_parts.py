@@ -1,4 +1,4 @@
-"""Finds what a rewrite must keep: numbers, names, code, quotations, variables and placeholders of its prompt."""
+"""What a rewrite must keep of its prompt: numbers, names, code, quotations, variables and placeholders."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,8 @@ _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]+`", re.DOTALL)
 _QUOTATION = re.compile(
     r'"([^"\n]{2,2000})"|“([^”\n]{2,2000})”|«([^»\n]{2,2000})»|„([^“”\n]{2,2000})[“”]|「([^」\n]{2,2000})」'
 )
+_CODE_BLOCK = re.compile(r"```.*?```", re.DOTALL)
+_LONG_QUOTATION = re.compile(r'"([^"\n]{25,2000})"|“([^”\n]{25,2000})”|«([^»\n]{25,2000})»|„([^“\n]{25,2000})“')
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 _VARIABLE = re.compile(
     r"\{\{[^{}\n]{1,60}\}\}|\$\{[^{}\n]{1,60}\}|(?<![\w{$])\{[A-Za-z_]\w{0,40}\}(?!\})|%\(\w+\)[sd]|(?<!\w)%[sd]\b"
@@ -41,6 +43,19 @@ def lost_parts(prompt: str, upgraded: str, conversation: Sequence[str] = (), *, 
         if not _has_number(number, squeezed) and not replaced:
             lost.append(number)
     return list(dict.fromkeys(lost))
+
+
+def keep_verbatim_parts(prompt: str, upgraded: str) -> str:
+    """`upgraded`, with the code blocks and long quotations of `prompt` that it lost put back at its end."""
+    squeezed = _squeezed(upgraded)
+    lost = [part for part in _verbatim_parts(prompt) if _squeezed(part) not in squeezed]
+    return "\n\n".join([upgraded.rstrip(), *lost]) if lost else upgraded
+
+
+def _verbatim_parts(prompt: str) -> list[str]:
+    """The fenced code blocks of a prompt, then the long quotations outside of them, in order."""
+    prose = _CODE_BLOCK.sub(" ", prompt)
+    return _CODE_BLOCK.findall(prompt) + [match.group(0) for match in _LONG_QUOTATION.finditer(prose)]
 
 
 def _exact_parts(prompt: str) -> Iterator[str]:

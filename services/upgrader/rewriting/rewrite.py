@@ -1,14 +1,19 @@
-"""Rewrites one prompt: chooses the kind of rewrite, asks the model, and checks the answer."""
+"""Rewrites one prompt: asks the model, and accepts as an upgrade only what passes the checks.
 
-import re
+An answer that fails a check is repaired once, with the failed check named. What fails again is no upgrade: the prompt
+goes back as it came in, with a warning of its own.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
 from typing import Protocol
 
 from services.upgrader.reading.language import detect_language
-from services.upgrader.reading.mode import decide_mode
+from services.upgrader.reading.mode import ModeHint, guess_mode
+from services.upgrader.rewriting.checks import Material, Verdict, check
+from services.upgrader.rewriting.foreign_instructions import ForeignInstructions
+from services.upgrader.rewriting.kept_parts import keep_verbatim_parts
 from shared.contracts.problems import WarningCode
 from shared.contracts.upgrade_results import Mode, PromptVersion
 from shared.contracts.upgrade_tasks import (
@@ -21,64 +26,29 @@ from shared.contracts.upgrade_tasks import (
     UpgradeTask,
     UpgradeWarning,
 )
-from shared.privacy.injection import remove, scan
-
-_CODE_BLOCK = re.compile(r"```.*?```", re.DOTALL)
-_QUOTATION = re.compile(r'"([^"\n]{25,2000})"|“([^”\n]{25,2000})”|«([^»\n]{25,2000})»|„([^“\n]{25,2000})“')
-
-
-def keep_verbatim_parts(prompt: str, upgraded: str) -> str:
-    """`upgraded`, with the code blocks and quotations of `prompt` that it lost put back at its end."""
-    lost = [part for part in verbatim_parts(prompt) if _squeezed(part) not in _squeezed(upgraded)]
-    return "\n\n".join([upgraded.rstrip(), *lost]) if lost else upgraded
-
-
-def verbatim_parts(prompt: str) -> list[str]:
-    """The fenced code blocks of a prompt, then the quotations outside of them, in order."""
-    blocks = _CODE_BLOCK.findall(prompt)
-    prose = _CODE_BLOCK.sub(" ", prompt)
-    return blocks + [match.group(0) for match in _QUOTATION.finditer(prose)]
-
-
-def _squeezed(text: str) -> str:
-    """White space and the kind of quotation mark do not count as a change, and fences may carry a language."""
-    without_fences = re.sub(r"```\w*", "", text)
-    return re.sub(r"[\s\"“”„«»]+", " ", without_fences).strip()
-
-
-class ForeignInstructions:
-    """Tells instructions to the model that the user's own words hold from those that came from elsewhere."""
-
-    def __init__(self, own_words: str) -> None:
-        self._own_words = own_words
-
-    def are_in(self, text: str) -> bool:
-        findings = scan(text)
-        return bool(findings) and not all(finding.rule in self._own_rules for finding in findings)
-
-    def removed_from(self, text: str) -> str:
-        """`text` without the sentences that instruct the model; unchanged when the user gave all instructions in it."""
-        return remove(text)[0] if self.are_in(text) else text
-
-    @cached_property
-    def _own_rules(self) -> set[str]:
-        """Found when first needed: a conversation may be long, and few answers hold any instruction."""
-        return {finding.rule for finding in scan(self._own_words)}
-
+from shared.observability.metrics import REWRITE_CHECKS_FAILED
 
 COMPONENT = "upgrader"
 RESERVE_SECONDS = 1.5
 """Left of the deadline to record the end and to tell the client."""
 RECENT_MESSAGES = 6
 RECENT_MESSAGE_CHARACTERS = 4_000
+MOST_QUESTIONS = 4
+CONFIDENCE_WHERE_UNSAID = 0.5
+NOT_BETTER = "The model's answer was no better than the prompt."
+_RESERVE = timedelta(seconds=RESERVE_SECONDS)
 
 
 @dataclass(frozen=True)
 class RewriteRequest:
-    """Everything the model is given, in pipeline text (redacted)."""
+    """Everything the model is given, in pipeline text (redacted). `mode` and `language` are hints of the rules.
+
+    `mode_is_set`: the client has chosen the mode, and the model is told so.
+    """
 
     task: UpgradeTask
     mode: Mode
+    mode_is_set: bool
     language: str
     prompt: str
     summary: Summary | None
@@ -88,7 +58,11 @@ class RewriteRequest:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A rewritten prompt. `cited` are indexes into the request's documents."""
+    """A rewritten prompt. `cited` are indexes into the request's documents.
+
+    `mode` and `language` are the model's, or the hints where it said nothing. `instructions` is what it was told, for
+    the check that nothing of it leaks. `repaired`: the answer is a second one, after a first that could not be used.
+    """
 
     upgraded_prompt: str
     reasoning: str
@@ -97,12 +71,24 @@ class Rewrite:
     cited: tuple[int, ...]
     usage: ComponentUsage
     prompt: PromptVersion
+    mode: Mode | None = None
+    language: str | None = None
+    instructions: str = ""
+    repaired: bool = False
     warnings: tuple[UpgradeWarning, ...] = ()
     sealed_additions: SealedText | None = None
 
 
+@dataclass(frozen=True)
+class Repair:
+    """Why an answer was no upgrade, for the model's second try. `rejected` is the text that it had written."""
+
+    rejected: str
+    hint: str
+
+
 class RewriteFailed(Exception):
-    """The model gave no usable rewrite. `code` and `detail` are for the client; `usage` was spent all the same."""
+    """There is no usable rewrite. `code` and `detail` are for the client; `usage` was spent all the same."""
 
     def __init__(self, code: str, detail: str, usage: ComponentUsage | None) -> None:
         super().__init__(detail)
@@ -112,42 +98,92 @@ class RewriteFailed(Exception):
 
 
 class RewriteModel(Protocol):
-    async def rewrite(self, request: RewriteRequest, reserve: timedelta) -> Rewrite:
-        """Raises RewriteFailed at the latest `reserve` before the task's deadline."""
+    async def rewrite(self, request: RewriteRequest, reserve: timedelta, repair: Repair | None = None) -> Rewrite:
+        """The model's answer. Raises RewriteFailed at the latest `reserve` before the task's deadline."""
 
 
 def request_for(task: UpgradeTask) -> RewriteRequest:
-    """What the model needs for this upgrade."""
-    summarizer = task.output_of(Stage.SUMMARIZER)
-    rag = task.output_of(Stage.RAG)
-    summary = summarizer.summary if summarizer else None
-    mode = decide_mode(task.user_prompt, task.conversation_history)
-    # A new topic owes nothing to the old one; a follow-up needs the words it refers to, not only their summary.
-    recent = task.conversation_history[-RECENT_MESSAGES:] if mode == "contextual" or summary is None else []
+    """What the model is given for this upgrade.
+
+    Where a new topic is sure, neither summary nor conversation is sent. Where it is not, the model sees both and
+    decides.
+    """
+    language = detect_language(task.user_prompt, task.conversation_history)
+    hint = guess_mode(task.user_prompt, task.conversation_history, language)
+    is_set = task.options.mode != "auto"
+    if task.options.mode != "auto":
+        hint = ModeHint(task.options.mode, float(task.options.mode == "contextual"))
+    starts_anew = bool(task.conversation_history) and hint.mode == "full" and hint.is_sure
+    summarizer, rag = task.output_of(Stage.SUMMARIZER), task.output_of(Stage.RAG)
     return RewriteRequest(
         task=task,
-        mode=mode,
-        language=detect_language(task.user_prompt, task.conversation_history),
+        mode=hint.mode,
+        mode_is_set=is_set,
+        language=language,
         prompt=task.user_prompt,
-        summary=summary,
-        conversation=[_clipped(message) for message in recent],
+        summary=summarizer.summary if summarizer and not starts_anew else None,
+        conversation=[] if starts_anew else [_clipped(m) for m in task.conversation_history[-RECENT_MESSAGES:]],
         documents=rag.chunks if rag else [],
     )
 
 
 async def rewrite(request: RewriteRequest, model: RewriteModel) -> Rewrite:
-    """A rewrite that keeps what the user gave verbatim and follows nobody but the user. Raises RewriteFailed."""
-    answer = await model.rewrite(request, timedelta(seconds=RESERVE_SECONDS))
-    own_words = "\n".join([request.prompt, *(message.content for message in request.task.conversation_history)])
-    answer = _without(ForeignInstructions(own_words), answer)
-    text = keep_verbatim_parts(request.prompt, answer.upgraded_prompt)
-    if not text.strip():
-        raise RewriteFailed("model_answer_invalid", "The model's answer held no usable prompt.", answer.usage)
-    cited = tuple(index for index in dict.fromkeys(answer.cited) if 0 <= index < len(request.documents))
-    return replace(answer, upgraded_prompt=text, cited=cited)
+    """An upgrade of the request's prompt. Raises RewriteFailed: the model's failure, or `rewrite_not_better`."""
+    first = await model.rewrite(request, _RESERVE)
+    made, verdict = _judged(request, first)
+    if not verdict.failed:
+        return made
+    _count(verdict, first)
+    if first.repaired:
+        raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, first.usage)
+    try:
+        second = await model.rewrite(request, _RESERVE, Repair(first.upgraded_prompt, verdict.hint))
+    except RewriteFailed as failure:
+        spent = _together(first.usage, failure.usage)
+        raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, spent) from None
+    second = replace(second, usage=_together(first.usage, second.usage), repaired=True)
+    made, verdict = _judged(request, second)
+    if verdict.failed:
+        _count(verdict, second)
+        raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, second.usage)
+    return made
 
 
-def _without(foreign: ForeignInstructions, answer: Rewrite) -> Rewrite:
+def _judged(request: RewriteRequest, answer: Rewrite) -> tuple[Rewrite, Verdict]:
+    """The answer as a client may see it, and whether it is an upgrade."""
+    history = [message.content for message in request.task.conversation_history]
+    answer = _without_foreign(ForeignInstructions("\n".join([request.prompt, *history])), answer)
+    mode = request.mode if request.mode_is_set else answer.mode or request.mode
+    language = answer.language or request.language
+    text = keep_verbatim_parts(request.prompt, answer.upgraded_prompt).strip()
+    material = Material(
+        prompt=request.prompt,
+        mode=mode,
+        language=language,
+        conversation=[*history, *_texts_of(request.summary)],
+        documents=[chunk.text for chunk in request.documents],
+        instructions=answer.instructions,
+    )
+    verdict = check(text, material)
+    confidence = answer.confidence if answer.confidence is not None else CONFIDENCE_WHERE_UNSAID
+    made = replace(
+        answer,
+        upgraded_prompt=text,
+        mode=mode,
+        language=language,
+        missing_questions=_distinct_questions(answer.missing_questions),
+        confidence=min(max(0.0, confidence), verdict.confidence_cap),
+        cited=tuple(index for index in dict.fromkeys(answer.cited) if 0 <= index < len(request.documents)),
+    )
+    return made, verdict
+
+
+def _count(verdict: Verdict, answer: Rewrite) -> None:
+    for failed in verdict.failed:
+        REWRITE_CHECKS_FAILED.labels(check=failed.value, attempt="repair" if answer.repaired else "first").inc()
+
+
+def _without_foreign(foreign: ForeignInstructions, answer: Rewrite) -> Rewrite:
     """`answer` without foreign instructions in anything that the client reads, and with a warning if it held any."""
     cleaned = replace(
         answer,
@@ -161,6 +197,32 @@ def _without(foreign: ForeignInstructions, answer: Rewrite) -> Rewrite:
     detail = "An instruction that stood only in retrieved text was taken out of the answer."
     warning = UpgradeWarning(code=WarningCode.INJECTION_REMOVED, detail=detail)
     return replace(cleaned, warnings=(*answer.warnings, warning))
+
+
+def _distinct_questions(questions: Sequence[str]) -> tuple[str, ...]:
+    """The questions without blank and repeated ones, at most `MOST_QUESTIONS`."""
+    by_words = {" ".join(question.lower().split()): " ".join(question.split()) for question in reversed(questions)}
+    return tuple(reversed([question for words, question in by_words.items() if words.strip("?!. ")]))[:MOST_QUESTIONS]
+
+
+def _texts_of(summary: Summary | None) -> list[str]:
+    if summary is None:
+        return []
+    return [summary.goal, *summary.facts, *summary.constraints, *summary.decisions, *summary.tried]
+
+
+def _together(first: ComponentUsage, second: ComponentUsage | None) -> ComponentUsage:
+    """What two calls used. The model is that of the later one."""
+    if second is None:
+        return first
+    return second.model_copy(
+        update={
+            "tokens_in": first.tokens_in + second.tokens_in,
+            "tokens_out": first.tokens_out + second.tokens_out,
+            "cost_nano_usd": first.cost_nano_usd + second.cost_nano_usd,
+            "latency_ms": first.latency_ms + second.latency_ms,
+        }
+    )
 
 
 def _clipped(message: ConversationMessage) -> ConversationMessage:
