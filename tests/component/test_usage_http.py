@@ -15,8 +15,8 @@ from services.usage.counting.ledger_store import COUNTERS, ROLLUPS, LedgerStore
 from services.usage.counting.rollups import next_month
 from services.usage.counting.routes import usage_routes
 from services.usage.reconciling.command import reconcile_stored
-from services.usage.reconciling.full_reconciliation import Reconciled
-from services.usage.reconciling.recount import Reconciliation, reconcile
+from services.usage.reconciling.full_reconciliation import ReconcileReport
+from services.usage.reconciling.recount import LedgerCheck, check_ledger
 from services.usage.settings import ReconcileSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
@@ -174,7 +174,7 @@ async def test_stats_hold_the_work_of_evals_too(usage: Usage) -> None:
     assert counters.json()["tokens"] == 15
 
 
-async def test_stats_are_of_this_month_unless_told(usage: Usage) -> None:
+async def test_stats_are_of_this_month_unless_a_range_is_given(usage: Usage) -> None:
     stats = await usage.stats("")
     assert stats["from"] == now_utc().strftime("%Y-%m-01")
     assert stats["from"] < stats["to"]
@@ -238,18 +238,18 @@ async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
     await usage.counting.count([operation("e1"), ending("e2")])
     await usage.counters.update_one({"tenantId": "tenant-a"}, {"$inc": {"tokens": 3}})
     await usage.rollups.update_one({"kind": "component"}, {"$inc": {"operations": -1}})
-    found = await reconcile(usage.ledger, attempts=1)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert not found.clean
     assert [(d.tenant_id, d.what, d.meter, d.amount) for d in found.differences] == [
         ("tenant-a", "counter", "tokens", 3),
         ("tenant-a", "rollup", "operations", -1),
     ]
-    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in told(found).to_text()
-    assert told(found).to_json()["differences"][0]["amount"] == 3
+    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in report_of(found).to_text()
+    assert report_of(found).to_json()["differences"][0]["amount"] == 3
 
 
-def told(found: Reconciliation) -> Reconciled:
-    return Reconciled(found, None, None, {})
+def report_of(found: LedgerCheck) -> ReconcileReport:
+    return ReconcileReport(found, None, None, {})
 
 
 async def stored_and_left(usage: Usage) -> None:
@@ -261,9 +261,9 @@ async def stored_and_left(usage: Usage) -> None:
 
 async def test_reconcile_reports_what_nobody_counts(usage: Usage) -> None:
     await stored_and_left(usage)
-    found = await reconcile(usage.ledger, attempts=1)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert (found.clean, found.uncounted, found.differences) == (False, 1, [])
-    assert "1 events of the ledger are not counted" in told(found).to_text()
+    assert "1 events of the ledger are not counted" in report_of(found).to_text()
 
 
 async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:
@@ -272,5 +272,5 @@ async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:
     async def counted_meanwhile(seconds: float) -> None:
         await usage.counting.resume()
 
-    found = await reconcile(usage.ledger, attempts=2, sleep=counted_meanwhile)
+    found = await check_ledger(usage.ledger, attempts=2, sleep=counted_meanwhile)
     assert (found.clean, found.events) == (True, 1)

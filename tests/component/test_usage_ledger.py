@@ -13,7 +13,7 @@ from services.usage.counting.count_batch import BatchRegistry, CountBatch, Count
 from services.usage.counting.increments import increments_of
 from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.ledger_store import LedgerStore
-from services.usage.reconciling.recount import reconcile
+from services.usage.reconciling.recount import check_ledger
 from shared.storage.documents import Collection, Database, StorageUnavailable
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
@@ -118,7 +118,7 @@ async def assert_counted_once(store: Store, events: Sequence[LedgerEvent]) -> No
         assert counters.embeddings == amounts.get("embeddings", 0)
         assert counters.cost_nano_usd == amounts.get("costNanoUsd", 0)
     assert await store.ledger.missing([event.event_id for event in once]) == []
-    found = await reconcile(store.ledger, attempts=1)
+    found = await check_ledger(store.ledger, attempts=1)
     assert (found.differences, found.uncounted, found.events) == ([], 0, len(once))
     assert await store.registry.open_batches() == []
 
@@ -197,8 +197,8 @@ async def test_killed_while_one_batch_is_counted_and_the_next_is_stored(
     counting = store.counting(clock, "killed", steps)
     try:
         for start in range(0, 90, 30):
-            taken = await counting.take(events[start : start + 30])
-        await taken.counting
+            batch = await counting.count_in_background(events[start : start + 30])
+        await batch.done
     except Killed:
         pass
     assert steps.killed == (kill_at < 15)
@@ -227,15 +227,15 @@ async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(stor
             return step
 
     counting = CountBatch(cast(Ledger, Slow(store.ledger, Steps(100, True))), store.registry, "one", 5.0)
-    first = await counting.take([operation("e1")])
-    second = asyncio.create_task(counting.take([operation("e2")]))
+    first = await counting.count_in_background([operation("e1")])
+    second = asyncio.create_task(counting.count_in_background([operation("e2")]))
     await asyncio.wait_for(second_stored.wait(), 10)
-    assert not first.counting.done()
+    assert not first.done.done()
     assert not second.done()
     assert await store.ledger.missing(["e1", "e2"]) == ["e1", "e2"]
     going_on.set()
-    await (await second).counting
-    assert first.counting.done()
+    await (await second).done
+    assert first.done.done()
     await assert_counted_once(store, [operation("e1"), operation("e2")])
 
 
@@ -249,16 +249,21 @@ async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Sto
         async def _refuse(self, *_: Any) -> None:
             raise StorageUnavailable("full")
 
-    told: list[tuple[int, Exception]] = []
+    interrupted: list[tuple[int, Exception]] = []
     clock = Clock()
     ledger = cast(Ledger, Failing(store.ledger, Steps(100, True)))
     counting = CountBatch(
-        ledger, store.registry, "one", 5.0, clock, interrupted=lambda number, error: told.append((number, error))
+        ledger,
+        store.registry,
+        "one",
+        5.0,
+        clock,
+        on_interrupted=lambda number, error: interrupted.append((number, error)),
     )
-    taken = await counting.take([operation("e1")])
-    await taken.counting
-    assert taken.new == 1
-    assert [(number, type(error)) for number, error in told] == [(1, StorageUnavailable)]
+    batch = await counting.count_in_background([operation("e1")])
+    await batch.done
+    assert batch.new == 1
+    assert [(number, type(error)) for number, error in interrupted] == [(1, StorageUnavailable)]
     assert await store.ledger.missing(["e1"]) == ["e1"]
     clock.now += 6
     assert await store.counting(clock, "other").resume() == 1
@@ -268,7 +273,7 @@ async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Sto
 async def test_the_end_waits_for_what_is_being_counted(store: Store) -> None:
     counting = store.counting(Clock())
     events = mixed_events(50)
-    await counting.take(events)
+    await counting.count_in_background(events)
     await counting.stop(5)
     await assert_counted_once(store, events)
 
@@ -279,16 +284,16 @@ async def test_killed_while_the_counters_are_raised(
 ) -> None:
     """Some counters and rollups have the batch, some do not."""
 
-    async def dying(collection: Collection, raises: Sequence[ledger_store.Raise], number: int) -> None:
-        for one in raises[: kill_at * 10]:
+    async def dying(collection: Collection, increments: Sequence[ledger_store.DocumentIncrement], number: int) -> None:
+        for one in increments[: kill_at * 10]:
             await original(collection, [one], number)
         raise Killed
 
-    original = ledger_store._raise_all
+    original = ledger_store._add_batch
     clock = Clock()
     events = mixed_events(120)
     with monkeypatch.context() as patched:
-        patched.setattr(ledger_store, "_raise_all", dying)
+        patched.setattr(ledger_store, "_add_batch", dying)
         with pytest.raises(Killed):
             await store.counting(clock, "killed").count(events)
     clock.now += 6

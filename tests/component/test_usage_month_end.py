@@ -1,7 +1,7 @@
 """The end of a month, with the clock moved: what was accepted before it belongs to the old month, once."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import pytest
 from services.usage.counting import routes as routes_module
 from services.usage.counting.count_batch import CountBatch
 from services.usage.counting.handlers import to_ledger_event
+from services.usage.counting.increments import CounterKey
 from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.ledger_store import LedgerStore
 from services.usage.counting.routes import usage_routes
 from services.usage.plans import routes as plan_routes_module
 from services.usage.plans.plans import PLANS, PlanStore
 from services.usage.plans.routes import plan_routes
-from services.usage.reconciling.recount import reconcile
+from services.usage.reconciling.recount import check_ledger
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.contracts.upgrade_results import UpgradeStatus
@@ -34,6 +35,9 @@ NEXT_MONTH = datetime(2026, 12, 1, 0, 0, 4, tzinfo=UTC)
 TENANT = "tenant-a"
 
 
+async def announce_nothing(keys: Collection[CounterKey]) -> None: ...
+
+
 class Usage:
     def __init__(self, path: Path) -> None:
         self.now = LAST_SECOND
@@ -44,7 +48,7 @@ class Usage:
         app = internal_app(
             Telemetry("usage", ObservabilitySettings()),
             internal_token="t",
-            routers=[usage_routes(self.ledger), plan_routes(self.ledger, plans)],
+            routers=[usage_routes(self.ledger), plan_routes(self.ledger, plans, announce_nothing)],
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://usage", headers={INTERNAL_TOKEN_HEADER: "t"}
@@ -128,7 +132,7 @@ async def test_events_of_two_months_twice_and_in_any_order(usage: Usage) -> None
     tokens = sum(n for n in range(60) if n % 3)
     assert await usage.used("2026-11") == (10, tokens)
     assert await usage.used("2026-12") == (10, sum(range(60)) - tokens)
-    found = await reconcile(usage.ledger, attempts=1)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert (found.clean, found.events) == (True, 80)
 
 

@@ -17,7 +17,7 @@ from services.usage.counting.count_batch import CountBatch
 from services.usage.counting.handlers import to_ledger_event
 from services.usage.counting.increments import CounterKey
 from services.usage.counting.ledger_store import LedgerStore
-from services.usage.reconciling.admission_check import OVERDUE_AFTER, MayWait, check_admission, nothing_waits
+from services.usage.reconciling.admission_check import OVERDUE_AFTER, MayBePending, check_admission
 from services.usage.reconciling.admission_states import AdmissionStates, RedisAdmissionStates, StoredAdmission
 from services.usage.reconciling.command import reconcile_stored
 from services.usage.reconciling.full_reconciliation import RUNS, ScheduledReconcile
@@ -40,6 +40,10 @@ LONG_AGO = timedelta(days=35)
 
 
 async def no_sleep(seconds: float) -> None: ...
+
+
+def nothing_pending(key: CounterKey) -> bool:
+    return False
 
 
 @dataclass
@@ -75,11 +79,11 @@ class Usage:
     async def differences(
         self,
         states: AdmissionStates | None = None,
-        may_wait: MayWait = nothing_waits,
+        may_be_pending: MayBePending = nothing_pending,
         sleep: Callable[[float], Awaitable[None]] = no_sleep,
     ) -> list[tuple[str, str, str, int]]:
         """Of this tenant: what, where, meter, amount."""
-        found = await check_admission(states or RedisAdmissionStates(self.redis), self.ledger, may_wait, sleep)
+        found = await check_admission(states or RedisAdmissionStates(self.redis), self.ledger, may_be_pending, sleep)
         return [(d.what, d.where, d.meter, d.amount) for d in found.differences if d.tenant_id == self.tenant]
 
 
@@ -235,13 +239,13 @@ async def test_a_hold_that_outlives_its_time_is_named(usage: Usage, ended: bool)
     assert await usage.differences() == expected
 
 
-async def test_an_ended_hold_may_wait_for_what_the_topics_still_have(usage: Usage) -> None:
+async def test_an_ended_hold_may_be_pending_for_what_the_topics_still_have(usage: Usage) -> None:
     """Usage was out: nobody could look at the hold with success."""
     ended, open_ = late_hold(40, ended=True), late_hold(0, ended=False)
     await usage.install(ended, open_)
     overdue_open = ("hold overdue", f"{PERIOD} {open_.hold_id}", "upgrades", 1)
-    assert await usage.differences(may_wait=lambda key: key == (usage.tenant, PERIOD)) == [overdue_open]
-    assert len(await usage.differences(may_wait=lambda key: key == (usage.tenant, "2001-01"))) == 2
+    assert await usage.differences(may_be_pending=lambda key: key == (usage.tenant, PERIOD)) == [overdue_open]
+    assert len(await usage.differences(may_be_pending=lambda key: key == (usage.tenant, "2001-01"))) == 2
 
 
 async def test_an_ended_hold_is_looked_at_again_before_it_is_named(usage: Usage) -> None:
@@ -335,8 +339,8 @@ async def test_everything_at_once(usage: Usage) -> None:
     found = await reconcile_stored(usage.settings)
     assert not found.clean
     assert f"{usage.tenant}  sum of holds {PERIOD}  tokens: stored 6, ledger 5, off by +1" in found.to_text()
-    told = [d for d in found.to_json()["differences"] if d["tenant_id"] == usage.tenant]
-    assert [(d["meter"], d["amount"]) for d in told] == [("tokens", 1)]
+    ours = [d for d in found.to_json()["differences"] if d["tenant_id"] == usage.tenant]
+    assert [(d["meter"], d["amount"]) for d in ours] == [("tokens", 1)]
 
 
 async def test_one_of_many_processes_reconciles_once_in_an_interval(tmp_path: Path, usage: Usage) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from services.usage.counting.batch_registry import Progress
-from services.usage.reconciling.comparison import ConsistentCut, counter_documents
+from services.usage.reconciling.comparison import ConsistentCut, counter_key
 from tests.unit.usage_fixtures import operation
 
 BEGAN = Progress(last=20, open_numbers=frozenset({19, 20}))
@@ -25,7 +25,7 @@ COUNTER = {"tenantId": "tenant-a", "period": "2026-11", "recentBatches": [18, 20
     ],
 )
 def test_what_a_counter_contains(number: int, uncounted: bool, contained: bool) -> None:
-    cut = ConsistentCut(BEGAN, counter_documents([COUNTER]), {})
+    cut = ConsistentCut(BEGAN, {counter_key(COUNTER): COUNTER}, {})
     event = {**operation("e1").to_document(), "batchId": f"{number:015d}"}
     found = cut.increments_of([event], {number} if uncounted else set())
     assert [sums["tokens"] for sums in found.counters.values()] == ([15] if contained else [])

@@ -1,4 +1,4 @@
-"""What the ledger keeps of an event: numbers and references, nothing that anybody wrote."""
+"""The stored form of a usage or completion event: amounts and references, without prompts or any other text."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 @dataclass(frozen=True, slots=True)
 class LedgerEvent:
-    """One event to be counted once. `status` is there for the end of an upgrade, `component` for an operation."""
+    """An operation (`component` is set) or the end of an upgrade (`status` is set). `day` is `YYYY-MM-DD`."""
 
     event_id: str
     tenant_id: str
@@ -85,7 +85,7 @@ class LedgerEvent:
 
 
 def of_usage(event_id: str, usage: UsageRecorded) -> LedgerEvent:
-    """What the ledger keeps of one operation."""
+    """The ledger event of one operation."""
     period = _period(usage.period, usage.occurred_at)
     return LedgerEvent(
         event_id=event_id,
@@ -108,7 +108,7 @@ def of_usage(event_id: str, usage: UsageRecorded) -> LedgerEvent:
 
 
 def of_completed(event_id: str, completed: UpgradeCompleted) -> LedgerEvent:
-    """What the ledger keeps of the end of an upgrade: that it ended and how, not what it used, which has its events."""
+    """The ledger event of the end of an upgrade. Its tokens are left out: each operation has an event of its own."""
     period = _period(completed.period, completed.occurred_at)
     return LedgerEvent(
         event_id=event_id,
@@ -126,7 +126,7 @@ def of_completed(event_id: str, completed: UpgradeCompleted) -> LedgerEvent:
 def day_within(period: str, moment: datetime) -> str:
     """The UTC day of a moment, moved to the nearest day of the period.
 
-    An upgrade accepted in the last second of a month is booked to that month; so are the days of its work, so that the
+    An upgrade accepted in the last second of a month counts in that month, and so do the days of its operations: the
     days of a month add up to its counters.
     """
     day = moment.astimezone(UTC).date()
@@ -139,5 +139,5 @@ def day_within(period: str, moment: datetime) -> str:
 
 
 def _period(stated: str, occurred_at: datetime) -> str:
-    """The stated month where it is one; an event is never lost over a malformed one."""
+    """The stated month, or the month of `occurred_at` when it is malformed: no event is lost because of that."""
     return stated if _PERIOD.fullmatch(stated) and stated > "0001" else period_of(occurred_at)
