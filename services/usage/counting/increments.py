@@ -9,10 +9,10 @@ from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.rollups import RollupKind, bucket_of, five_days_with
 from shared.contracts.upgrade_tasks import Origin
 
-Amounts = dict[str, int]
+_COUNTED_STATUSES = frozenset({"upgraded", "cached"})
+_ANONYMOUS = "anonymous"
 
-COUNTED_STATUSES = frozenset({"upgraded", "cached"})
-ANONYMOUS = "anonymous"
+Amounts = dict[str, int]
 
 
 class CounterKey(NamedTuple):
@@ -61,17 +61,17 @@ def increments_of(events: Iterable[LedgerEvent]) -> Increments:
         if event.origin == "client":
             counter = CounterKey(event.tenant_id, event.period)
             _add(result.counters.setdefault(counter, {}), _counter_amounts(event))
-        rolled = _rollup_amounts(event)
-        with_latency = {**rolled, f"latency.{bucket_of(event.latency_ms)}": 1}
+        amounts = _rollup_amounts(event)
+        with_latency = {**amounts, f"latency.{bucket_of(event.latency_ms)}": 1}
         for kind, day, key in _groups(event):
             rollup = RollupKey(event.tenant_id, day, event.origin, kind, key)
-            _add(result.rollups.setdefault(rollup, {}), with_latency if _has_latency(event, kind) else rolled)
+            _add(result.rollups.setdefault(rollup, {}), with_latency if _has_latency(event, kind) else amounts)
     return result
 
 
 def _counter_amounts(event: LedgerEvent) -> Amounts:
     if event.status is not None:
-        return {"upgrades": 1 if event.status in COUNTED_STATUSES else 0}
+        return {"upgrades": 1 if event.status in _COUNTED_STATUSES else 0}
     return {
         "tokens": event.tokens_in + event.tokens_out,
         "embeddings": event.embeddings,
@@ -93,7 +93,7 @@ def _rollup_amounts(event: LedgerEvent) -> Amounts:
 
 
 def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
-    user = event.user_ref or ANONYMOUS
+    user = event.user_ref or _ANONYMOUS
     groups: list[tuple[RollupKind, str, str]] = [
         ("total", event.day, ""),
         ("user", event.day, user),
