@@ -1,4 +1,4 @@
-"""Counting on a real store: every event once, whatever stops, repeats or overlaps."""
+"""Tests that a real store counts every event exactly once, despite crashes, repeats and overlapping processes."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ PERIODS = ("2026-10", "2026-11")
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nothing in the code under test may catch it."""
+    """Simulates the end of a process: nothing in the code under test may catch it."""
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Killing:
-    """Passes calls on, and raises Killed before or after the n-th one."""
+    """A proxy that raises Killed before or after the n-th call."""
 
     def __init__(self, wrapped: object, steps: "Steps") -> None:
         self._wrapped = wrapped
@@ -75,7 +75,7 @@ class Steps:
 
 
 class Store:
-    """One process's view of a store that several share."""
+    """One process's view of a shared store."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -139,7 +139,7 @@ async def test_duplicates_within_a_batch_and_across_batches(store: Store) -> Non
     await assert_counted_once(store, events)
 
 
-async def test_nothing_is_nothing(store: Store) -> None:
+async def test_an_empty_batch_counts_nothing(store: Store) -> None:
     assert await store.counting(Clock()).count([]) == 0
     counters = await store.ledger.counters("tenant-a", "2026-11")
     assert (counters.upgrades, counters.version) == (0, 0)
@@ -152,7 +152,7 @@ async def test_the_version_rises_with_every_batch(store: Store) -> None:
     assert (await store.ledger.counters("tenant-a", "2026-11")).version == 3
 
 
-async def test_missing_are_those_not_counted_yet(store: Store) -> None:
+async def test_missing_returns_unknown_and_uncounted_events(store: Store) -> None:
     number = await store.registry.begin("slow", 0.0)
     assert number is not None
     await store.ledger.store([operation("stored")], number)
@@ -166,7 +166,7 @@ async def test_missing_are_those_not_counted_yet(store: Store) -> None:
 async def test_killed_at_each_step_and_started_again(
     store: Store, kill_at: int, kill_before: bool, again: bool
 ) -> None:
-    """begin, store, start_counting, add, close; the sixth kill comes too late."""
+    """The steps are begin, store, start_counting, add, close; a sixth step does not exist."""
     events = mixed_events(60)
     clock = Clock()
     await store.counting(clock).count(mixed_events(20, seed=9))
@@ -190,7 +190,7 @@ async def test_killed_at_each_step_and_started_again(
 async def test_killed_while_one_batch_is_counted_and_the_next_is_stored(
     store: Store, kill_at: int, kill_before: bool
 ) -> None:
-    """Three batches of five steps, in the order in which they really come; the sixteenth kill comes too late."""
+    """Three batches of five steps, in the order in which they run; a sixteenth step does not exist."""
     events = mixed_events(90)
     clock = Clock()
     steps = Steps(kill_at, kill_before)
@@ -239,7 +239,7 @@ async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(stor
     await assert_counted_once(store, [operation("e1"), operation("e2")])
 
 
-async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Store) -> None:
+async def test_a_stored_batch_that_cannot_be_counted_is_left_to_resume(store: Store) -> None:
     class Failing(Killing):
         def __getattr__(self, name: str) -> Callable[..., Any]:
             if name == "add":
@@ -270,7 +270,7 @@ async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Sto
     await assert_counted_once(store, [operation("e1")])
 
 
-async def test_the_end_waits_for_what_is_being_counted(store: Store) -> None:
+async def test_stop_waits_for_the_batch_in_the_background(store: Store) -> None:
     counting = store.counting(Clock())
     events = mixed_events(50)
     await counting.count_in_background(events)
@@ -302,7 +302,7 @@ async def test_killed_while_the_counters_are_raised(
 
 
 @pytest.mark.parametrize("kill_at", range(10))
-async def test_killed_while_resuming_what_was_killed(store: Store, kill_at: int) -> None:
+async def test_killed_while_resuming_a_killed_batch(store: Store, kill_at: int) -> None:
     events = mixed_events(60)
     clock = Clock()
     with pytest.raises(Killed):
@@ -321,7 +321,7 @@ async def test_killed_while_resuming_what_was_killed(store: Store, kill_at: int)
     await assert_counted_once(store, events)
 
 
-async def test_a_lease_is_respected_and_then_runs_out(store: Store) -> None:
+async def test_a_batch_is_taken_over_only_after_its_lease(store: Store) -> None:
     clock = Clock()
     with pytest.raises(Killed):
         await store.counting(clock, "killed", Steps(3, kill_before=True)).count([operation("e1")])
@@ -333,8 +333,8 @@ async def test_a_lease_is_respected_and_then_runs_out(store: Store) -> None:
     assert await store.ledger.missing(["e1"]) == []
 
 
-async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store: Store) -> None:
-    """It wakes after its batch was given up, counted by another, and forgotten by the counters' lists."""
+async def test_an_owner_suspended_beyond_its_lease_counts_nothing_twice(store: Store) -> None:
+    """It continues after another process has given up its batch, counted its events and filled the counters' lists."""
     clock = Clock()
     events = mixed_events(50)
 
@@ -362,7 +362,7 @@ async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store:
     await assert_counted_once(store, [*events, *others])
 
 
-async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_repeat_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     clock = Clock()
@@ -375,7 +375,9 @@ async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkey
     await assert_counted_once(store, events)
 
 
-async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_batch_begins_a_window_ahead_of_an_unfinished_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     clock = Clock()
     for _ in range(3):
@@ -385,7 +387,7 @@ async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, m
     await assert_counted_once(store, [operation("e1")])
 
 
-async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_window_that_stays_full_interrupts_counting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 1)
     clock = Clock()
     await store.registry.begin("stuck", clock.now + 3600)
@@ -394,10 +396,10 @@ async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkey
 
 
 @pytest.mark.parametrize("seed", [0, 2, 4])
-async def test_processes_that_overlap_die_and_steal_count_every_event_once(
+async def test_overlapping_processes_that_crash_count_every_event_once(
     store: Store, open_usage_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Four processes on two connections, the same events in different orders, leases far too short, a tiny window."""
+    """Four processes on two connections: the same events in different orders, very short leases, a small window."""
     monkeypatch.setattr(batch_registry, "WINDOW", 4)
     monkeypatch.setattr(ledger_store, "RECENT", 8)
     second = Store(open_usage_database())
@@ -433,7 +435,7 @@ async def test_processes_that_overlap_die_and_steal_count_every_event_once(
         await second.database.stop(5)
 
 
-async def test_tenants_and_months_are_apart(store: Store) -> None:
+async def test_tenants_and_months_are_counted_separately(store: Store) -> None:
     await store.counting(Clock()).count(mixed_events(100))
     seen = [await store.ledger.counters(tenant, period) for tenant in TENANTS for period in PERIODS]
     assert len({counters.tokens for counters in seen}) == 4

@@ -1,4 +1,4 @@
-"""The end of a month, with the clock moved: what was accepted before it belongs to the old month, once."""
+"""Tests of the end of a month, with a moved clock: usage belongs to the month in which its upgrade was accepted."""
 
 import random
 from collections.abc import AsyncIterator, Collection
@@ -97,7 +97,7 @@ def end(event_id: str, period: str, occurred_at: datetime) -> LedgerEvent:
     return to_ledger_event(decode(COMPLETED, value, headers), LAST_SECOND - timedelta(days=35))
 
 
-async def test_an_upgrade_in_flight_is_counted_once_and_in_its_month(usage: Usage) -> None:
+async def test_an_upgrade_across_the_month_end_counts_once_in_its_own_month(usage: Usage) -> None:
     await usage.counting.count([operation("o1", "2026-11", LAST_SECOND)])
     usage.now = NEXT_MONTH
     assert await usage.used("2026-12") == (0, 0)
@@ -136,7 +136,7 @@ async def test_events_of_two_months_twice_and_in_any_order(usage: Usage) -> None
     assert (found.clean, found.events) == (True, 80)
 
 
-async def test_a_change_of_plan_after_the_end_of_the_month_is_of_the_new_month(usage: Usage) -> None:
+async def test_a_plan_change_after_the_month_end_applies_to_the_new_month(usage: Usage) -> None:
     usage.now = NEXT_MONTH
     answer = await usage.http.put(f"/internal/tenants/{TENANT}/plan", json={"plan": "PLUS"})
     assert (answer.json()["period"], answer.json()["limits"]["upgrades"]) == ("2026-12", 10_000)

@@ -1,4 +1,4 @@
-"""Recounting a ledger in which something is being counted at every moment."""
+"""Tests of recounting the ledger while events are counted and pruned."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ LATER = now_utc() + timedelta(days=40)
 
 
 class Traffic(Store):
-    """A store, with its collections."""
+    """A store with access to its collections."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(SqliteDatabase(path / "usage.sqlite3"))
@@ -34,7 +34,7 @@ class Traffic(Store):
 
 
 class Meanwhile:
-    """A ledger in which something happens before each page that is read of it."""
+    """A proxy for the ledger that runs `happens` before each page is read."""
 
     def __init__(self, ledger: LedgerStore, happens: Callable[[], Awaitable[object]]) -> None:
         self._ledger = ledger
@@ -61,7 +61,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Traffic]:
 
 
 def steady(store: Store, batches: int = 1) -> Callable[[], Awaitable[None]]:
-    """Counts some batches of both tenants each time it is asked to."""
+    """A function that counts some batches of both tenants."""
     counting, numbers = store.counting(Clock()), iter(range(10**6))
 
     async def count() -> None:
@@ -77,13 +77,13 @@ def under(store: Store, happens: Callable[[], Awaitable[object]]) -> StoredLedge
 
 
 @pytest.mark.parametrize("batches", [1, batch_registry.RECENT + 3], ids=["a batch", "more than a counter remembers"])
-async def test_tenants_that_change_all_the_time_are_compared(store: Traffic, batches: int) -> None:
+async def test_tenants_that_change_constantly_are_compared(store: Traffic, batches: int) -> None:
     await store.counting(Clock()).count(mixed_events(300))
     found = await check_ledger(under(store, steady(store, batches)), attempts=1)
     assert (found.differences, found.uncompared, found.tenants) == ([], 0, 2)
 
 
-async def test_a_difference_of_a_tenant_that_changes_all_the_time_is_found(store: Traffic) -> None:
+async def test_a_difference_of_a_tenant_that_changes_constantly_is_found(store: Traffic) -> None:
     await store.counting(Clock()).count(mixed_events(300))
     await store.counters.update_one({"tenantId": "tenant-b", "period": "2026-11"}, {"$inc": {"embeddings": -2}})
     found = await check_ledger(under(store, steady(store)), attempts=1)
@@ -92,8 +92,8 @@ async def test_a_difference_of_a_tenant_that_changes_all_the_time_is_found(store
     ]
 
 
-async def test_a_counter_of_yesterday_is_found_while_events_are_counted(store: Traffic) -> None:
-    """It agrees with itself: its batches are those of its amounts."""
+async def test_an_outdated_counter_is_found_while_events_are_counted(store: Traffic) -> None:
+    """The counter is consistent in itself: its list has exactly the batches of its amounts."""
     counting = store.counting(Clock())
     await counting.count([operation("e1")])
     old = await store.counters.find_one({"tenantId": "tenant-a"})
@@ -104,7 +104,7 @@ async def test_a_counter_of_yesterday_is_found_while_events_are_counted(store: T
     assert ("counter", "tokens", -15) in [(d.what, d.meter, d.amount) for d in found.differences]
 
 
-async def test_a_counter_that_is_gone_is_found(store: Traffic) -> None:
+async def test_a_deleted_counter_is_found(store: Traffic) -> None:
     await store.counting(Clock()).count([operation("e1"), operation("e2", tenant_id="tenant-b")])
     await store.counters.delete_many({"tenantId": "tenant-a"})
     found = await check_ledger(under(store, steady_of(store, "tenant-b")), attempts=1)
@@ -119,7 +119,7 @@ def steady_of(store: Store, tenant: str) -> Callable[[], Awaitable[object]]:
     return lambda: counting.count([operation(f"t{next(numbers)}", tenant_id=tenant)])
 
 
-async def test_events_that_wait_hide_no_difference(store: Traffic) -> None:
+async def test_uncounted_events_hide_no_difference(store: Traffic) -> None:
     await store.counting(Clock()).count([operation("e1"), ending("e2")])
     number = await store.registry.begin("slow", 0.0)
     assert number is not None
@@ -130,8 +130,8 @@ async def test_events_that_wait_hide_no_difference(store: Traffic) -> None:
     assert [(d.what, d.meter, d.amount) for d in found.differences] == [("counter", "tokens", 4)]
 
 
-async def test_what_is_counted_after_a_while_is_not_uncounted(store: Traffic) -> None:
-    """Although at every look other events wait."""
+async def test_events_counted_a_little_later_are_not_reported(store: Traffic) -> None:
+    """Even if other events are uncounted at every check."""
     clock, numbers = Clock(), iter(range(10**6))
 
     async def leave_one() -> None:
@@ -149,10 +149,10 @@ async def test_what_is_counted_after_a_while_is_not_uncounted(store: Traffic) ->
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_every_moment_of_processes_that_die_is_compared(
+async def test_recounts_during_crashes_find_no_difference(
     store: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Leases far too short, batches left half counted, taken over and given up, while the ledger is read on and on."""
+    """Leases are very short; batches are left half counted, taken over and given up while the ledger is recounted."""
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     events, clock, done = mixed_events(400, seed), Clock(), asyncio.Event()
@@ -186,10 +186,8 @@ async def test_every_moment_of_processes_that_die_is_compared(
     assert await reading > 3
 
 
-async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
-    store: Traffic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Old events go while the ledger is read: their sums cannot be told from what is left of them."""
+async def test_pruning_during_every_attempt_is_reported(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events pruned while the ledger is read may be in both the sealed sums and the events, or in neither."""
     monkeypatch.setattr("services.usage.counting.ledger_store.STEP_EVENTS", 2)
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))
@@ -213,7 +211,7 @@ async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
     assert verdict.endswith("no difference in what was compared")
 
 
-async def test_old_events_stay_for_as_long_as_they_are_read(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_events_are_pruned_during_a_recount(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recount, "_PAUSE_PRUNING_FOR", timedelta(days=60))
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))

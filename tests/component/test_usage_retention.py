@@ -1,4 +1,4 @@
-"""Removing old events from a real store: the numbers stay, and so does the possibility to recount them."""
+"""Tests of pruning on a real store: counters stay unchanged, and the ledger can still be recounted."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -49,7 +49,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await ledger.database.stop(5)
 
 
-async def test_the_events_go_and_the_numbers_stay(ledger: Ledger) -> None:
+async def test_pruning_leaves_counters_and_rollups_unchanged(ledger: Ledger) -> None:
     await ledger.counting.count(mixed_events(1_200))
     numbers = await ledger.numbers()
     assert await ledger.prune() == 1_200
@@ -59,14 +59,14 @@ async def test_the_events_go_and_the_numbers_stay(ledger: Ledger) -> None:
     assert (found.differences, found.uncounted, found.uncompared, found.events) == ([], 0, 0, 0)
 
 
-async def test_what_is_young_stays(ledger: Ledger) -> None:
+async def test_recent_events_stay(ledger: Ledger) -> None:
     await ledger.counting.count(mixed_events(50))
     soon = now_utc() + KEEP
     assert await Retention(ledger.store.sealed, KEEP).prune(soon) == 0
     assert await ledger.left() == 50
 
 
-async def test_what_is_not_counted_stays(ledger: Ledger) -> None:
+async def test_uncounted_events_stay(ledger: Ledger) -> None:
     number = await ledger.store.registry.begin("slow", 0.0)
     assert number is not None
     await ledger.store.store(mixed_events(5, seed=3), number)
@@ -92,8 +92,8 @@ async def test_killed_at_each_step(ledger: Ledger, kill_at: int, kill_before: bo
     assert (await check_ledger(ledger.store, attempts=1)).clean
 
 
-async def test_two_that_remove_at_once(ledger: Ledger) -> None:
-    """The second does every step at a moment when the first has already done it."""
+async def test_two_processes_prune_at_once(ledger: Ledger) -> None:
+    """The second process takes every step after the first has already done it."""
     await ledger.counting.count(mixed_events(900))
 
     class Late(Killing):
@@ -114,7 +114,7 @@ async def test_two_that_remove_at_once(ledger: Ledger) -> None:
     assert (await check_ledger(ledger.store, attempts=1)).clean
 
 
-async def test_a_difference_is_found_after_the_events_are_gone(ledger: Ledger) -> None:
+async def test_a_difference_is_found_after_pruning(ledger: Ledger) -> None:
     await ledger.counting.count(mixed_events(100))
     await ledger.prune()
     await ledger.counters.update_one({"tenantId": "tenant-a", "period": "2026-11"}, {"$inc": {"tokens": -4}})
@@ -124,7 +124,7 @@ async def test_a_difference_is_found_after_the_events_are_gone(ledger: Ledger) -
     ]
 
 
-async def test_no_step_is_begun_while_somebody_recounts(ledger: Ledger) -> None:
+async def test_no_step_begins_while_pruning_is_paused(ledger: Ledger) -> None:
     await ledger.counting.count(mixed_events(10))
     await ledger.store.sealed.pause(LATER + timedelta(minutes=1))
     assert await ledger.prune() == 0
@@ -132,7 +132,7 @@ async def test_no_step_is_begun_while_somebody_recounts(ledger: Ledger) -> None:
     assert await ledger.prune() == 10
 
 
-async def test_stats_are_the_same_without_the_events(ledger: Ledger) -> None:
+async def test_pruning_leaves_stats_unchanged(ledger: Ledger) -> None:
     await ledger.counting.count(mixed_events(300))
     day = now_utc().date().replace(year=2026, month=11, day=1)
     before = await tenant_stats(ledger.store, "tenant-a", day, day.replace(day=29), "user")

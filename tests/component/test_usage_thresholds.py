@@ -1,4 +1,4 @@
-"""Thresholds of quotas on a real store and a real broker: each is told once, whatever dies in between."""
+"""Tests of threshold announcements on a real store and broker: each is made once, despite crashes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ PERIOD = period_of(now_utc())
 
 
 class Usage:
-    """A usage process's parts, all on one store; several may be made of one folder."""
+    """The parts of a usage process on one store. Several can share a folder."""
 
     def __init__(self, path: Path, kafka: KafkaSettings) -> None:
         self.kafka = kafka
@@ -91,7 +91,7 @@ async def usage(tmp_path: Path, kafka_servers: str) -> AsyncIterator[Usage]:
     await usage.database.stop(5)
 
 
-async def test_each_threshold_is_told_once(usage: Usage) -> None:
+async def test_each_threshold_is_announced_once(usage: Usage) -> None:
     this_month = now_utc().month
     await usage.use(799_999)
     assert await usage.announced_thresholds() == []
@@ -108,7 +108,7 @@ async def test_each_threshold_is_told_once(usage: Usage) -> None:
     assert (first["facts"][0]["data"]["used"], first["facts"][0]["data"]["limit"]) == (800_000, 1_000_000)
 
 
-async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
+async def test_every_meter_and_month_has_its_own_thresholds(usage: Usage) -> None:
     change = PlanChange(plan=Plan.FREE, overrides={"upgrades": 1, "embeddings": 2})
     await usage.plans.set(usage.tenant, change)
     await usage.counting.count(
@@ -136,7 +136,7 @@ async def test_an_unlimited_tenant_reaches_nothing(usage: Usage) -> None:
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it was recorded", "after it was recorded"])
-async def test_a_crash_after_the_counting_loses_none_and_doubles_none(usage: Usage, noticed: bool) -> None:
+async def test_a_crash_after_counting_loses_and_repeats_no_announcement(usage: Usage, noticed: bool) -> None:
     async def dying(keys: Any) -> None:
         if noticed:
             await usage.thresholds.announce_reached(keys)
@@ -152,8 +152,8 @@ async def test_a_crash_after_the_counting_loses_none_and_doubles_none(usage: Usa
     assert [percent for _, percent, _ in await usage.announced_thresholds()] == [100, 80]
 
 
-async def test_processes_that_notice_at_once_tell_it_once(usage: Usage) -> None:
-    await usage.new_counting(_nobody).count(
+async def test_concurrent_processes_announce_a_threshold_once(usage: Usage) -> None:
+    await usage.new_counting(_announce_nothing).count(
         [operation(new_id(), tenant_id=usage.tenant, tokens_in=900_000, period=PERIOD)]
     )
     key = CounterKey(usage.tenant, PERIOD)
@@ -175,7 +175,7 @@ async def test_a_smaller_plan_reaches_a_threshold_at_once(usage: Usage) -> None:
     assert answer.json()["limits"] == {"upgrades": 1000, "tokens": None, "embeddings": 10_000}
 
 
-async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage) -> None:
+async def test_thresholds_are_published_once_the_broker_is_back(usage: Usage) -> None:
     lonely = Thresholds(usage.ledger, usage.plans, usage.outbox_without_broker)
     event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
     await usage.new_counting(lonely.announce_reached).count([event])
@@ -196,4 +196,4 @@ async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage)
         assert number or await usage.announced.count({"unsettledSince": {"$exists": True}}) == 0
 
 
-async def _nobody(keys: Any) -> None: ...
+async def _announce_nothing(keys: Any) -> None: ...

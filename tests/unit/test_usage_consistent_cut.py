@@ -1,4 +1,4 @@
-"""Which events a counter has to contain, by what it says of its batches and by what had been closed before."""
+"""Tests which batches a counter must include, given its own batch list and the batches closed before reading began."""
 
 import pytest
 
@@ -24,7 +24,7 @@ COUNTER = {"tenantId": "tenant-a", "period": "2026-11", "recentBatches": [18, 20
         (28, True, False),
     ],
 )
-def test_what_a_counter_contains(number: int, uncounted: bool, contained: bool) -> None:
+def test_which_batches_a_counter_must_include(number: int, uncounted: bool, contained: bool) -> None:
     cut = ConsistentCut(BEGAN, {counter_key(COUNTER): COUNTER}, {})
     event = {**operation("e1").to_document(), "batchId": f"{number:015d}"}
     found = cut.increments_of([event], {number} if uncounted else set())
@@ -32,7 +32,7 @@ def test_what_a_counter_contains(number: int, uncounted: bool, contained: bool) 
 
 
 @pytest.mark.parametrize(("number", "contained"), [(5, True), (19, False), (28, False)])
-def test_a_counter_that_is_not_there_lacks_what_had_been_closed(number: int, contained: bool) -> None:
+def test_which_batches_a_missing_counter_lacks(number: int, contained: bool) -> None:
     event = {**operation("e1").to_document(), "batchId": f"{number:015d}"}
     found = ConsistentCut(BEGAN, {}, {}).increments_of([event], set())
     assert bool(found.counters) == contained

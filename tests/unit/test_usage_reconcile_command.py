@@ -1,4 +1,4 @@
-"""What `make reconcile` exits with."""
+"""Tests of the exit codes of `make reconcile`."""
 
 import pytest
 
@@ -24,7 +24,7 @@ WRONG = Difference("tenant-a", "counter", "2026-11", "tokens", 2, 1)
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_the_exit_code_says_whether_all_was_compared(
+def test_exit_codes(
     monkeypatch: pytest.MonkeyPatch, ledger: LedgerCheck, unreached: dict[str, str], code: int, form: list[str]
 ) -> None:
     async def found(settings: ReconcileSettings) -> ReconcileReport:
@@ -34,7 +34,7 @@ def test_the_exit_code_says_whether_all_was_compared(
     assert reconcile.main(form) == code
 
 
-def test_a_store_that_is_out_compares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_store_exits_with_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     async def out(settings: ReconcileSettings) -> ReconcileReport:
         raise StorageUnavailable("down")
 
