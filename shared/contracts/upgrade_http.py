@@ -47,12 +47,12 @@ class UpgradeOptions(ClientBody):
 
     enable_summarization: bool = Field(default=True, description="summarize the conversation, where there is one")
     enable_rag: bool = Field(
-        default=True, alias="enableRAG", description="look the matter up in the workspace's documents and cite them"
+        default=True, alias="enableRAG", description="search the workspace's documents and cite them"
     )
     enable_pii_redaction: bool = Field(
         default=True,
         alias="enablePIIRedaction",
-        description="false: the model is shown personal values and secrets as they were typed; nobody else is",
+        description="false: the model, and only the model, receives personal values and secrets as they were typed",
     )
     rag_top_k: int = Field(default=5, ge=1, le=20, description="most citations")
     rag_min_score: float = Field(

@@ -77,8 +77,8 @@ async def test_counters_of_a_period(usage: Usage) -> None:
         "costNanoUsd": 7,
         "version": 1,
     }
-    nobody = await usage.http.get("/internal/tenants/tenant-z/counters?period=2026-11")
-    assert (nobody.json()["tokens"], nobody.json()["version"]) == (0, 0)
+    unused = await usage.http.get("/internal/tenants/tenant-z/counters?period=2026-11")
+    assert (unused.json()["tokens"], unused.json()["version"]) == (0, 0)
 
 
 @pytest.mark.parametrize("period", ["", "2026", "2026-13", "november", "2026-11-01"])

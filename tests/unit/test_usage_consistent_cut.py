@@ -14,7 +14,7 @@ COUNTER = {"tenantId": "tenant-a", "period": "2026-11", "recentBatches": [18, 20
     ("number", "uncounted", "contained"),
     [
         (5, False, True),  # closed before
-        (5, True, False),  # given up before, and nobody has moved its events yet
+        (5, True, False),  # given up before, and its events have not moved yet
         (18, False, True),
         (19, False, True),  # closed and forgotten by the counter since then
         (19, True, False),  # given up since then
