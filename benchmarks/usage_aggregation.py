@@ -115,9 +115,9 @@ class Counting(_Side):
         await self._database.stop(5)
 
     async def count(self, events: Sequence[LedgerEvent]) -> int:
-        taken = await self._counting.take(events)
-        self._last = taken.counting
-        return taken.new
+        batch = await self._counting.count_in_background(events)
+        self._last = batch.done
+        return batch.new
 
     async def finish(self) -> None:
         await self._last

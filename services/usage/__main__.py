@@ -1,4 +1,4 @@
-"""Runs the usage service: `python -m services.usage`."""
+"""Entry point of the usage service: `python -m services.usage`."""
 
 from services.usage.app import build_app
 from services.usage.settings import UsageSettings

@@ -1,4 +1,4 @@
-"""Builds the usage service from its settings. The only place here that makes adapters."""
+"""Composition root of the usage service: creates its adapters and use cases from the settings and connects them."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,18 +7,18 @@ from redis.asyncio import Redis
 
 from services.usage.counting.batch_registry import LEASE_SECONDS
 from services.usage.counting.count_batch import CountBatch
-from services.usage.counting.handlers import ledger_handler, left_to_resume, removing_old, resuming
+from services.usage.counting.handlers import ledger_handler, log_interrupted_batch, prune_job, resume_job
 from services.usage.counting.ledger_store import LedgerStore
 from services.usage.counting.retention import Retention
 from services.usage.counting.routes import usage_routes
 from services.usage.plans.plans import PLANS, PlanStore
 from services.usage.plans.routes import plan_routes
-from services.usage.plans.thresholds import OutboxAnnouncements, Thresholds
+from services.usage.plans.thresholds import ThresholdOutbox, Thresholds
 from services.usage.reconciling.admission_states import RedisAdmissionStates
-from services.usage.reconciling.full_reconciliation import Reconciled, ScheduledReconcile, reconcile_everything
-from services.usage.reconciling.pending import GROUP, Pending, pending_events
+from services.usage.reconciling.full_reconciliation import ReconcileReport, ScheduledReconcile, reconcile_everything
+from services.usage.reconciling.pending import GROUP, pending_reader
 from services.usage.settings import UsageSettings
-from shared.contracts.contract import new_id, now_utc
+from shared.contracts.contract import new_id
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.messaging.consume.batch_runner import BatchRunner
 from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS
@@ -30,35 +30,35 @@ from shared.service.telemetry import setup
 from shared.storage.documents import Database
 from shared.storage.opening import open_database, open_redis
 
-SERVICE = "usage"
+_SERVICE = "usage"
 _RESUME_EVERY_SECONDS = 1.0
-_RETENTION_EVERY_SECONDS = 3600.0
-_ASK_FOR_RECONCILING_EVERY_SECONDS = 30.0
+_PRUNE_EVERY_SECONDS = 3600.0
+_CHECK_RECONCILE_DUE_EVERY_SECONDS = 30.0
 
 
 def build_app(settings: UsageSettings) -> ServiceApp:
-    """All adapters of the usage service, wired; nothing is started yet."""
-    telemetry = setup(SERVICE, settings)
-    database = open_database(settings, SERVICE)
+    """The usage service, not started yet."""
+    telemetry = setup(_SERVICE, settings)
+    database = open_database(settings, _SERVICE)
     ledger = LedgerStore(database)
     plans = PlanStore(database.collection(PLANS))
-    producer = EventProducer(settings, source=SERVICE)
-    announcements = OutboxAnnouncements(database, producer)
-    thresholds = Thresholds(ledger, plans, announcements)
+    producer = EventProducer(settings, source=_SERVICE)
+    threshold_outbox = ThresholdOutbox(database, producer)
+    thresholds = Thresholds(ledger, plans, threshold_outbox)
     retention = Retention(ledger.sealed, timedelta(days=settings.usage_event_retention_days))
     counting = CountBatch(
         ledger,
         ledger.registry,
         owner=new_id(),
         lease_seconds=LEASE_SECONDS,
-        notice=thresholds.notice,
-        interrupted=left_to_resume,
+        on_counters_raised=thresholds.announce_reached,
+        on_interrupted=log_interrupted_batch,
     )
     runner = BatchRunner(
         settings=settings,
         topics=[USAGE_RECORDED, COMPLETED],
         group=GROUP,
-        handler=ledger_handler(counting, retention.oldest_taken),
+        handler=ledger_handler(counting, retention.oldest_accepted),
         producer=producer,
         telemetry=telemetry,
         max_records=settings.usage_batch_events,
@@ -74,42 +74,37 @@ def build_app(settings: UsageSettings) -> ServiceApp:
         http=internal_app(
             telemetry,
             internal_token=token,
-            routers=[usage_routes(ledger), plan_routes(ledger, plans, thresholds.notice)],
+            routers=[usage_routes(ledger), plan_routes(ledger, plans, thresholds.announce_reached)],
         ),
         components=(
             database,
             producer,
-            Periodic("fact sweep", announcements.sweep, FACT_SWEEP_SECONDS),
-            Periodic("resume batches", resuming(counting), _RESUME_EVERY_SECONDS),
-            Periodic("event retention", removing_old(retention), _RETENTION_EVERY_SECONDS),
-            *_reconciling(settings, database, ledger, retention),
+            Periodic("fact sweep", threshold_outbox.sweep, FACT_SWEEP_SECONDS),
+            Periodic("resume batches", resume_job(counting), _RESUME_EVERY_SECONDS),
+            Periodic("event retention", prune_job(retention), _PRUNE_EVERY_SECONDS),
+            *_reconciling(settings, database, ledger),
             counting,
             runner,
         ),
     )
 
 
-def _reconciling(
-    settings: UsageSettings, database: Database, ledger: LedgerStore, retention: Retention
-) -> list[Component]:
+def _reconciling(settings: UsageSettings, database: Database, ledger: LedgerStore) -> list[Component]:
     if not settings.usage_reconcile_every_seconds:
         return []
     redis = open_redis(settings, max_connections=2)
 
-    async def pending() -> Pending:
-        return await pending_events(settings, GROUP, ledger, retention.oldest_taken(now_utc()))
-
-    async def everything() -> Reconciled:
-        return await reconcile_everything(ledger, RedisAdmissionStates(redis), pending)
+    async def reconcile() -> ReconcileReport:
+        return await reconcile_everything(ledger, RedisAdmissionStates(redis), pending_reader(settings, ledger))
 
     every = timedelta(seconds=settings.usage_reconcile_every_seconds)
-    job = ScheduledReconcile(database, every, everything)
-    return [ClosingRedis(redis), Periodic("reconcile", job.run_if_due, _ASK_FOR_RECONCILING_EVERY_SECONDS)]
+    job = ScheduledReconcile(database, every, reconcile)
+    return [ClosingRedis(redis), Periodic("reconcile", job.run_if_due, _CHECK_RECONCILE_DUE_EVERY_SECONDS)]
 
 
 @dataclass(frozen=True)
 class ClosingRedis:
-    """Component: a client that connects at its first use, and is closed at the end."""
+    """Component: closes a Redis client when the service stops. The client connects at its first use."""
 
     redis: Redis
 

@@ -1,4 +1,4 @@
-"""What the usage service can be told from the environment."""
+"""Settings of the usage service and of its reconcile command, read from the environment."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -8,27 +8,20 @@ from shared.service.settings import ObservabilitySettings
 from shared.storage.settings import StorageSettings
 
 
-class LedgerSettings(StorageSettings, ObservabilitySettings):
-    """What it takes to read the ledger."""
+class ReconcileSettings(KafkaSettings, StorageSettings, ObservabilitySettings):
+    """Settings of the reconcile command: the ledger's store, Redis and the broker."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
 
-    # Only reconciling reads Redis, and says so when there is none.
+    # Only reconciling reads Redis. Without it, the report says that holds were not compared.
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-
-
-class ReconcileSettings(KafkaSettings, LedgerSettings):
-    """What it takes to reconcile: the ledger, and where holds and topics are."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
-
     usage_event_retention_days: int = Field(
         default=400, ge=35, le=3650, description="how long single events are kept; what they add up to stays"
     )
 
 
 class UsageSettings(ReconcileSettings):
-    """Shared settings, and the usage service's own under `USAGE_`."""
+    """Settings of the service: the shared ones, and its own under `USAGE_`."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", validate_by_name=True)
 

@@ -1,4 +1,4 @@
-"""What every message and every HTTP body is made of: the base model, times, money and ids."""
+"""The building blocks of all messages and HTTP bodies: the base model, timestamps, periods, ids and money."""
 
 import uuid
 from datetime import UTC, datetime
@@ -10,30 +10,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Plain
 from pydantic.alias_generators import to_camel
 
 _NAMESPACE = uuid.UUID("6f1c1f7e-3d0c-5a51-9a0b-2f0f9f6f3c11")
-
-
-def new_id() -> str:
-    """A UUIDv7 (RFC 9562) in its canonical lower-case form."""
-    return str(uuid_utils.uuid7())
-
-
-def derived_id(*parts: str) -> str:
-    """A UUIDv5 over the parts: the same parts give the same id, in any process."""
-    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
-
-
-def id_floor(moment: datetime) -> str:
-    """The least UUIDv7 of a moment: ids made later are greater."""
-    digits = f"{round(moment.timestamp() * 1000):012x}"
-    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
-
-
-def is_uuid(text: str) -> bool:
-    """Whether `text` is a UUID in its canonical form."""
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False
 
 
 class Contract(BaseModel):
@@ -62,11 +38,6 @@ def format_utc(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def format_usd(nano_usd: int) -> str:
-    """Nano-dollars as a decimal string of dollars with nine places."""
-    return f"{Decimal(nano_usd).scaleb(-9):.9f}"
-
-
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -77,6 +48,7 @@ def _in_utc(moment: datetime) -> datetime:
 Timestamp = Annotated[
     AwareDatetime, AfterValidator(_in_utc), PlainSerializer(format_utc, return_type=str, when_used="json")
 ]
+"""A moment: any offset is accepted, and written as `format_utc` does."""
 
 
 def now_utc() -> datetime:
@@ -84,5 +56,34 @@ def now_utc() -> datetime:
 
 
 def period_of(moment: datetime) -> str:
-    """The UTC calendar month that a moment belongs to, as `YYYY-MM`."""
+    """The UTC calendar month of a moment, as `YYYY-MM`."""
     return moment.astimezone(UTC).strftime("%Y-%m")
+
+
+def new_id() -> str:
+    """A new UUIDv7 (RFC 9562) in its canonical lower-case form."""
+    return str(uuid_utils.uuid7())
+
+
+def derived_id(*parts: str) -> str:
+    """The UUIDv5 of the parts: the same parts have the same id in every process."""
+    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+
+
+def id_floor(moment: datetime) -> str:
+    """A lower bound for the UUIDv7s of a moment: ids made then or later are greater, ids made earlier are less."""
+    digits = f"{round(moment.timestamp() * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
+
+
+def is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in its canonical form, in either case."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def format_usd(nano_usd: int) -> str:
+    """Nano-dollars as a decimal string of dollars with nine places."""
+    return f"{Decimal(nano_usd).scaleb(-9):.9f}"

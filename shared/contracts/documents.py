@@ -1,4 +1,4 @@
-"""Documents: their events, their public HTTP bodies, and those that rag and the gateway exchange."""
+"""Contracts of a workspace's documents: events, public HTTP bodies, and bodies between the gateway and rag."""
 
 from typing import Literal
 
@@ -7,6 +7,10 @@ from pydantic import Field
 from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.upgrade_http import CitationView, ClientBody, NotBlank
 from shared.contracts.upgrade_tasks import RetrievedChunk
+
+MAX_DOCUMENT_BYTES = 20 * 1024 * 1024
+MAX_TITLE_CHARACTERS = 200
+MAX_QUERY_CHARACTERS = 10_000
 
 DocumentStatus = Literal["pending", "indexed", "failed"]
 
@@ -21,7 +25,7 @@ class DocumentSubmitted(Contract):
 
 
 class DocumentIndexed(Contract):
-    """Data of `documents.indexed.v1`."""
+    """Data of `documents.indexed.v1`: whether a submitted document can be searched now, or why it failed."""
 
     document_id: str
     tenant_id: str
@@ -32,13 +36,16 @@ class DocumentIndexed(Contract):
     occurred_at: Timestamp
 
 
-# rag: POST /internal/documents?tenantId=&title=&filename=&mediaType= (the bytes as the body) -> 202 DocumentView
-# rag: GET /internal/documents?tenantId=&limit=&before= -> DocumentPage, newest first
-# rag: GET /internal/documents/{documentId}?tenantId= -> DocumentView or 404
-# rag: DELETE /internal/documents/{documentId}?tenantId= -> 204 or 404
-# rag: POST /internal/documents/search?tenantId= (DocumentSearch) -> DocumentHits
-# rag: GET /internal/tenants/{tenantId}/documents/exists -> DocumentsExist
+class DocumentText(ClientBody):
+    """JSON body of `POST /api/documents`."""
+
+    title: NotBlank = Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)
+    text: NotBlank = Field(min_length=1)
+
+
 class DocumentView(Contract):
+    """A document without its text. `chunks` is 0 until it is indexed; `error` is why it failed."""
+
     id: str
     title: str
     status: DocumentStatus
@@ -47,11 +54,41 @@ class DocumentView(Contract):
     created_at: Timestamp
 
 
+class PublicDocumentPage(Contract):
+    """A page of documents, newest first. `nextCursor` is null on the last one."""
+
+    items: list[DocumentView]
+    next_cursor: str | None
+
+
+class DocumentSearchRequest(ClientBody):
+    """Body of `POST /api/documents/search`."""
+
+    query: NotBlank = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)
+    top_k: int = Field(default=5, ge=1, le=20)
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)
+
+
+class DocumentSearchResults(Contract):
+    """Answer of `POST /api/documents/search`, best first."""
+
+    items: list[CitationView]
+
+
+# rag: POST /internal/documents?tenantId=&title=&filename=&mediaType= (the bytes as the body) -> 202 DocumentView
+# rag: GET /internal/documents?tenantId=&limit=&before= -> DocumentPage, newest first
+# rag: GET /internal/documents/{documentId}?tenantId= -> DocumentView or 404
+# rag: DELETE /internal/documents/{documentId}?tenantId= -> 204 or 404
 class DocumentPage(Contract):
+    """rag's answer to a list of documents."""
+
     items: list[DocumentView]
 
 
+# rag: POST /internal/documents/search?tenantId= (DocumentSearch) -> DocumentHits
 class DocumentSearch(Contract):
+    """A search that the gateway has validated."""
+
     query: str
     top_k: int = 5
     min_score: float = 0.0
@@ -63,36 +100,8 @@ class DocumentHits(Contract):
     items: list[RetrievedChunk]
 
 
+# rag: GET /internal/tenants/{tenantId}/documents/exists -> DocumentsExist
 class DocumentsExist(Contract):
+    """Whether the tenant has documents to search."""
+
     exist: bool
-
-
-MAX_DOCUMENT_BYTES = 20 * 1024 * 1024
-MAX_TITLE_CHARACTERS = 200
-MAX_QUERY_CHARACTERS = 10_000
-
-
-class DocumentText(ClientBody):
-    """JSON body of `POST /api/documents`."""
-
-    title: NotBlank = Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)
-    text: NotBlank = Field(min_length=1)
-
-
-class DocumentSearchRequest(ClientBody):
-    """Body of `POST /api/documents/search`."""
-
-    query: NotBlank = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)
-    top_k: int = Field(default=5, ge=1, le=20)
-    min_score: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)
-
-
-class PublicDocumentPage(Contract):
-    """A page of documents, newest first. `nextCursor` is null on the last one."""
-
-    items: list[DocumentView]
-    next_cursor: str | None
-
-
-class DocumentSearchResults(Contract):
-    items: list[CitationView]

@@ -1,4 +1,4 @@
-"""The registry of error codes (RFC 9457 problem details) and of warning codes."""
+"""The registry of error codes for problem details (RFC 9457), and of the warning codes of an upgrade."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,7 +37,7 @@ PROBLEMS: dict[str, Problem] = {
 
 
 class WarningCode(StrEnum):
-    """What an answer can warn of; open for more."""
+    """Codes of the warnings in an answer. Clients must accept codes they do not know."""
 
     MODEL_UNAVAILABLE = "model_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"

@@ -1,4 +1,4 @@
-"""Plans, quotas and holds: events and HTTP bodies."""
+"""Contracts of plans, quotas and holds: the threshold event, public HTTP bodies, and bodies between services."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,6 +10,11 @@ from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.internal_http import TenantCounters
 from shared.contracts.upgrade_http import ClientBody
 
+ThresholdPercent = Literal[80, 100]
+THRESHOLDS: tuple[ThresholdPercent, ...] = (80, 100)
+
+Limit = Annotated[int, Field(ge=0, le=10**15)]
+
 
 class Meter(StrEnum):
     """What is limited: upgrades that were delivered, model tokens in and out, texts embedded."""
@@ -20,6 +25,8 @@ class Meter(StrEnum):
 
 
 class Plan(StrEnum):
+    """A set of limits; `PLAN_LIMITS` has them."""
+
     FREE = "FREE"
     PLUS = "PLUS"
     PRO = "PRO"
@@ -46,58 +53,6 @@ PLAN_LIMITS: dict[Plan, Limits] = {
 }
 
 
-Limit = Annotated[int, Field(ge=0, le=10**15)]
-
-
-# usage: PUT /internal/tenants/{tenantId}/plan[?ifUnset=true] (PlanChange) -> TenantQuota of the current period
-class PlanChange(Contract):
-    """The plan a tenant is to have from now on. `overrides` replace single limits of it; null is unlimited."""
-
-    plan: Plan
-    overrides: dict[Meter, Limit | None] = {}
-
-
-# usage: GET /internal/tenants/{tenantId}/quota?period=YYYY-MM -> TenantQuota
-class TenantQuota(Contract):
-    """What a tenant may use in a period and what is counted of it. A tenant nobody gave a plan is on FREE."""
-
-    tenant_id: str
-    period: str
-    plan: Plan
-    plan_version: int = Field(description="0 while nobody has set a plan, then one more with each change")
-    limits: Limits
-    counters: TenantCounters
-
-
-# usage: POST /internal/tenants/{tenantId}/standing?period=YYYY-MM[&asOf=version] (EventIds) -> TenantStanding
-class TenantStanding(Contract):
-    """A tenant's quota, and which of the events that were asked for its counters lacked when they had a version."""
-
-    quota: TenantQuota
-    as_of: int = Field(description="the version that was asked for, or when it is too long ago that of `quota`")
-    missing: list[str]
-
-
-class NewPlan(ClientBody):
-    """Body of `PUT /api/admin/tenants/{id}/plan`. `overrides` replace single limits of the plan; null is unlimited."""
-
-    plan: Plan
-    overrides: dict[Meter, Limit | None] = {}
-
-
-class PlanView(Contract):
-    """A tenant's plan, and what it comes to with its overrides."""
-
-    tenant_id: str
-    plan: Plan
-    overrides: dict[Meter, Limit | None]
-    limits: Limits
-
-
-ThresholdPercent = Literal[80, 100]
-THRESHOLDS: tuple[ThresholdPercent, ...] = (80, 100)
-
-
 class QuotaPeriod(Contract):
     """A UTC calendar month: `start` belongs to it, `end` is the first moment after it."""
 
@@ -115,7 +70,7 @@ class QuotaPeriod(Contract):
 class QuotaThresholdReached(Contract):
     """Data of `quota.threshold-reached.v1`: one event for each tenant, meter, period and threshold.
 
-    `used` and `limit` are what they were when it was noticed, in upgrades, tokens or embeddings.
+    `used` and `limit` are the values at `occurredAt`, in upgrades, tokens or embeddings.
     """
 
     tenant_id: str
@@ -125,6 +80,22 @@ class QuotaThresholdReached(Contract):
     used: int = Field(ge=0)
     limit: int = Field(ge=0)
     occurred_at: Timestamp
+
+
+class NewPlan(ClientBody):
+    """Body of `PUT /api/admin/tenants/{id}/plan`. `overrides` replace single limits of the plan; null is unlimited."""
+
+    plan: Plan
+    overrides: dict[Meter, Limit | None] = {}
+
+
+class PlanView(Contract):
+    """A tenant's plan. `limits` are those of the plan with the overrides applied."""
+
+    tenant_id: str
+    plan: Plan
+    overrides: dict[Meter, Limit | None]
+    limits: Limits
 
 
 class MeterView(Contract):
@@ -137,6 +108,8 @@ class MeterView(Contract):
 
 
 class MetersView(Contract):
+    """All meters of a tenant."""
+
     upgrades: MeterView
     tokens: MeterView
     embeddings: MeterView
@@ -150,35 +123,64 @@ class QuotaView(Contract):
     meters: MetersView
 
 
+# usage: PUT /internal/tenants/{tenantId}/plan[?ifUnset=true] (PlanChange) -> TenantQuota of the current period
+class PlanChange(Contract):
+    """The plan to set for a tenant. `overrides` replace single limits of it; null is unlimited."""
+
+    plan: Plan
+    overrides: dict[Meter, Limit | None] = {}
+
+
+# usage: GET /internal/tenants/{tenantId}/quota?period=YYYY-MM -> TenantQuota
+class TenantQuota(Contract):
+    """A tenant's limits and counters in a period. A tenant without a plan of its own is on FREE."""
+
+    tenant_id: str
+    period: str
+    plan: Plan
+    plan_version: int = Field(description="0 until a plan is set; each change adds 1")
+    limits: Limits
+    counters: TenantCounters
+
+
+# usage: POST /internal/tenants/{tenantId}/standing?period=YYYY-MM[&asOf=version] (EventIds) -> TenantStanding
+class TenantStanding(Contract):
+    """A tenant's quota, and which of the requested events its counters did not include at the version `asOf`."""
+
+    quota: TenantQuota
+    as_of: int = Field(description="the requested version, or that of `quota` when the requested one is too old")
+    missing: list[str]
+
+
 # gateway: POST /internal/holds/embeddings (EmbeddingsHold) -> 204, or 429 quota_exceeded; the same id twice is one hold
 class EmbeddingsHold(Contract):
-    """What indexing a document, or a search, may use at most. `holdId` names one attempt at it."""
+    """The most that one attempt to index a document, or one search, may use. `holdId` identifies the attempt."""
 
     hold_id: str
     tenant_id: str
     period: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     embeddings: int = Field(ge=0)
     tokens: int = Field(ge=0)
-    lives_seconds: int = Field(default=90_000, gt=0, description="not ended by then, it is given up")
+    lives_seconds: int = Field(default=90_000, gt=0, description="when the hold expires if it is not ended before")
 
 
-# gateway: POST /internal/holds/embeddings/{holdId}/end (EmbeddingsHoldEnd) -> 204, also for a hold that nobody has
 class SpentEvent(Contract):
-    """A `usage.recorded.v1` that the attempt has recorded."""
+    """A `usage.recorded.v1` event that work under a hold has recorded."""
 
     event_id: str
     embeddings: int = 0
     tokens: int = 0
 
 
-# summarizer, rag: GET /internal/upgrades/{upgradeId}/spent?tenantId= -> SpentEvents
-class SpentEvents(Contract):
-    """What a stage has recorded of an upgrade; none where it has done nothing for it."""
-
-    events: list[SpentEvent]
-
-
+# gateway: POST /internal/holds/embeddings/{holdId}/end (EmbeddingsHoldEnd) -> 204, also for an unknown hold
 class EmbeddingsHoldEnd(Contract):
-    """The attempt is over, and this is what it used."""
+    """The attempt has ended, and this is what it used."""
 
     spent: list[SpentEvent] = []
+
+
+# summarizer, rag: GET /internal/upgrades/{upgradeId}/spent?tenantId= -> SpentEvents
+class SpentEvents(Contract):
+    """The usage events that a stage has recorded for an upgrade; empty when it has done no work for it."""
+
+    events: list[SpentEvent]

@@ -1,20 +1,20 @@
-"""What breaks the readers of a published JSON Schema, and what only adds to it."""
+"""Finds the changes of a JSON Schema that break readers of the published one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
 
-# A bound that is new or tighter refuses what was fine before; one that is gone or looser refuses less.
+# A bound that is new or tighter rejects values that were valid before; one that is removed or looser does not.
 _UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
 _LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems")
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:
-    """Each change from `old` to `new` that breaks somebody, with the place where it is; empty when none does.
+    """Each breaking change from `old` to `new`, with its path in the schema; empty when there is none.
 
-    Breaking: a field removed, a field required that was not, another type or format, a value gone from an enum, a
-    tighter bound. Fields, enum values and descriptions may be added.
+    Breaking: a removed field, a newly required field, another type or format, a value removed from an enum, a tighter
+    bound. Fields, enum values and descriptions may be added.
     """
     return sorted(set(_compare("", old, new, _Definitions(old, new), frozenset())))
 

@@ -1,6 +1,6 @@
-"""The published JSON Schemas: `python -m shared.contracts.schema_files` writes them, `--check` compares.
+"""Writes the published JSON Schemas: `python -m shared.contracts.schema_files`; `--check` only compares them.
 
-A schema that would break its readers is never written over the published one: such a change needs a new topic version.
+A breaking schema never overwrites the published one: such a change needs a new version of the topic.
 """
 
 import argparse
@@ -21,7 +21,7 @@ EXAMPLES = _FOLDER / "examples"
 
 
 class _WithoutFieldTitles(GenerateJsonSchema):
-    """A title made from a field's name says nothing that the name does not."""
+    """Leaves out field titles, which only repeat the field names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -54,12 +54,12 @@ def example_file(topic: Topic) -> Path:
 
 
 def rendered(schema: dict[str, Any]) -> str:
-    """A schema as its file holds it."""
+    """The text of a schema file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def problems() -> list[str]:
-    """What is wrong with the checked-in schemas: breaking changes, files that are missing, not current or left over."""
+    """The problems of the checked-in schemas: breaking changes, and missing, outdated or superfluous files."""
     found = []
     for topic in TOPICS:
         published, current = published_schema(topic), schema_of(topic)
@@ -75,7 +75,7 @@ def problems() -> list[str]:
 
 
 def write() -> list[str]:
-    """Writes the schemas that may be written; gives what may not be, as `problems` says it."""
+    """Writes every schema without breaking changes, and returns the remaining `problems`."""
     SCHEMAS.mkdir(exist_ok=True)
     for topic in TOPICS:
         published, current = published_schema(topic), schema_of(topic)

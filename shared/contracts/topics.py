@@ -1,4 +1,4 @@
-"""The registry of topics. Topics are created from it at start; schemas, docs and AsyncAPI are checked against it."""
+"""The registry of Kafka topics, from which topics are created at start and schemas, docs and AsyncAPI are generated."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +15,8 @@ MIB = 1024 * KIB
 HOUR_MS = 3600 * 1000
 DAY_MS = 24 * HOUR_MS
 
-# An upgrade has at most ten minutes until its deadline. What an inbox has lost by then, since its readers were away for
-# longer than this, the gateway hands to the upgrader again and again from its own records, until the upgrade has ended.
+# An upgrade's deadline is at most ten minutes away. If the readers of an inbox are down for longer than its retention,
+# the gateway publishes the lost upgrades again from its own records, until each has ended.
 _UPGRADE_INBOX_MS = 1 * HOUR_MS
 _DEAD_LETTERS_MS = 30 * DAY_MS
 _DEAD_LETTERS_WITH_CONTENT_MS = 7 * DAY_MS
@@ -26,6 +26,8 @@ DEAD_LETTER_HEADROOM = 64 * KIB
 
 
 class TopicKind(StrEnum):
+    """What a topic is for: work for one stage, events for any reader, or records that could not be handled."""
+
     INBOX = "stage inbox"
     FACT = "fact"
     DEAD_LETTERS = "dead letters"
@@ -33,9 +35,9 @@ class TopicKind(StrEnum):
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. `key` says what records are keyed by; order is not promised. Sizes are bytes, retention is ms.
+    """One topic. `key` is the field that records are keyed by; their order is not guaranteed.
 
-    `has_content`: its records hold what was said in upgrades, with placeholders for personal values.
+    `has_content`: its records contain redacted text of upgrades. `model` is None when records have no schema.
     """
 
     name: str
@@ -57,12 +59,12 @@ class Topic:
 
     @property
     def segment_ms(self) -> int:
-        """For how long one file of the log is written to. A file goes whole, once all in it is older than is kept."""
+        """How long the broker writes to one segment. It deletes whole segments, once all their records are expired."""
         return min(self.retention_ms // 6, DAY_MS)
 
     @property
     def kept(self) -> str:
-        """How long records are kept, in words."""
+        """The retention in words, such as `7 days`."""
         unit, size = ("day", DAY_MS) if self.retention_ms >= DAY_MS else ("hour", HOUR_MS)
         count = self.retention_ms // size
         return f"{count} {unit}" + ("s" if count != 1 else "")
@@ -160,7 +162,7 @@ DOCUMENTS_INDEXED = Topic(
     consumers=("internal teams",),
     key="tenantId",
     max_message_bytes=64 * KIB,
-    description="What became of a submitted document.",
+    description="Whether a submitted document was indexed, or why it failed.",
 )
 
 TOPICS: tuple[Topic, ...] = (
@@ -182,7 +184,7 @@ INBOX_OF: dict[Stage, Topic] = {
 
 
 def dead_letter_topic(source: Topic) -> Topic:
-    """Where records of `source` go that its consumer cannot handle. No schema: the original bytes are kept."""
+    """The topic for records of `source` that its consumer cannot handle. It has no schema: the bytes are unchanged."""
     return Topic(
         name=source.dead_letter_name,
         kind=TopicKind.DEAD_LETTERS,
@@ -200,16 +202,17 @@ def dead_letter_topic(source: Topic) -> Topic:
 
 
 def consumed_by_us(topic: Topic) -> bool:
+    """Whether one of the services reads the topic."""
     return any(consumer != "internal teams" for consumer in topic.consumers)
 
 
 def all_topics() -> tuple[Topic, ...]:
-    """Every topic to create: the registry and the dead-letter topic of each one that a service consumes."""
+    """Every topic to create: the registered ones, and a dead-letter topic for each that a service reads."""
     return TOPICS + tuple(dead_letter_topic(topic) for topic in TOPICS if consumed_by_us(topic))
 
 
 def topic_named(name: str) -> Topic:
-    """The topic of that name, dead-letter topics included; KeyError when there is none."""
+    """The topic or dead-letter topic of that name. Raises KeyError when there is none."""
     return _BY_NAME[name]
 
 

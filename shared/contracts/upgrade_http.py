@@ -1,4 +1,4 @@
-"""Public HTTP bodies of upgrades: what a client sends, and what it gets back."""
+"""Public HTTP bodies of upgrades: requests, upgrades and errors."""
 
 from typing import Annotated, Literal, Self
 
@@ -30,6 +30,8 @@ NotBlank = Annotated[str, AfterValidator(_not_blank)]
 
 
 class HistoryMessage(ClientBody):
+    """A message of the conversation so far."""
+
     role: Role = Field(description="who said it")
     content: str = Field(description="what was said")
 
@@ -41,14 +43,16 @@ def _known_template(name: str) -> str:
 
 
 class UpgradeOptions(ClientBody):
+    """Which steps an upgrade includes, and their limits."""
+
     enable_summarization: bool = Field(default=True, description="summarize the conversation, where there is one")
     enable_rag: bool = Field(
-        default=True, alias="enableRAG", description="look the matter up in the workspace's documents and cite them"
+        default=True, alias="enableRAG", description="search the workspace's documents and cite them"
     )
     enable_pii_redaction: bool = Field(
         default=True,
         alias="enablePIIRedaction",
-        description="false: the model is shown personal values and secrets as they were typed; nobody else is",
+        description="false: the model, and only the model, receives personal values and secrets as they were typed",
     )
     rag_top_k: int = Field(default=5, ge=1, le=20, description="most citations")
     rag_min_score: float = Field(
@@ -110,6 +114,8 @@ class CitationView(Contract):
 
 
 class UsageComponentView(Contract):
+    """What one operation of a component used."""
+
     component: str
     operation: str
     tokens_in: int
@@ -121,6 +127,8 @@ class UsageComponentView(Contract):
 
 
 class UsageView(Contract):
+    """What an upgrade used, in total and by operation."""
+
     tokens_in: int = 0
     tokens_out: int = 0
     embeddings: int = 0
@@ -129,7 +137,7 @@ class UsageView(Contract):
 
 
 class UpgradeView(Contract):
-    """One upgrade as its client sees it. What is not known while it is `accepted` is null or empty."""
+    """One upgrade. While its status is `accepted`, the fields that are not known yet are null or empty."""
 
     id: str
     status: UpgradeStatus
@@ -166,12 +174,14 @@ class UpgradePage(Contract):
 
 
 class FieldProblem(Contract):
+    """What is wrong with one field of a request."""
+
     field: str
     detail: str
 
 
 class ProblemDetails(Contract):
-    """An error (RFC 9457). `errors` is there where single fields are wrong."""
+    """An error (RFC 9457). `errors` lists single fields that are wrong."""
 
     type: str
     title: str

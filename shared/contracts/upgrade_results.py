@@ -1,4 +1,4 @@
-"""How an upgrade went and ended: the steps a client follows, the completed fact, and the stored result."""
+"""Contracts of an upgrade's progress and end: stage progress, the stored result and the completed event."""
 
 from enum import StrEnum
 from typing import Literal
@@ -8,11 +8,15 @@ from pydantic import Field
 from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.upgrade_tasks import ComponentUsage, Origin, RetrievedChunk, SealedText, Stage, UpgradeWarning
 
-ACCEPTED_STEP = 1
 _STAGE_ORDER = (Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER)
+
+# Ids of the events of an upgrade's stream; `stage_step` has those in between.
+ACCEPTED_STEP = 1
 COMPLETED_STEP = 2 * len(_STAGE_ORDER) + 2
 
+Mode = Literal["full", "contextual"]
 StageState = Literal["started", "finished", "skipped"]
+Track = Literal["stable", "canary"]
 
 
 class StageProgress(Contract):
@@ -29,15 +33,13 @@ def stage_step(stage: Stage, state: StageState) -> int:
 
 
 class UpgradeStatus(StrEnum):
+    """`accepted`, or how the upgrade ended: rewritten, from the cache, with the original prompt, or failed."""
+
     ACCEPTED = "accepted"
     UPGRADED = "upgraded"
     CACHED = "cached"
     ORIGINAL = "original"
     FAILED = "failed"
-
-
-Mode = Literal["full", "contextual"]
-Track = Literal["stable", "canary"]
 
 
 class PromptVersion(Contract):
@@ -49,25 +51,10 @@ class PromptVersion(Contract):
 
 
 class UpgradeError(Contract):
+    """Why an upgrade ended without a rewrite."""
+
     code: str
     detail: str
-
-
-class UsageTotals(Contract):
-    tokens_in: int = 0
-    tokens_out: int = 0
-    embeddings: int = 0
-    cost_nano_usd: int = 0
-
-    @staticmethod
-    def over(usage: list[ComponentUsage]) -> "UsageTotals":
-        """The sum over what single operations used."""
-        return UsageTotals(
-            tokens_in=sum(item.tokens_in for item in usage),
-            tokens_out=sum(item.tokens_out for item in usage),
-            embeddings=sum(item.embeddings for item in usage),
-            cost_nano_usd=sum(item.cost_nano_usd for item in usage),
-        )
 
 
 class UpgradeResult(Contract):
@@ -99,8 +86,29 @@ class UpgradeResult(Contract):
 
 
 class CitationRef(Contract):
+    """A document that was used. `score` is 0..1."""
+
     document_id: str
     score: float
+
+
+class UsageTotals(Contract):
+    """What all operations of an upgrade used."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    embeddings: int = 0
+    cost_nano_usd: int = 0
+
+    @staticmethod
+    def over(usage: list[ComponentUsage]) -> "UsageTotals":
+        """The sum of what single operations used."""
+        return UsageTotals(
+            tokens_in=sum(item.tokens_in for item in usage),
+            tokens_out=sum(item.tokens_out for item in usage),
+            embeddings=sum(item.embeddings for item in usage),
+            cost_nano_usd=sum(item.cost_nano_usd for item in usage),
+        )
 
 
 class UpgradeCompleted(Contract):
@@ -131,7 +139,7 @@ class UpgradeCompleted(Contract):
 
     @staticmethod
     def of(result: UpgradeResult) -> "UpgradeCompleted":
-        """The public fact about an ended upgrade."""
+        """The event for an ended upgrade."""
         return UpgradeCompleted(
             **result.model_dump(exclude={"citations", "sealed_pii", "usage", "completed_at"}),
             citations=[CitationRef(document_id=c.document_id, score=c.score) for c in result.citations],

@@ -1,6 +1,6 @@
-"""The message that travels through the stage inboxes: one upgrade with what is still to be done to it.
+"""The message in the stage inboxes: one accepted upgrade, the stages ahead of it and the outputs of those behind it.
 
-Everything textual in it is redacted: personal values stand as typed placeholders (`<EMAIL_1>`).
+All text is redacted: typed placeholders (`<EMAIL_1>`) replace personal values.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,15 @@ class Stage(StrEnum):
 
 
 class ConversationMessage(Contract):
+    """A redacted message of the conversation so far."""
+
     role: Role
     content: str
 
 
 class TaskOptions(Contract):
+    """The client's options, with their defaults."""
+
     enable_rag: bool = Field(default=True, alias="enableRAG")
     enable_summarization: bool = True
     enable_pii_redaction: bool = Field(default=True, alias="enablePIIRedaction")
@@ -61,12 +65,14 @@ class ComponentUsage(Contract):
 
 
 class UpgradeWarning(Contract):
+    """Something the client should know about its result. `code` is one of the warning codes."""
+
     code: str
     detail: str
 
 
 class Summary(Contract):
-    """What the rewrite needs to know of the conversation so far."""
+    """The parts of the conversation so far that the rewrite needs."""
 
     goal: str = ""
     facts: list[str] = []
@@ -75,7 +81,7 @@ class Summary(Contract):
     tried: list[str] = []
 
     def with_each_text(self, change: Callable[[str], str]) -> "Summary":
-        """Changed text by text: in the summary as JSON, what is put in could break the quotation marks."""
+        """The summary with `change` applied to every text. Replacing text in the JSON form could break its quoting."""
         return Summary(
             goal=change(self.goal),
             facts=[change(item) for item in self.facts],
@@ -96,6 +102,8 @@ class RetrievedChunk(Contract):
 
 
 class GiveUpReason(StrEnum):
+    """Why a stage gave up."""
+
     DEADLINE = "deadline_exceeded"
     MODEL = "model_unavailable"
     UNPROCESSABLE = "unprocessable"
@@ -103,7 +111,7 @@ class GiveUpReason(StrEnum):
 
 
 class GivenUp(Contract):
-    """A stage could not do its part; the upgrader ends the upgrade as well as it still can."""
+    """A stage gave up: the upgrader ends the upgrade with what there is."""
 
     stage: str
     reason: GiveUpReason
@@ -111,13 +119,15 @@ class GivenUp(Contract):
 
 
 class StageOutput(Contract):
-    """What one stage adds to the upgrade; recorded by the stage, repeated on redelivery."""
+    """What one stage adds to the upgrade. The stage records it and reuses it on redelivery."""
 
     stage: Stage
     summary: Summary | None = None
     chunks: list[RetrievedChunk] = []
     sealed_pii: SealedText | None = Field(default=None, description="what this stage adds to the placeholder map")
-    placeholder_counts: dict[str, int] = Field(default={}, description="highest number in use per kind, after it")
+    placeholder_counts: dict[str, int] = Field(
+        default={}, description="highest number in use per kind, after this stage"
+    )
     usage: list[ComponentUsage] = []
     warnings: list[UpgradeWarning] = []
     given_up: GivenUp | None = None
@@ -125,7 +135,7 @@ class StageOutput(Contract):
 
 
 class UpgradeTask(Contract):
-    """One accepted upgrade on its way. `itinerary` holds the stages still ahead, the addressed one first."""
+    """One accepted upgrade in progress. `itinerary` has the stages still ahead, starting with the addressed one."""
 
     upgrade_id: str
     tenant_id: str
@@ -145,7 +155,7 @@ class UpgradeTask(Contract):
     given_up: GivenUp | None = None
 
     def output_of(self, stage: Stage) -> StageOutput | None:
-        """What `stage` has added, or None while it has not run."""
+        """The output of `stage`, or None if it has not run."""
         return next((output for output in self.outputs if output.stage == stage), None)
 
     def next_stage(self) -> Stage | None:
@@ -153,7 +163,7 @@ class UpgradeTask(Contract):
         return self.itinerary[0] if self.itinerary else None
 
     def advanced(self, output: StageOutput) -> "UpgradeTask":
-        """The message for the next stage; after a give-up, straight to the last stage that is still ahead."""
+        """The message for the next stage. After a give-up that is the last stage ahead, which ends the upgrade."""
         ahead = self.itinerary[1:] if output.given_up is None else self.itinerary[1:][-1:]
         counts = dict(self.placeholder_counts)
         for kind, number in output.placeholder_counts.items():

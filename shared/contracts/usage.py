@@ -1,4 +1,4 @@
-"""What operations used: the usage event, and the statistics made from it."""
+"""Contracts of usage: the event that every operation records, and the statistics made from these events."""
 
 import re
 from datetime import date
@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from shared.contracts.contract import Contract, Timestamp, derived_id
 from shared.contracts.upgrade_tasks import ComponentUsage, Origin, UpgradeTask
+
+_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([Tt]00:00:00(\.0+)?([Zz]|\+00:00))?")
 
 
 class UsageRecorded(Contract):
@@ -46,17 +48,12 @@ class UsageRecorded(Contract):
         )
 
 
-GroupBy = Literal["day", "component", "user"]
-
-_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([Tt]00:00:00(\.0+)?([Zz]|\+00:00))?")
-
-
 def _utc_day(value: Any) -> date:
-    # Any other offset, and a number of seconds, would be taken for a day that the caller may not mean.
-    told = _DAY.fullmatch(value) if isinstance(value, str) else None
+    # Another offset, or seconds since 1970, would be read as a UTC day that the caller may not mean.
+    match = _DAY.fullmatch(value) if isinstance(value, str) else None
     try:
-        if told:
-            return date.fromisoformat(told[1])
+        if match:
+            return date.fromisoformat(match[1])
     except ValueError:
         pass
     raise PydanticCustomError("utc_day", "Must be a day as YYYY-MM-DD, or its midnight in UTC as YYYY-MM-DDT00:00:00Z")
@@ -69,8 +66,12 @@ UtcDay = Annotated[
 ]
 """A UTC day in a query: `YYYY-MM-DD`, or the RFC 3339 time of its midnight in UTC, written in UTC."""
 
+GroupBy = Literal["day", "component", "user"]
+
 
 class UpgradeCounts(Contract):
+    """Ended upgrades, in total and by status."""
+
     total: int = 0
     upgraded: int = 0
     cached: int = 0
@@ -79,7 +80,7 @@ class UpgradeCounts(Contract):
 
 
 class LatencyQuantiles(Contract):
-    """Milliseconds, within 2 %. Of whole upgrades; in a group by component, of its operations."""
+    """Latencies in milliseconds, within 2 %: of whole upgrades, or in a group by component of its operations."""
 
     p50: int = 0
     p95: int = 0
@@ -87,6 +88,8 @@ class LatencyQuantiles(Contract):
 
 
 class StatsTotals(Contract):
+    """What was used, and how upgrades ended."""
+
     upgrades: UpgradeCounts = UpgradeCounts()
     tokens_in: int = 0
     tokens_out: int = 0
@@ -98,13 +101,14 @@ class StatsTotals(Contract):
 
 
 class StatsGroup(StatsTotals):
-    """`key` is a day (`YYYY-MM-DD`), a component, or a user's keyed hash (`anonymous` where nobody was named)."""
+    """The totals of one group. `key` is a day (`YYYY-MM-DD`), a component, or a user's keyed hash (or `anonymous`)."""
 
     key: str
 
 
+# usage: GET /internal/tenants/{tenantId}/stats?from=&to=&groupBy= -> TenantStats
 class TenantStats(Contract):
-    """`from` is inclusive, `to` exclusive; both UTC days, `YYYY-MM-DD`."""
+    """A tenant's statistics. `from` is inclusive, `to` exclusive; both are UTC days, `YYYY-MM-DD`."""
 
     from_day: str = Field(alias="from")
     to_day: str = Field(alias="to")

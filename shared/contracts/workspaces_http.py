@@ -1,4 +1,4 @@
-"""Public HTTP bodies of workspaces, their members, API keys and the audit."""
+"""Public HTTP bodies of workspaces, their members, API keys and the audit log."""
 
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ class NewWorkspace(ClientBody):
 
 
 class WorkspaceView(Contract):
-    """A workspace, and the caller's role in it. `personal` is the one that its person was given."""
+    """A workspace, and the caller's role in it. `personal` marks the workspace that was created for the caller."""
 
     id: str
     name: str
@@ -40,12 +40,14 @@ class WorkspaceView(Contract):
 
 
 class WorkspacePage(Contract):
+    """A page of the caller's workspaces. `nextCursor` is null on the last one."""
+
     items: list[WorkspaceView]
     next_cursor: str | None
 
 
 def _stands_in_a_path(subject: str) -> str:
-    # Whoever takes a member away writes it into the address, and `members/..` is another one: the workspace itself.
+    # The subject is part of the URL that removes a member, and `members/..` is the URL of the workspace itself.
     if subject.strip(".") == "":
         raise ValueError("must be more than dots")
     return subject
@@ -65,18 +67,22 @@ class ChangedMember(ClientBody):
 
 
 class MemberView(Contract):
+    """A member of a workspace. `subject` is the `sub` of the person's tokens."""
+
     subject: str
     role: RoleName
     created_at: Timestamp
 
 
 class MemberPage(Contract):
+    """A page of members. `nextCursor` is null on the last one."""
+
     items: list[MemberView]
     next_cursor: str | None
 
 
 class NewKey(ClientBody):
-    """Body of `POST /api/keys`. Without `expiresAt` the key is good until it is revoked."""
+    """Body of `POST /api/keys`. Without `expiresAt` the key is valid until it is revoked."""
 
     name: Name
     role: RoleName
@@ -84,7 +90,7 @@ class NewKey(ClientBody):
 
 
 class KeyView(Contract):
-    """An API key as it can be listed. `prefix` is how it begins; `lastUsedAt` is right to a few seconds."""
+    """An API key without its secret. `prefix` is how it begins; `lastUsedAt` may lag by a few seconds."""
 
     id: str
     name: str
@@ -97,25 +103,27 @@ class KeyView(Contract):
 
 
 class NewKeyView(KeyView):
-    """A new API key, with the key itself: the only answer that ever holds it."""
+    """A new API key, with the key itself. No other answer contains it."""
 
     key: str
 
 
 class KeyPage(Contract):
+    """A page of API keys. `nextCursor` is null on the last one."""
+
     items: list[KeyView]
     next_cursor: str | None
 
 
 class AuditActor(Contract):
-    """Who made a change. `kind` is person, key, operator or system, and open for more."""
+    """Who made a change. `kind` is person, key, operator or system; clients must accept others."""
 
     kind: str
     id: str
 
 
 class AuditView(Contract):
-    """One change. `outcome` is `unfinished` when it was cut off: it may have been made or not."""
+    """One change. `outcome` is `unfinished` when it was interrupted: it may or may not have been made."""
 
     id: str
     at: Timestamp
@@ -129,7 +137,7 @@ class AuditView(Contract):
 
 
 class AuditPage(Contract):
-    """A page of the audit, newest first. `nextCursor` is null on the last one."""
+    """A page of the audit log, newest first. `nextCursor` is null on the last one."""
 
     items: list[AuditView]
     next_cursor: str | None

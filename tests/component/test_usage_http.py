@@ -1,4 +1,4 @@
-"""The usage service's internal HTTP and its reconcile command, on a real store."""
+"""Tests of the usage service's internal HTTP and of its reconcile command, on SQLite."""
 
 import random
 from collections.abc import AsyncIterator
@@ -15,8 +15,8 @@ from services.usage.counting.ledger_store import COUNTERS, ROLLUPS, LedgerStore
 from services.usage.counting.rollups import next_month
 from services.usage.counting.routes import usage_routes
 from services.usage.reconciling.command import reconcile_stored
-from services.usage.reconciling.full_reconciliation import Reconciled
-from services.usage.reconciling.recount import Reconciliation, reconcile
+from services.usage.reconciling.full_reconciliation import ReconcileReport
+from services.usage.reconciling.recount import LedgerCheck, check_ledger
 from services.usage.settings import ReconcileSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
@@ -57,7 +57,7 @@ async def usage(tmp_path: Path) -> AsyncIterator[Usage]:
     await usage.database.stop(5)
 
 
-async def test_missing_events_are_named(usage: Usage) -> None:
+async def test_events_missing_in_the_ledger_are_returned(usage: Usage) -> None:
     await usage.counting.count([operation("e1"), operation("e2")])
     answer = await usage.http.post("/internal/events/missing", json={"eventIds": ["e3", "e1", "e4"]})
     assert answer.json() == {"eventIds": ["e3", "e4"]}
@@ -77,17 +77,17 @@ async def test_counters_of_a_period(usage: Usage) -> None:
         "costNanoUsd": 7,
         "version": 1,
     }
-    nobody = await usage.http.get("/internal/tenants/tenant-z/counters?period=2026-11")
-    assert (nobody.json()["tokens"], nobody.json()["version"]) == (0, 0)
+    unused = await usage.http.get("/internal/tenants/tenant-z/counters?period=2026-11")
+    assert (unused.json()["tokens"], unused.json()["version"]) == (0, 0)
 
 
 @pytest.mark.parametrize("period", ["", "2026", "2026-13", "november", "2026-11-01"])
-async def test_a_period_that_is_none_is_refused(usage: Usage, period: str) -> None:
+async def test_an_invalid_period_is_rejected(usage: Usage, period: str) -> None:
     answer = await usage.http.get(f"/internal/tenants/tenant-a/counters?period={period}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-async def test_every_route_wants_the_token(usage: Usage) -> None:
+async def test_every_route_requires_the_internal_token(usage: Usage) -> None:
     for path in ("events/missing", "tenants/t/counters?period=2026-11", "tenants/t/stats"):
         answer = await usage.http.request(
             "POST" if "missing" in path else "GET", f"/internal/{path}", headers={INTERNAL_TOKEN_HEADER: "x"}
@@ -129,7 +129,7 @@ async def test_stats_by_component_and_user(usage: Usage) -> None:
     assert [(group["key"], group["upgrades"]["total"]) for group in by_user] == [("anonymous", 1), ("u_1", 0)]
 
 
-async def test_users_over_months_and_parts_of_them(usage: Usage) -> None:
+async def test_stats_by_user_over_several_months(usage: Usage) -> None:
     days = ("2026-09-30", "2026-10-01", "2026-10-31", "2026-11-01", "2026-11-15", "2026-12-01")
     await usage.counting.count(
         [operation(f"e{n}", day=day, period=day[:7], tokens_in=10**n) for n, day in enumerate(days)]
@@ -148,7 +148,7 @@ async def test_users_over_months_and_parts_of_them(usage: Usage) -> None:
 
 @pytest.mark.parametrize("group_by", ["day", "component", "user"])
 async def test_any_range_is_the_sum_of_its_days(usage: Usage, group_by: str) -> None:
-    """However a range is put together: from days, from months, or from months less some days."""
+    """Ranges made of days, of months, and of months minus some days."""
     chance = random.Random(5)
     await usage.counting.count(mixed_events(1500))
     days = [date(2026, 9, 29) + timedelta(days=number) for number in range(65)]
@@ -167,14 +167,14 @@ async def test_any_range_is_the_sum_of_its_days(usage: Usage, group_by: str) -> 
         assert stats["totals"]["tokensIn"] == sum(one["totals"]["tokensIn"] for one in within)
 
 
-async def test_stats_hold_the_work_of_evals_too(usage: Usage) -> None:
+async def test_stats_include_usage_of_evals(usage: Usage) -> None:
     await usage.counting.count([operation("e1"), operation("e2", origin="eval")])
     assert (await usage.stats("from=2026-11-01&to=2026-12-01"))["totals"]["tokensIn"] == 20
     counters = await usage.http.get("/internal/tenants/tenant-a/counters?period=2026-11")
     assert counters.json()["tokens"] == 15
 
 
-async def test_stats_are_of_this_month_unless_told(usage: Usage) -> None:
+async def test_stats_default_to_this_month(usage: Usage) -> None:
     stats = await usage.stats("")
     assert stats["from"] == now_utc().strftime("%Y-%m-01")
     assert stats["from"] < stats["to"]
@@ -195,19 +195,19 @@ async def test_stats_are_of_this_month_unless_told(usage: Usage) -> None:
         ("to=9999-12-31", "to"),
     ],
 )
-async def test_ranges_that_make_no_sense_are_refused(usage: Usage, query: str, field: str) -> None:
+async def test_invalid_ranges_are_rejected(usage: Usage, query: str, field: str) -> None:
     answer = await usage.http.get(f"/internal/tenants/tenant-a/stats?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
 @pytest.mark.parametrize("query", ["from=yesterday", "groupBy=tenant", "to=2026-02-30", "from=1793491200"])
-async def test_what_is_no_day_and_no_group_is_refused(usage: Usage, query: str) -> None:
+async def test_invalid_days_and_groups_are_rejected(usage: Usage, query: str) -> None:
     answer = await usage.http.get(f"/internal/tenants/tenant-a/stats?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-async def test_one_end_of_a_range_says_the_other(usage: Usage) -> None:
+async def test_a_range_with_one_end_defaults_to_a_month(usage: Usage) -> None:
     until = await usage.stats("to=2026-03-15")
     assert (until["from"], until["to"]) == ("2026-03-01", "2026-03-15")
     month = await usage.stats("to=2026-03-01")
@@ -217,7 +217,7 @@ async def test_one_end_of_a_range_says_the_other(usage: Usage) -> None:
     assert (since["from"], since["to"]) == (today.isoformat(), next_month(today).isoformat())
 
 
-async def test_reconcile_finds_nothing_when_all_is_well(usage: Usage, tmp_path: Path) -> None:
+async def test_reconcile_finds_no_difference_in_an_intact_store(usage: Usage, tmp_path: Path) -> None:
     await usage.counting.count(mixed_events(300))
     settings = ReconcileSettings(
         _env_file=None,
@@ -238,39 +238,39 @@ async def test_reconcile_reports_tenant_meter_and_amount(usage: Usage) -> None:
     await usage.counting.count([operation("e1"), ending("e2")])
     await usage.counters.update_one({"tenantId": "tenant-a"}, {"$inc": {"tokens": 3}})
     await usage.rollups.update_one({"kind": "component"}, {"$inc": {"operations": -1}})
-    found = await reconcile(usage.ledger, attempts=1)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert not found.clean
     assert [(d.tenant_id, d.what, d.meter, d.amount) for d in found.differences] == [
         ("tenant-a", "counter", "tokens", 3),
         ("tenant-a", "rollup", "operations", -1),
     ]
-    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in told(found).to_text()
-    assert told(found).to_json()["differences"][0]["amount"] == 3
+    assert "tenant-a  counter 2026-11  tokens: stored 18, ledger 15, off by +3" in report_of(found).to_text()
+    assert report_of(found).to_json()["differences"][0]["amount"] == 3
 
 
-def told(found: Reconciliation) -> Reconciled:
-    return Reconciled(found, None, None, {})
+def report_of(found: LedgerCheck) -> ReconcileReport:
+    return ReconcileReport(found, None, None, {})
 
 
-async def stored_and_left(usage: Usage) -> None:
-    """An event under a batch that its process began and left."""
+async def store_and_abandon(usage: Usage) -> None:
+    """Stores an event in a batch whose process never continues."""
     number = await usage.ledger.registry.begin("gone", 0.0)
     assert number is not None
     await usage.ledger.store([operation("e1")], number)
 
 
-async def test_reconcile_reports_what_nobody_counts(usage: Usage) -> None:
-    await stored_and_left(usage)
-    found = await reconcile(usage.ledger, attempts=1)
+async def test_reconcile_reports_events_that_stay_uncounted(usage: Usage) -> None:
+    await store_and_abandon(usage)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert (found.clean, found.uncounted, found.differences) == (False, 1, [])
-    assert "1 events of the ledger are not counted" in told(found).to_text()
+    assert "1 events of the ledger are not counted" in report_of(found).to_text()
 
 
-async def test_reconcile_waits_for_what_is_being_counted(usage: Usage) -> None:
-    await stored_and_left(usage)
+async def test_reconcile_waits_for_events_being_counted(usage: Usage) -> None:
+    await store_and_abandon(usage)
 
     async def counted_meanwhile(seconds: float) -> None:
         await usage.counting.resume()
 
-    found = await reconcile(usage.ledger, attempts=2, sleep=counted_meanwhile)
+    found = await check_ledger(usage.ledger, attempts=2, sleep=counted_meanwhile)
     assert (found.clean, found.events) == (True, 1)

@@ -1,4 +1,4 @@
-"""Counting on a real store: every event once, whatever stops, repeats or overlaps."""
+"""Tests that a real store counts every event exactly once, despite crashes, repeats and overlapping processes."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from services.usage.counting.count_batch import BatchRegistry, CountBatch, Count
 from services.usage.counting.increments import increments_of
 from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.ledger_store import LedgerStore
-from services.usage.reconciling.recount import reconcile
+from services.usage.reconciling.recount import check_ledger
 from shared.storage.documents import Collection, Database, StorageUnavailable
 from shared.storage.sqlite import SqliteDatabase
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
@@ -22,7 +22,7 @@ PERIODS = ("2026-10", "2026-11")
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nothing in the code under test may catch it."""
+    """Simulates the end of a process: nothing in the code under test may catch it."""
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Killing:
-    """Passes calls on, and raises Killed before or after the n-th one."""
+    """A proxy that raises Killed before or after the n-th call."""
 
     def __init__(self, wrapped: object, steps: "Steps") -> None:
         self._wrapped = wrapped
@@ -75,7 +75,7 @@ class Steps:
 
 
 class Store:
-    """One process's view of a store that several share."""
+    """One process's view of a shared store."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -118,7 +118,7 @@ async def assert_counted_once(store: Store, events: Sequence[LedgerEvent]) -> No
         assert counters.embeddings == amounts.get("embeddings", 0)
         assert counters.cost_nano_usd == amounts.get("costNanoUsd", 0)
     assert await store.ledger.missing([event.event_id for event in once]) == []
-    found = await reconcile(store.ledger, attempts=1)
+    found = await check_ledger(store.ledger, attempts=1)
     assert (found.differences, found.uncounted, found.events) == ([], 0, len(once))
     assert await store.registry.open_batches() == []
 
@@ -139,7 +139,7 @@ async def test_duplicates_within_a_batch_and_across_batches(store: Store) -> Non
     await assert_counted_once(store, events)
 
 
-async def test_nothing_is_nothing(store: Store) -> None:
+async def test_an_empty_batch_counts_nothing(store: Store) -> None:
     assert await store.counting(Clock()).count([]) == 0
     counters = await store.ledger.counters("tenant-a", "2026-11")
     assert (counters.upgrades, counters.version) == (0, 0)
@@ -152,7 +152,7 @@ async def test_the_version_rises_with_every_batch(store: Store) -> None:
     assert (await store.ledger.counters("tenant-a", "2026-11")).version == 3
 
 
-async def test_missing_are_those_not_counted_yet(store: Store) -> None:
+async def test_missing_returns_unknown_and_uncounted_events(store: Store) -> None:
     number = await store.registry.begin("slow", 0.0)
     assert number is not None
     await store.ledger.store([operation("stored")], number)
@@ -166,7 +166,7 @@ async def test_missing_are_those_not_counted_yet(store: Store) -> None:
 async def test_killed_at_each_step_and_started_again(
     store: Store, kill_at: int, kill_before: bool, again: bool
 ) -> None:
-    """begin, store, start_counting, add, close; the sixth kill comes too late."""
+    """The steps are begin, store, start_counting, add, close; a sixth step does not exist."""
     events = mixed_events(60)
     clock = Clock()
     await store.counting(clock).count(mixed_events(20, seed=9))
@@ -190,15 +190,15 @@ async def test_killed_at_each_step_and_started_again(
 async def test_killed_while_one_batch_is_counted_and_the_next_is_stored(
     store: Store, kill_at: int, kill_before: bool
 ) -> None:
-    """Three batches of five steps, in the order in which they really come; the sixteenth kill comes too late."""
+    """Three batches of five steps, in the order in which they run; a sixteenth step does not exist."""
     events = mixed_events(90)
     clock = Clock()
     steps = Steps(kill_at, kill_before)
     counting = store.counting(clock, "killed", steps)
     try:
         for start in range(0, 90, 30):
-            taken = await counting.take(events[start : start + 30])
-        await taken.counting
+            batch = await counting.count_in_background(events[start : start + 30])
+        await batch.done
     except Killed:
         pass
     assert steps.killed == (kill_at < 15)
@@ -227,19 +227,19 @@ async def test_the_next_batch_is_stored_while_one_is_counted_and_then_waits(stor
             return step
 
     counting = CountBatch(cast(Ledger, Slow(store.ledger, Steps(100, True))), store.registry, "one", 5.0)
-    first = await counting.take([operation("e1")])
-    second = asyncio.create_task(counting.take([operation("e2")]))
+    first = await counting.count_in_background([operation("e1")])
+    second = asyncio.create_task(counting.count_in_background([operation("e2")]))
     await asyncio.wait_for(second_stored.wait(), 10)
-    assert not first.counting.done()
+    assert not first.done.done()
     assert not second.done()
     assert await store.ledger.missing(["e1", "e2"]) == ["e1", "e2"]
     going_on.set()
-    await (await second).counting
-    assert first.counting.done()
+    await (await second).done
+    assert first.done.done()
     await assert_counted_once(store, [operation("e1"), operation("e2")])
 
 
-async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Store) -> None:
+async def test_a_stored_batch_that_cannot_be_counted_is_left_to_resume(store: Store) -> None:
     class Failing(Killing):
         def __getattr__(self, name: str) -> Callable[..., Any]:
             if name == "add":
@@ -249,26 +249,31 @@ async def test_a_taken_batch_that_cannot_be_counted_is_left_to_resume(store: Sto
         async def _refuse(self, *_: Any) -> None:
             raise StorageUnavailable("full")
 
-    told: list[tuple[int, Exception]] = []
+    interrupted: list[tuple[int, Exception]] = []
     clock = Clock()
     ledger = cast(Ledger, Failing(store.ledger, Steps(100, True)))
     counting = CountBatch(
-        ledger, store.registry, "one", 5.0, clock, interrupted=lambda number, error: told.append((number, error))
+        ledger,
+        store.registry,
+        "one",
+        5.0,
+        clock,
+        on_interrupted=lambda number, error: interrupted.append((number, error)),
     )
-    taken = await counting.take([operation("e1")])
-    await taken.counting
-    assert taken.new == 1
-    assert [(number, type(error)) for number, error in told] == [(1, StorageUnavailable)]
+    batch = await counting.count_in_background([operation("e1")])
+    await batch.done
+    assert batch.new == 1
+    assert [(number, type(error)) for number, error in interrupted] == [(1, StorageUnavailable)]
     assert await store.ledger.missing(["e1"]) == ["e1"]
     clock.now += 6
     assert await store.counting(clock, "other").resume() == 1
     await assert_counted_once(store, [operation("e1")])
 
 
-async def test_the_end_waits_for_what_is_being_counted(store: Store) -> None:
+async def test_stop_waits_for_the_batch_in_the_background(store: Store) -> None:
     counting = store.counting(Clock())
     events = mixed_events(50)
-    await counting.take(events)
+    await counting.count_in_background(events)
     await counting.stop(5)
     await assert_counted_once(store, events)
 
@@ -279,16 +284,16 @@ async def test_killed_while_the_counters_are_raised(
 ) -> None:
     """Some counters and rollups have the batch, some do not."""
 
-    async def dying(collection: Collection, raises: Sequence[ledger_store.Raise], number: int) -> None:
-        for one in raises[: kill_at * 10]:
+    async def dying(collection: Collection, increments: Sequence[ledger_store.DocumentIncrement], number: int) -> None:
+        for one in increments[: kill_at * 10]:
             await original(collection, [one], number)
         raise Killed
 
-    original = ledger_store._raise_all
+    original = ledger_store._add_batch
     clock = Clock()
     events = mixed_events(120)
     with monkeypatch.context() as patched:
-        patched.setattr(ledger_store, "_raise_all", dying)
+        patched.setattr(ledger_store, "_add_batch", dying)
         with pytest.raises(Killed):
             await store.counting(clock, "killed").count(events)
     clock.now += 6
@@ -297,7 +302,7 @@ async def test_killed_while_the_counters_are_raised(
 
 
 @pytest.mark.parametrize("kill_at", range(10))
-async def test_killed_while_resuming_what_was_killed(store: Store, kill_at: int) -> None:
+async def test_killed_while_resuming_a_killed_batch(store: Store, kill_at: int) -> None:
     events = mixed_events(60)
     clock = Clock()
     with pytest.raises(Killed):
@@ -316,7 +321,7 @@ async def test_killed_while_resuming_what_was_killed(store: Store, kill_at: int)
     await assert_counted_once(store, events)
 
 
-async def test_a_lease_is_respected_and_then_runs_out(store: Store) -> None:
+async def test_a_batch_is_taken_over_only_after_its_lease(store: Store) -> None:
     clock = Clock()
     with pytest.raises(Killed):
         await store.counting(clock, "killed", Steps(3, kill_before=True)).count([operation("e1")])
@@ -328,8 +333,8 @@ async def test_a_lease_is_respected_and_then_runs_out(store: Store) -> None:
     assert await store.ledger.missing(["e1"]) == []
 
 
-async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store: Store) -> None:
-    """It wakes after its batch was given up, counted by another, and forgotten by the counters' lists."""
+async def test_an_owner_suspended_beyond_its_lease_counts_nothing_twice(store: Store) -> None:
+    """It continues after another process has given up its batch, counted its events and filled the counters' lists."""
     clock = Clock()
     events = mixed_events(50)
 
@@ -357,7 +362,7 @@ async def test_an_owner_that_slept_through_its_lease_counts_nothing_twice(store:
     await assert_counted_once(store, [*events, *others])
 
 
-async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_repeat_of_a_forgotten_batch_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     clock = Clock()
@@ -370,7 +375,9 @@ async def test_a_late_count_of_a_forgotten_batch_is_refused(store: Store, monkey
     await assert_counted_once(store, events)
 
 
-async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_batch_begins_a_window_ahead_of_an_unfinished_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     clock = Clock()
     for _ in range(3):
@@ -380,7 +387,7 @@ async def test_nobody_gets_a_window_ahead_of_an_unfinished_batch(store: Store, m
     await assert_counted_once(store, [operation("e1")])
 
 
-async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_window_that_stays_full_interrupts_counting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_registry, "WINDOW", 1)
     clock = Clock()
     await store.registry.begin("stuck", clock.now + 3600)
@@ -389,10 +396,10 @@ async def test_a_window_that_never_opens_is_an_interruption(store: Store, monkey
 
 
 @pytest.mark.parametrize("seed", [0, 2, 4])
-async def test_processes_that_overlap_die_and_steal_count_every_event_once(
+async def test_overlapping_processes_that_crash_count_every_event_once(
     store: Store, open_usage_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Four processes on two connections, the same events in different orders, leases far too short, a tiny window."""
+    """Four processes on two connections: the same events in different orders, very short leases, a small window."""
     monkeypatch.setattr(batch_registry, "WINDOW", 4)
     monkeypatch.setattr(ledger_store, "RECENT", 8)
     second = Store(open_usage_database())
@@ -428,7 +435,7 @@ async def test_processes_that_overlap_die_and_steal_count_every_event_once(
         await second.database.stop(5)
 
 
-async def test_tenants_and_months_are_apart(store: Store) -> None:
+async def test_tenants_and_months_are_counted_separately(store: Store) -> None:
     await store.counting(Clock()).count(mixed_events(100))
     seen = [await store.ledger.counters(tenant, period) for tenant in TENANTS for period in PERIODS]
     assert len({counters.tokens for counters in seen}) == 4

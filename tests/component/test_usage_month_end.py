@@ -1,7 +1,7 @@
-"""The end of a month, with the clock moved: what was accepted before it belongs to the old month, once."""
+"""Tests of the end of a month, with a moved clock: usage belongs to the month in which its upgrade was accepted."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import pytest
 from services.usage.counting import routes as routes_module
 from services.usage.counting.count_batch import CountBatch
 from services.usage.counting.handlers import to_ledger_event
+from services.usage.counting.increments import CounterKey
 from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.ledger_store import LedgerStore
 from services.usage.counting.routes import usage_routes
 from services.usage.plans import routes as plan_routes_module
 from services.usage.plans.plans import PLANS, PlanStore
 from services.usage.plans.routes import plan_routes
-from services.usage.reconciling.recount import reconcile
+from services.usage.reconciling.recount import check_ledger
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.contracts.upgrade_results import UpgradeStatus
@@ -34,6 +35,9 @@ NEXT_MONTH = datetime(2026, 12, 1, 0, 0, 4, tzinfo=UTC)
 TENANT = "tenant-a"
 
 
+async def announce_nothing(keys: Collection[CounterKey]) -> None: ...
+
+
 class Usage:
     def __init__(self, path: Path) -> None:
         self.now = LAST_SECOND
@@ -44,7 +48,7 @@ class Usage:
         app = internal_app(
             Telemetry("usage", ObservabilitySettings()),
             internal_token="t",
-            routers=[usage_routes(self.ledger), plan_routes(self.ledger, plans)],
+            routers=[usage_routes(self.ledger), plan_routes(self.ledger, plans, announce_nothing)],
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://usage", headers={INTERNAL_TOKEN_HEADER: "t"}
@@ -93,7 +97,7 @@ def end(event_id: str, period: str, occurred_at: datetime) -> LedgerEvent:
     return to_ledger_event(decode(COMPLETED, value, headers), LAST_SECOND - timedelta(days=35))
 
 
-async def test_an_upgrade_in_flight_is_counted_once_and_in_its_month(usage: Usage) -> None:
+async def test_an_upgrade_across_the_month_end_counts_once_in_its_own_month(usage: Usage) -> None:
     await usage.counting.count([operation("o1", "2026-11", LAST_SECOND)])
     usage.now = NEXT_MONTH
     assert await usage.used("2026-12") == (0, 0)
@@ -128,11 +132,11 @@ async def test_events_of_two_months_twice_and_in_any_order(usage: Usage) -> None
     tokens = sum(n for n in range(60) if n % 3)
     assert await usage.used("2026-11") == (10, tokens)
     assert await usage.used("2026-12") == (10, sum(range(60)) - tokens)
-    found = await reconcile(usage.ledger, attempts=1)
+    found = await check_ledger(usage.ledger, attempts=1)
     assert (found.clean, found.events) == (True, 80)
 
 
-async def test_a_change_of_plan_after_the_end_of_the_month_is_of_the_new_month(usage: Usage) -> None:
+async def test_a_plan_change_after_the_month_end_applies_to_the_new_month(usage: Usage) -> None:
     usage.now = NEXT_MONTH
     answer = await usage.http.put(f"/internal/tenants/{TENANT}/plan", json={"plan": "PLUS"})
     assert (answer.json()["period"], answer.json()["limits"]["upgrades"]) == ("2026-12", 10_000)

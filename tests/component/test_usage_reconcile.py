@@ -1,4 +1,4 @@
-"""Reconciling with the holds of admission in a real Redis and with what a real broker still has."""
+"""Tests of reconciling with admission states in a real Redis and with pending events in a real broker."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from services.usage.counting.count_batch import CountBatch
 from services.usage.counting.handlers import to_ledger_event
 from services.usage.counting.increments import CounterKey
 from services.usage.counting.ledger_store import LedgerStore
-from services.usage.reconciling.admission_check import OVERDUE_AFTER, MayWait, check_admission, nothing_waits
+from services.usage.reconciling.admission_check import OVERDUE_AFTER, MayBePending, check_admission
 from services.usage.reconciling.admission_states import AdmissionStates, RedisAdmissionStates, StoredAdmission
 from services.usage.reconciling.command import reconcile_stored
 from services.usage.reconciling.full_reconciliation import RUNS, ScheduledReconcile
@@ -42,6 +42,10 @@ LONG_AGO = timedelta(days=35)
 async def no_sleep(seconds: float) -> None: ...
 
 
+def nothing_pending(key: CounterKey) -> bool:
+    return False
+
+
 @dataclass
 class Usage:
     settings: ReconcileSettings
@@ -54,7 +58,7 @@ class Usage:
 
     @property
     def state(self) -> str:
-        """The name of the tenant's state."""
+        """The Redis key of the tenant's admission state."""
         return redis_keys.admission_counters(self.tenant, PERIOD)
 
     async def quota(self, plan: Plan = Plan.FREE) -> TenantQuota:
@@ -68,18 +72,18 @@ class Usage:
         )
 
     async def install(self, *holds: InstalledHold, plan: Plan = Plan.FREE) -> None:
-        """The gateway's own state of the tenant, as of now."""
+        """Installs the tenant's state as the gateway does."""
         run_id, token = await self.admission.begin_rebuild(self.tenant, PERIOD, new_id())
         assert await self.admission.install(run_id, token, await self.quota(plan), holds) == "installed"
 
     async def differences(
         self,
         states: AdmissionStates | None = None,
-        may_wait: MayWait = nothing_waits,
+        may_be_pending: MayBePending = nothing_pending,
         sleep: Callable[[float], Awaitable[None]] = no_sleep,
     ) -> list[tuple[str, str, str, int]]:
-        """Of this tenant: what, where, meter, amount."""
-        found = await check_admission(states or RedisAdmissionStates(self.redis), self.ledger, may_wait, sleep)
+        """What, where, meter and amount of this tenant's differences."""
+        found = await check_admission(states or RedisAdmissionStates(self.redis), self.ledger, may_be_pending, sleep)
         return [(d.what, d.where, d.meter, d.amount) for d in found.differences if d.tenant_id == self.tenant]
 
 
@@ -115,7 +119,7 @@ def hold(tokens: int, due: datetime, ended: bool = False) -> InstalledHold:
     return InstalledHold(new_id(), size, ended=ended, counted=False, due_ms=round(due.timestamp() * 1000))
 
 
-async def test_a_sound_state_has_no_difference(usage: Usage) -> None:
+async def test_an_intact_state_has_no_difference(usage: Usage) -> None:
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     soon = datetime.now(UTC) + timedelta(seconds=60)
     await usage.install(hold(500, soon), hold(70, soon, ended=True))
@@ -134,14 +138,16 @@ async def test_a_sound_state_has_no_difference(usage: Usage) -> None:
         ("hu", 1, ("sum of holds", PERIOD, "upgrades", 1)),
     ],
 )
-async def test_what_is_off_is_named(usage: Usage, field: str, by: int, difference: tuple[str, str, str, int]) -> None:
+async def test_a_wrong_field_is_reported(
+    usage: Usage, field: str, by: int, difference: tuple[str, str, str, int]
+) -> None:
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     await usage.install(hold(500, datetime.now(UTC) + timedelta(seconds=60)))
     await usage.redis.hincrby(redis_keys.admission_counters(usage.tenant, PERIOD), field, by)
     assert await usage.differences() == [difference]
 
 
-async def test_a_base_above_newer_counters_is_wrong(usage: Usage) -> None:
+async def test_a_base_above_newer_counters_is_reported(usage: Usage) -> None:
     await usage.install(hold(500, datetime.now(UTC) + timedelta(seconds=60)))
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     await usage.redis.hincrby(redis_keys.admission_counters(usage.tenant, PERIOD), "be", 1)
@@ -149,7 +155,7 @@ async def test_a_base_above_newer_counters_is_wrong(usage: Usage) -> None:
 
 
 class Between(AdmissionStates):
-    """What happens after all states were read and before one of them is read again."""
+    """Runs `happens` after all states were read and before one of them is read again."""
 
     def __init__(self, redis: Redis, happens: Callable[[], Awaitable[object]]) -> None:
         self._states = RedisAdmissionStates(redis)
@@ -165,8 +171,8 @@ class Between(AdmissionStates):
 
 
 @pytest.mark.parametrize("plan", [Plan.FREE, Plan.ENTERPRISE])
-async def test_a_state_that_holds_less_than_was_counted_is_named(usage: Usage, plan: Plan) -> None:
-    """It would admit as much too often."""
+async def test_a_state_with_less_than_was_counted_is_reported(usage: Usage, plan: Plan) -> None:
+    """It would admit too much by the difference."""
     counted = [
         operation(new_id(), tenant_id=usage.tenant, period=PERIOD, embeddings=2),
         ending(new_id(), tenant_id=usage.tenant, period=PERIOD),
@@ -182,14 +188,14 @@ async def test_a_state_that_holds_less_than_was_counted_is_named(usage: Usage, p
     ]
 
 
-async def test_what_is_still_held_is_not_behind(usage: Usage) -> None:
+async def test_counted_usage_that_is_still_held_is_no_difference(usage: Usage) -> None:
     await usage.install(hold(15, datetime.now(UTC) + timedelta(seconds=60), ended=True))
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     assert await usage.differences() == []
 
 
-async def test_a_state_that_moves_on_while_it_is_compared_is_sound(usage: Usage) -> None:
-    """Between the states and the counters something was admitted and counted."""
+async def test_a_state_that_changes_while_it_is_compared_is_no_difference(usage: Usage) -> None:
+    """Usage is admitted and counted between the reading of states and that of counters."""
     await usage.install()
 
     async def admitted_and_counted() -> None:
@@ -209,7 +215,7 @@ async def test_a_state_that_moves_on_while_it_is_compared_is_sound(usage: Usage)
 
 
 @pytest.mark.parametrize("run", ["another", None], ids=["another Redis", "cold"])
-async def test_a_state_that_is_not_in_force_any_more_is_not_behind(usage: Usage, run: str | None) -> None:
+async def test_a_state_lost_while_it_is_compared_is_no_difference(usage: Usage, run: str | None) -> None:
     await usage.install()
 
     async def counted_and_lost() -> None:
@@ -227,7 +233,7 @@ def late_hold(tokens: int, ended: bool) -> InstalledHold:
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_hold_that_outlives_its_time_is_named(usage: Usage, ended: bool) -> None:
+async def test_an_overdue_hold_is_reported(usage: Usage, ended: bool) -> None:
     late, in_time = late_hold(40, ended), hold(9, datetime.now(UTC) - timedelta(seconds=5))
     await usage.install(late, in_time)
     found = ("hold overdue", f"{PERIOD} {late.hold_id}")
@@ -235,17 +241,17 @@ async def test_a_hold_that_outlives_its_time_is_named(usage: Usage, ended: bool)
     assert await usage.differences() == expected
 
 
-async def test_an_ended_hold_may_wait_for_what_the_topics_still_have(usage: Usage) -> None:
-    """Usage was out: nobody could look at the hold with success."""
+async def test_an_ended_hold_is_not_overdue_while_events_are_pending(usage: Usage) -> None:
+    """The usage service was unavailable, so the gateway could not settle the hold."""
     ended, open_ = late_hold(40, ended=True), late_hold(0, ended=False)
     await usage.install(ended, open_)
     overdue_open = ("hold overdue", f"{PERIOD} {open_.hold_id}", "upgrades", 1)
-    assert await usage.differences(may_wait=lambda key: key == (usage.tenant, PERIOD)) == [overdue_open]
-    assert len(await usage.differences(may_wait=lambda key: key == (usage.tenant, "2001-01"))) == 2
+    assert await usage.differences(may_be_pending=lambda key: key == (usage.tenant, PERIOD)) == [overdue_open]
+    assert len(await usage.differences(may_be_pending=lambda key: key == (usage.tenant, "2001-01"))) == 2
 
 
-async def test_an_ended_hold_is_looked_at_again_before_it_is_named(usage: Usage) -> None:
-    """Usage has just come back and counted everything: the gateway takes it over within seconds."""
+async def test_an_ended_hold_is_checked_again_before_it_is_reported(usage: Usage) -> None:
+    """The usage service has just counted everything: the gateway settles the hold within seconds."""
     ended = late_hold(40, ended=True)
     await usage.install(ended)
     due = redis_keys.admission_due(usage.tenant, PERIOD)
@@ -283,7 +289,7 @@ def recorded(tenant_id: str, tokens: int) -> UsageRecorded:
     )
 
 
-async def test_what_the_topics_still_have_is_pending_and_no_difference(usage: Usage) -> None:
+async def test_events_in_the_topics_are_pending_and_no_difference(usage: Usage) -> None:
     group = f"test.{new_id()}"
     counted, pending = recorded(usage.tenant, 10), [recorded(usage.tenant, 7), recorded(usage.tenant, 8)]
     free = recorded(new_id(), 0).model_copy(update={"embeddings": 0})
@@ -311,7 +317,7 @@ async def test_what_the_topics_still_have_is_pending_and_no_difference(usage: Us
 
 
 async def commit_everything(settings: ReconcileSettings, group: str) -> None:
-    """As if the group had read the topic to its end."""
+    """Commits the end of the topic for the group."""
     consumer = make_consumer(settings, **group_options(settings, group))
     consumer.subscribe([USAGE_RECORDED.name])
     await consumer.start()
@@ -324,7 +330,7 @@ async def commit_everything(settings: ReconcileSettings, group: str) -> None:
         await consumer.stop()
 
 
-async def test_everything_at_once(usage: Usage) -> None:
+async def test_a_full_reconciliation(usage: Usage) -> None:
     await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
     await usage.install(hold(5, datetime.now(UTC) + timedelta(seconds=60)))
     found = await reconcile_stored(usage.settings)
@@ -335,11 +341,11 @@ async def test_everything_at_once(usage: Usage) -> None:
     found = await reconcile_stored(usage.settings)
     assert not found.clean
     assert f"{usage.tenant}  sum of holds {PERIOD}  tokens: stored 6, ledger 5, off by +1" in found.to_text()
-    told = [d for d in found.to_json()["differences"] if d["tenant_id"] == usage.tenant]
-    assert [(d["meter"], d["amount"]) for d in told] == [("tokens", 1)]
+    ours = [d for d in found.to_json()["differences"] if d["tenant_id"] == usage.tenant]
+    assert [(d["meter"], d["amount"]) for d in ours] == [("tokens", 1)]
 
 
-async def test_one_of_many_processes_reconciles_once_in_an_interval(tmp_path: Path, usage: Usage) -> None:
+async def test_only_one_process_reconciles_per_interval(tmp_path: Path, usage: Usage) -> None:
     database = SqliteDatabase(tmp_path / "runs.sqlite3")
     jobs = [ScheduledReconcile(database, timedelta(hours=1), lambda: reconcile_stored(usage.settings)) for _ in "123"]
     runs = database.collection(RUNS)

@@ -1,4 +1,4 @@
-"""Recounting a ledger in which something is being counted at every moment."""
+"""Tests of recounting the ledger while events are counted and pruned."""
 
 import asyncio
 import random
@@ -14,9 +14,9 @@ from services.usage.counting.count_batch import CountingInterrupted
 from services.usage.counting.ledger_store import COUNTERS, EVENTS, LedgerStore
 from services.usage.counting.retention import Retention
 from services.usage.reconciling import recount
-from services.usage.reconciling.full_reconciliation import Reconciled
-from services.usage.reconciling.recount import StoredLedger, reconcile
-from shared.contracts.contract import format_utc, now_utc
+from services.usage.reconciling.full_reconciliation import ReconcileReport
+from services.usage.reconciling.recount import StoredLedger, check_ledger
+from shared.contracts.contract import now_utc
 from shared.storage.sqlite import SqliteDatabase
 from tests.component.test_usage_ledger import Clock, Killed, Steps, Store
 from tests.unit.usage_fixtures import TENANTS, ending, mixed_events, operation
@@ -25,7 +25,7 @@ LATER = now_utc() + timedelta(days=40)
 
 
 class Traffic(Store):
-    """A store, with its collections."""
+    """A store with access to its collections."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(SqliteDatabase(path / "usage.sqlite3"))
@@ -34,7 +34,7 @@ class Traffic(Store):
 
 
 class Meanwhile:
-    """A ledger in which something happens before each page that is read of it."""
+    """A proxy for the ledger that runs `happens` before each page is read."""
 
     def __init__(self, ledger: LedgerStore, happens: Callable[[], Awaitable[object]]) -> None:
         self._ledger = ledger
@@ -61,7 +61,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Traffic]:
 
 
 def steady(store: Store, batches: int = 1) -> Callable[[], Awaitable[None]]:
-    """Counts some batches of both tenants each time it is asked to."""
+    """A function that counts some batches of both tenants."""
     counting, numbers = store.counting(Clock()), iter(range(10**6))
 
     async def count() -> None:
@@ -77,37 +77,37 @@ def under(store: Store, happens: Callable[[], Awaitable[object]]) -> StoredLedge
 
 
 @pytest.mark.parametrize("batches", [1, batch_registry.RECENT + 3], ids=["a batch", "more than a counter remembers"])
-async def test_tenants_that_change_all_the_time_are_compared(store: Traffic, batches: int) -> None:
+async def test_tenants_that_change_constantly_are_compared(store: Traffic, batches: int) -> None:
     await store.counting(Clock()).count(mixed_events(300))
-    found = await reconcile(under(store, steady(store, batches)), attempts=1)
-    assert (found.differences, found.moving, found.tenants) == ([], 0, 2)
+    found = await check_ledger(under(store, steady(store, batches)), attempts=1)
+    assert (found.differences, found.uncompared, found.tenants) == ([], 0, 2)
 
 
-async def test_a_difference_of_a_tenant_that_changes_all_the_time_is_found(store: Traffic) -> None:
+async def test_a_difference_of_a_tenant_that_changes_constantly_is_found(store: Traffic) -> None:
     await store.counting(Clock()).count(mixed_events(300))
     await store.counters.update_one({"tenantId": "tenant-b", "period": "2026-11"}, {"$inc": {"embeddings": -2}})
-    found = await reconcile(under(store, steady(store)), attempts=1)
+    found = await check_ledger(under(store, steady(store)), attempts=1)
     assert [(d.tenant_id, d.where, d.meter, d.amount) for d in found.differences] == [
         ("tenant-b", "2026-11", "embeddings", -2)
     ]
 
 
-async def test_a_counter_of_yesterday_is_found_while_events_are_counted(store: Traffic) -> None:
-    """It agrees with itself: its batches are those of its amounts."""
+async def test_an_outdated_counter_is_found_while_events_are_counted(store: Traffic) -> None:
+    """The counter is consistent in itself: its list has exactly the batches of its amounts."""
     counting = store.counting(Clock())
     await counting.count([operation("e1")])
     old = await store.counters.find_one({"tenantId": "tenant-a"})
     assert old is not None
     await counting.count([operation("e2")])
     await store.counters.update_one({"_id": old.pop("_id")}, {"$set": old})
-    found = await reconcile(under(store, steady(store)), attempts=1)
+    found = await check_ledger(under(store, steady(store)), attempts=1)
     assert ("counter", "tokens", -15) in [(d.what, d.meter, d.amount) for d in found.differences]
 
 
-async def test_a_counter_that_is_gone_is_found(store: Traffic) -> None:
+async def test_a_deleted_counter_is_found(store: Traffic) -> None:
     await store.counting(Clock()).count([operation("e1"), operation("e2", tenant_id="tenant-b")])
     await store.counters.delete_many({"tenantId": "tenant-a"})
-    found = await reconcile(under(store, steady_of(store, "tenant-b")), attempts=1)
+    found = await check_ledger(under(store, steady_of(store, "tenant-b")), attempts=1)
     assert ("tenant-a", "counter", "tokens", -15) in [
         (d.tenant_id, d.what, d.meter, d.amount) for d in found.differences
     ]
@@ -119,19 +119,19 @@ def steady_of(store: Store, tenant: str) -> Callable[[], Awaitable[object]]:
     return lambda: counting.count([operation(f"t{next(numbers)}", tenant_id=tenant)])
 
 
-async def test_events_that_wait_hide_no_difference(store: Traffic) -> None:
+async def test_uncounted_events_hide_no_difference(store: Traffic) -> None:
     await store.counting(Clock()).count([operation("e1"), ending("e2")])
     number = await store.registry.begin("slow", 0.0)
     assert number is not None
     await store.ledger.store([operation("e3")], number)
     await store.counters.update_one({"tenantId": "tenant-a"}, {"$inc": {"tokens": 4}})
-    found = await reconcile(store.ledger, attempts=1)
-    assert (found.uncounted, found.moving) == (1, 0)
+    found = await check_ledger(store.ledger, attempts=1)
+    assert (found.uncounted, found.uncompared) == (1, 0)
     assert [(d.what, d.meter, d.amount) for d in found.differences] == [("counter", "tokens", 4)]
 
 
-async def test_what_is_counted_after_a_while_is_not_uncounted(store: Traffic) -> None:
-    """Although at every look other events wait."""
+async def test_events_counted_a_little_later_are_not_reported(store: Traffic) -> None:
+    """Even if other events are uncounted at every check."""
     clock, numbers = Clock(), iter(range(10**6))
 
     async def leave_one() -> None:
@@ -144,15 +144,15 @@ async def test_what_is_counted_after_a_while_is_not_uncounted(store: Traffic) ->
         await leave_one()
 
     await leave_one()
-    found = await reconcile(store.ledger, attempts=2, sleep=finish_and_leave_one)
+    found = await check_ledger(store.ledger, attempts=2, sleep=finish_and_leave_one)
     assert (found.clean, found.uncounted) == (True, 0)
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_every_moment_of_processes_that_die_is_compared(
+async def test_recounts_during_crashes_find_no_difference(
     store: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Leases far too short, batches left half counted, taken over and given up, while the ledger is read on and on."""
+    """Leases are very short; batches are left half counted, taken over and given up while the ledger is recounted."""
     monkeypatch.setattr(batch_registry, "WINDOW", 3)
     monkeypatch.setattr(ledger_store, "RECENT", 6)
     events, clock, done = mixed_events(400, seed), Clock(), asyncio.Event()
@@ -175,8 +175,8 @@ async def test_every_moment_of_processes_that_die_is_compared(
     async def read() -> int:
         readings = 0
         while not done.is_set():
-            found = await reconcile(store.ledger, attempts=1)
-            assert (found.differences, found.moving) == ([], 0)
+            found = await check_ledger(store.ledger, attempts=1)
+            assert (found.differences, found.uncompared) == ([], 0)
             readings += 1
         return readings
 
@@ -186,24 +186,22 @@ async def test_every_moment_of_processes_that_die_is_compared(
     assert await reading > 3
 
 
-async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
-    store: Traffic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Old events go while the ledger is read: their sums cannot be told from what is left of them."""
+async def test_pruning_during_every_attempt_is_reported(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events pruned while the ledger is read may be in both the sealed sums and the events, or in neither."""
     monkeypatch.setattr("services.usage.counting.ledger_store.STEP_EVENTS", 2)
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))
-    told: list[float] = []
+    pauses: list[float] = []
 
     async def asleep(seconds: float) -> None:
-        told.append(seconds)
+        pauses.append(seconds)
 
     async def removes() -> None:
-        await retention.remove_old(LATER, format_utc(LATER), most_steps=2)
+        await retention.prune(LATER, most_steps=2)
 
-    found = await reconcile(under(store, removes), attempts=3, sleep=asleep)
-    assert (found.moving, found.differences, len(told)) == (2, [], 2)
-    reported = Reconciled(found, None, None, {})
+    found = await check_ledger(under(store, removes), attempts=3, sleep=asleep)
+    assert (found.uncompared, found.differences, len(pauses)) == (2, [], 2)
+    reported = ReconcileReport(found, None, None, {})
     assert (reported.clean, reported.complete) == (True, False)
     assert reported.to_json()["moving"] == 2
     not_compared, verdict = reported.to_text().splitlines()
@@ -213,9 +211,9 @@ async def test_what_cannot_be_compared_is_said_and_for_how_long_it_was_tried(
     assert verdict.endswith("no difference in what was compared")
 
 
-async def test_old_events_stay_for_as_long_as_they_are_read(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recount, "_NO_SEALING_FOR", timedelta(days=60))
+async def test_no_events_are_pruned_during_a_recount(store: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recount, "_PAUSE_PRUNING_FOR", timedelta(days=60))
     await store.counting(Clock()).count(mixed_events(300))
     retention = Retention(store.ledger.sealed, timedelta(days=35))
-    found = await reconcile(under(store, lambda: retention.remove_old(LATER, format_utc(LATER))), attempts=1)
-    assert (found.differences, found.moving, found.events) == ([], 0, 300)
+    found = await check_ledger(under(store, lambda: retention.prune(LATER)), attempts=1)
+    assert (found.differences, found.uncompared, found.events) == ([], 0, 300)

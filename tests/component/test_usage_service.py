@@ -1,4 +1,4 @@
-"""The usage service as a process of its own, reading from a broker, killed and started again."""
+"""Tests of the usage service as a process that reads from a broker, is killed and restarted."""
 
 import asyncio
 import json

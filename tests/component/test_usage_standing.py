@@ -1,4 +1,4 @@
-"""How a tenant stands: counters, and exactly the events that are not in them, at every step of counting."""
+"""Tests of a tenant's standing: its counters, and exactly the events that they lack, at every step of counting."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def test_an_event_is_in_the_counters_or_missing_at_every_step(ledger: Ledg
     assert await standing(ledger, "a", "b") == (TOKENS, ["b"])
 
 
-async def test_while_events_are_counted_nothing_is_twice_or_nowhere(ledger: LedgerStore) -> None:
+async def test_each_event_is_counted_or_missing_while_events_are_counted(ledger: LedgerStore) -> None:
     ids = [f"e{number}" for number in range(120)]
     counting = CountBatch(ledger, ledger.registry, owner="one", lease_seconds=5.0)
     asked = found = 0
@@ -71,7 +71,7 @@ async def test_while_events_are_counted_nothing_is_twice_or_nowhere(ledger: Ledg
     assert await standing(ledger, *ids) == (TOKENS * len(ids), [])
 
 
-async def test_what_counters_of_a_moment_ago_lack_is_known_for_as_long_as_they_tell_their_batches(
+async def test_standing_as_of_an_earlier_version(
     ledger: LedgerStore,
 ) -> None:
     ids = [f"e{number}" for number in range(RECENT + 4)]

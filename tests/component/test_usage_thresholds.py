@@ -1,4 +1,4 @@
-"""Thresholds of quotas on a real store and a real broker: each is told once, whatever dies in between."""
+"""Tests of threshold announcements on a real store and broker: each is made once, despite crashes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from services.usage.counting.increments import CounterKey
 from services.usage.counting.ledger_store import LedgerStore
 from services.usage.plans.plans import PLANS, PlanStore
 from services.usage.plans.routes import plan_routes
-from services.usage.plans.thresholds import ANNOUNCED, OutboxAnnouncements, Thresholds
+from services.usage.plans.thresholds import ANNOUNCED, ThresholdOutbox, Thresholds
 from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.quota import Plan, PlanChange, QuotaThresholdReached
@@ -34,7 +34,7 @@ PERIOD = period_of(now_utc())
 
 
 class Usage:
-    """A usage process's parts, all on one store; several may be made of one folder."""
+    """The parts of a usage process on one store. Several can share a folder."""
 
     def __init__(self, path: Path, kafka: KafkaSettings) -> None:
         self.kafka = kafka
@@ -43,30 +43,35 @@ class Usage:
         self.ledger = LedgerStore(self.database)
         self.plans = PlanStore(self.database.collection(PLANS))
         self.producer = EventProducer(kafka, source="usage")
-        self.announcements = OutboxAnnouncements(self.database, self.producer)
+        self.outbox = ThresholdOutbox(self.database, self.producer)
         away = KafkaSettings(_env_file=None, kafka_bootstrap_servers="127.0.0.1:1", kafka_enable_idempotence=False)
-        self.cut_off = OutboxAnnouncements(self.database, EventProducer(away, source="usage"))
+        self.outbox_without_broker = ThresholdOutbox(self.database, EventProducer(away, source="usage"))
         self.announced = self.database.collection(ANNOUNCED)
-        self.thresholds = Thresholds(self.ledger, self.plans, self.announcements)
+        self.thresholds = Thresholds(self.ledger, self.plans, self.outbox)
         self.counting = self.new_counting()
         app = internal_app(
             Telemetry("usage", ObservabilitySettings()),
             internal_token="t",
-            routers=[plan_routes(self.ledger, self.plans, self.thresholds.notice)],
+            routers=[plan_routes(self.ledger, self.plans, self.thresholds.announce_reached)],
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://usage", headers={INTERNAL_TOKEN_HEADER: "t"}
         )
 
-    def new_counting(self, notice: Any = None) -> CountBatch:
-        notice = notice or self.thresholds.notice
-        return CountBatch(self.ledger, self.ledger.registry, owner=new_id(), lease_seconds=0.0, notice=notice)
+    def new_counting(self, on_counters_raised: Any = None) -> CountBatch:
+        return CountBatch(
+            self.ledger,
+            self.ledger.registry,
+            owner=new_id(),
+            lease_seconds=0.0,
+            on_counters_raised=on_counters_raised or self.thresholds.announce_reached,
+        )
 
     async def use(self, tokens: int, period: str = PERIOD) -> None:
         event = operation(new_id(), tenant_id=self.tenant, tokens_in=tokens, tokens_out=0, period=period)
         await self.counting.count([event])
 
-    async def told(self) -> list[tuple[str, int, int]]:
+    async def announced_thresholds(self) -> list[tuple[str, int, int]]:
         """Meter, threshold and month of every announcement of the tenant, in the order of their ids."""
         stored = await self.announced.find({"tenantId": self.tenant}, sort=[("_id", 1)])
         reached = [QuotaThresholdReached.model_validate(record["facts"][0]["data"]) for record in stored]
@@ -86,24 +91,24 @@ async def usage(tmp_path: Path, kafka_servers: str) -> AsyncIterator[Usage]:
     await usage.database.stop(5)
 
 
-async def test_each_threshold_is_told_once(usage: Usage) -> None:
+async def test_each_threshold_is_announced_once(usage: Usage) -> None:
     this_month = now_utc().month
     await usage.use(799_999)
-    assert await usage.told() == []
+    assert await usage.announced_thresholds() == []
     await usage.use(1)
-    assert await usage.told() == [("tokens", 80, this_month)]
+    assert await usage.announced_thresholds() == [("tokens", 80, this_month)]
     await usage.use(100_000)
-    assert await usage.told() == [("tokens", 80, this_month)]
+    assert await usage.announced_thresholds() == [("tokens", 80, this_month)]
     await usage.use(200_000)
     both = [("tokens", 100, this_month), ("tokens", 80, this_month)]
-    assert await usage.told() == both
+    assert await usage.announced_thresholds() == both
     await usage.use(5)
-    assert await usage.told() == both
+    assert await usage.announced_thresholds() == both
     [first] = await usage.announced.find({"_id": f"{usage.tenant}|{PERIOD}|tokens|80"})
     assert (first["facts"][0]["data"]["used"], first["facts"][0]["data"]["limit"]) == (800_000, 1_000_000)
 
 
-async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
+async def test_every_meter_and_month_has_its_own_thresholds(usage: Usage) -> None:
     change = PlanChange(plan=Plan.FREE, overrides={"upgrades": 1, "embeddings": 2})
     await usage.plans.set(usage.tenant, change)
     await usage.counting.count(
@@ -114,7 +119,7 @@ async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
             operation(new_id(), tenant_id=usage.tenant, period="2026-10", embeddings=2),
         ]
     )
-    assert await usage.told() == [
+    assert await usage.announced_thresholds() == [
         ("upgrades", 100, 9),
         ("upgrades", 80, 9),
         ("embeddings", 100, 10),
@@ -127,14 +132,14 @@ async def test_every_meter_and_month_has_its_own(usage: Usage) -> None:
 async def test_an_unlimited_tenant_reaches_nothing(usage: Usage) -> None:
     await usage.plans.set(usage.tenant, PlanChange(plan=Plan.ENTERPRISE))
     await usage.use(10**12)
-    assert await usage.told() == []
+    assert await usage.announced_thresholds() == []
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it was recorded", "after it was recorded"])
-async def test_a_crash_after_the_counting_loses_none_and_doubles_none(usage: Usage, noticed: bool) -> None:
+async def test_a_crash_after_counting_loses_and_repeats_no_announcement(usage: Usage, noticed: bool) -> None:
     async def dying(keys: Any) -> None:
         if noticed:
-            await usage.thresholds.notice(keys)
+            await usage.thresholds.announce_reached(keys)
         raise Killed
 
     event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
@@ -142,39 +147,39 @@ async def test_a_crash_after_the_counting_loses_none_and_doubles_none(usage: Usa
         await usage.new_counting(dying).count([event])
     assert (await usage.ledger.counters(usage.tenant, PERIOD)).tokens == 1_000_005
     # Another process, which remembers nothing.
-    fresh = Thresholds(usage.ledger, usage.plans, usage.announcements)
-    assert await usage.new_counting(fresh.notice).resume() == 1
-    assert [percent for _, percent, _ in await usage.told()] == [100, 80]
+    fresh = Thresholds(usage.ledger, usage.plans, usage.outbox)
+    assert await usage.new_counting(fresh.announce_reached).resume() == 1
+    assert [percent for _, percent, _ in await usage.announced_thresholds()] == [100, 80]
 
 
-async def test_processes_that_notice_at_once_tell_it_once(usage: Usage) -> None:
-    await usage.new_counting(_nobody).count(
+async def test_concurrent_processes_announce_a_threshold_once(usage: Usage) -> None:
+    await usage.new_counting(_announce_nothing).count(
         [operation(new_id(), tenant_id=usage.tenant, tokens_in=900_000, period=PERIOD)]
     )
     key = CounterKey(usage.tenant, PERIOD)
-    several = [Thresholds(usage.ledger, usage.plans, usage.announcements) for _ in range(5)]
-    await asyncio.gather(*(one.notice([key]) for one in several))
-    assert len(await usage.told()) == 1
+    several = [Thresholds(usage.ledger, usage.plans, usage.outbox) for _ in range(5)]
+    await asyncio.gather(*(one.announce_reached([key]) for one in several))
+    assert len(await usage.announced_thresholds()) == 1
 
 
 async def test_a_smaller_plan_reaches_a_threshold_at_once(usage: Usage) -> None:
     await usage.http.put(f"/internal/tenants/{usage.tenant}/plan", json={"plan": "PRO"})
     await usage.use(900_000)
-    assert await usage.told() == []
+    assert await usage.announced_thresholds() == []
     answer = await usage.http.put(f"/internal/tenants/{usage.tenant}/plan", json={"plan": "FREE"})
     assert (answer.json()["limits"]["tokens"], answer.json()["planVersion"]) == (1_000_000, 2)
-    assert [percent for _, percent, _ in await usage.told()] == [80]
+    assert [percent for _, percent, _ in await usage.announced_thresholds()] == [80]
     answer = await usage.http.put(
         f"/internal/tenants/{usage.tenant}/plan", json={"plan": "FREE", "overrides": {"tokens": None}}
     )
     assert answer.json()["limits"] == {"upgrades": 1000, "tokens": None, "embeddings": 10_000}
 
 
-async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage) -> None:
-    lonely = Thresholds(usage.ledger, usage.plans, usage.cut_off)
+async def test_thresholds_are_published_once_the_broker_is_back(usage: Usage) -> None:
+    lonely = Thresholds(usage.ledger, usage.plans, usage.outbox_without_broker)
     event = operation(new_id(), tenant_id=usage.tenant, tokens_in=1_000_000, period=PERIOD)
-    await usage.new_counting(lonely.notice).count([event])
-    await usage.announcements.sweep()
+    await usage.new_counting(lonely.announce_reached).count([event])
+    await usage.outbox.sweep()
     for number in range(2):
         found = [
             decode(QUOTA_THRESHOLD_REACHED, record.value, record.headers)
@@ -187,8 +192,8 @@ async def test_the_broker_gets_every_threshold_even_if_it_was_away(usage: Usage)
         ]
         assert len({envelope.event_id for envelope in ours}) == 2
         assert len(ours) == 2
-        await usage.announcements.sweep()
+        await usage.outbox.sweep()
         assert number or await usage.announced.count({"unsettledSince": {"$exists": True}}) == 0
 
 
-async def _nobody(keys: Any) -> None: ...
+async def _announce_nothing(keys: Any) -> None: ...

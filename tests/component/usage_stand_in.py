@@ -1,4 +1,4 @@
-"""Stands where the usage service is: plans, and counters over the results that the test's upgrader has made."""
+"""A fake usage service: plans, and counters of the results that the test's upgrader has made."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,7 +13,7 @@ from shared.contracts.upgrade_results import UpgradeResult
 
 
 class UsageStandIn:
-    """While `counting`, everything that has ended is counted when it is asked for. `plans` may be changed at will."""
+    """While `counting` is set, every query first counts ended upgrades. While `out` is set, every answer is 503."""
 
     def __init__(self, results: Callable[[], Iterable[UpgradeResult]]) -> None:
         self._results = results
@@ -31,7 +31,7 @@ class UsageStandIn:
         self.plan_versions[tenant_id] = self.plan_versions.get(tenant_id, 0) + 1
 
     def count(self) -> None:
-        """Counts what has ended and is not counted."""
+        """Counts ended upgrades that are not counted yet."""
         for result in list(self._results()):
             key = (result.tenant_id, result.period)
             for spent in spent_by(result):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.usage.counting.batch_registry import StoredBatchRegistry
-from services.usage.counting.ledger_store import uncounted_among
 from shared.contracts.contract import derived_id
 from shared.contracts.topics import topic_named
 from shared.storage.documents import Collection, CollectionSpec, Database
@@ -98,7 +97,7 @@ async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
     await usage.start()
     try:
         evidence.ledger, evidence.counters = await read_all(events), await read_all(counters)
-        evidence.uncounted = [event["_id"] for event in await uncounted_among(registry, evidence.ledger)]
+        evidence.uncounted = [event["_id"] for event in await registry.uncounted_among(evidence.ledger)]
     finally:
         await usage.stop(5.0)
     return evidence

@@ -1,11 +1,11 @@
-"""What `make reconcile` exits with."""
+"""Tests of the exit codes of `make reconcile`."""
 
 import pytest
 
 from services.usage.reconciling import command as reconcile
 from services.usage.reconciling.comparison import Difference
-from services.usage.reconciling.full_reconciliation import Reconciled
-from services.usage.reconciling.recount import Reconciliation
+from services.usage.reconciling.full_reconciliation import ReconcileReport
+from services.usage.reconciling.recount import LedgerCheck
 from services.usage.settings import ReconcileSettings
 from shared.storage.documents import StorageUnavailable
 
@@ -15,27 +15,27 @@ WRONG = Difference("tenant-a", "counter", "2026-11", "tokens", 2, 1)
 @pytest.mark.parametrize(
     ("ledger", "unreached", "code"),
     [
-        (Reconciliation(), {}, 0),
-        (Reconciliation(differences=[WRONG]), {}, 1),
-        (Reconciliation(uncounted=1), {}, 1),
-        (Reconciliation(moving=1), {}, 3),
-        (Reconciliation(), {"topics": "TimeoutError"}, 3),
-        (Reconciliation(differences=[WRONG], moving=1), {"topics": "TimeoutError"}, 1),
+        (LedgerCheck(), {}, 0),
+        (LedgerCheck(differences=[WRONG]), {}, 1),
+        (LedgerCheck(uncounted=1), {}, 1),
+        (LedgerCheck(uncompared=1), {}, 3),
+        (LedgerCheck(), {"topics": "TimeoutError"}, 3),
+        (LedgerCheck(differences=[WRONG], uncompared=1), {"topics": "TimeoutError"}, 1),
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_the_exit_code_says_whether_all_was_compared(
-    monkeypatch: pytest.MonkeyPatch, ledger: Reconciliation, unreached: dict[str, str], code: int, form: list[str]
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, ledger: LedgerCheck, unreached: dict[str, str], code: int, form: list[str]
 ) -> None:
-    async def found(settings: ReconcileSettings) -> Reconciled:
-        return Reconciled(ledger, None, None, unreached)
+    async def found(settings: ReconcileSettings) -> ReconcileReport:
+        return ReconcileReport(ledger, None, None, unreached)
 
     monkeypatch.setattr(reconcile, "reconcile_stored", found)
     assert reconcile.main(form) == code
 
 
-def test_a_store_that_is_out_compares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def out(settings: ReconcileSettings) -> Reconciled:
+def test_an_unavailable_store_exits_with_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def out(settings: ReconcileSettings) -> ReconcileReport:
         raise StorageUnavailable("down")
 
     monkeypatch.setattr(reconcile, "reconcile_stored", out)

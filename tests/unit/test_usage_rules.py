@@ -1,4 +1,4 @@
-"""What is counted where, and how: the rules of the usage service without a store."""
+"""Tests of the usage service's rules without a store: increments, rollups, events, quantiles, differences."""
 
 import math
 from collections import Counter
@@ -79,7 +79,7 @@ def envelope(event_id: str, data: UsageRecorded | UpgradeCompleted) -> Envelope:
     return Envelope(event_id, "type", "test", None, NOW, None, data)
 
 
-def test_the_upgrades_meter_counts_ends_that_were_upgrades() -> None:
+def test_the_upgrades_meter_counts_upgraded_and_cached() -> None:
     events = [ending(f"e{n}", status) for n, status in enumerate(("upgraded", "cached", "original", "failed"))]
     counters = increments_of(events).counters
     assert counters == {CounterKey("tenant-a", "2026-11"): {"upgrades": 2}}
@@ -90,12 +90,12 @@ def test_tokens_and_embeddings_count_operations() -> None:
     assert counters == {CounterKey("tenant-a", "2026-11"): {"tokens": 30, "embeddings": 4, "costNanoUsd": 14}}
 
 
-def test_the_end_of_an_upgrade_brings_no_tokens() -> None:
+def test_a_completion_adds_no_tokens() -> None:
     event = of_completed("e1", completed(UpgradeStatus.UPGRADED))
     assert increments_of([event]).counters == {CounterKey("tenant-a", "2026-11"): {"upgrades": 1}}
 
 
-def test_evals_are_in_the_rollups_and_never_in_the_counters() -> None:
+def test_eval_events_are_added_to_rollups_only() -> None:
     increments = increments_of([operation("e1", origin="eval"), ending("e2", origin="eval")])
     assert increments.counters == {}
     assert increments.rollups[RollupKey("tenant-a", "2026-11-23", "eval", "total", "")]["tokensIn"] == 10
@@ -121,7 +121,7 @@ def test_rollups_by_day_component_and_user() -> None:
     }
 
 
-def test_increments_add_up_whatever_the_batches() -> None:
+def test_increments_equal_the_sums_of_the_events() -> None:
     events = mixed_events(300)
     whole = increments_of(events)
     tokens = sum(e.tokens_in + e.tokens_out for e in events if e.origin == "client")
@@ -132,7 +132,7 @@ def test_increments_add_up_whatever_the_batches() -> None:
 
 
 @given(st.dates(date(2023, 12, 1), date(2024, 4, 30)), st.integers(1, 100))
-def test_the_rollups_of_users_that_are_read_cover_each_day_once_and_are_few(begin: date, days: int) -> None:
+def test_a_range_by_user_reads_few_rollups_and_each_day_once(begin: date, days: int) -> None:
     end = begin + timedelta(days=days)
     reads = reads_of("user", begin, end)
     covered: Counter[date] = Counter()
@@ -173,18 +173,18 @@ def test_december_ends_with_its_31st() -> None:
     assert day_within("9999-12", datetime(9999, 12, 31, tzinfo=UTC)) == "9999-12-30"
 
 
-def test_a_malformed_period_is_the_month_of_the_event() -> None:
+def test_a_malformed_period_is_replaced_by_the_month_of_the_event() -> None:
     for period in ("2026-13", "", "0000-01", "november"):
         assert of_usage("e1", recorded(period=period)).period == "2026-11"
 
 
 @given(st.integers(min_value=0, max_value=50))
-def test_the_ledger_gives_back_what_it_was_given(seed: int) -> None:
+def test_ledger_events_survive_storage(seed: int) -> None:
     for event in mixed_events(5, seed):
         assert LedgerEvent.from_document(event.to_document()) == event
 
 
-def test_the_ledger_keeps_nothing_that_anybody_wrote() -> None:
+def test_the_ledger_stores_no_text() -> None:
     document = of_completed("e1", completed(UpgradeStatus.UPGRADED)).to_document()
     assert "words" not in str(document)
 
@@ -198,12 +198,12 @@ def test_the_ledger_keeps_nothing_that_anybody_wrote() -> None:
         envelope("e1", recorded(occurred_at=NOW - timedelta(days=35, seconds=1))),
     ],
 )
-def test_what_no_ledger_can_hold_is_refused(odd: Envelope) -> None:
+def test_invalid_and_outdated_events_are_refused(odd: Envelope) -> None:
     with pytest.raises(Unprocessable):
         to_ledger_event(odd, OLDEST)
 
 
-def test_events_are_known_by_the_id_of_their_envelope() -> None:
+def test_a_ledger_event_has_the_id_of_its_envelope() -> None:
     assert to_ledger_event(envelope("copy", recorded()), OLDEST).event_id == "copy"
     assert to_ledger_event(envelope("end", completed(UpgradeStatus.CACHED)), OLDEST).status == "cached"
 
@@ -218,18 +218,18 @@ def test_quantiles_are_within_their_error(latencies: list[int]) -> None:
         assert abs(answer - true) <= RELATIVE_ERROR * true + 0.5 + 1e-6
 
 
-def test_the_slowest_of_a_few_shows_in_the_highest_ranks() -> None:
+def test_the_highest_quantiles_of_few_values_are_the_slowest() -> None:
     [fast] = quantiles({bucket_of(81): 1}, (1.0,))
     [slow] = quantiles({bucket_of(602): 1}, (1.0,))
     sketch = Counter(bucket_of(value) for value in (602, 81))
     assert quantiles(sketch, (0.5, 0.95, 0.99)) == [fast, slow, slow]
 
 
-def test_an_empty_sketch_answers_zeros() -> None:
+def test_quantiles_of_an_empty_sketch_are_zero() -> None:
     assert quantiles({}, (0.5, 0.99)) == [0, 0]
 
 
-def test_a_batch_waits_while_one_is_a_window_behind() -> None:
+def test_window_and_floor() -> None:
     assert may_begin(WINDOW + 5, [6])
     assert not may_begin(WINDOW + 5, [200, 5])
     assert floor_after(WINDOW + 5) == 5
@@ -262,5 +262,5 @@ def test_missing_and_surplus_documents_are_differences() -> None:
     assert [(f.tenant_id, f.where, f.amount) for f in found] == [("t", "2026-11-01 client total", 3)]
 
 
-def test_amounts_of_a_document_are_dotted() -> None:
+def test_amounts_of_nested_fields_have_dotted_names() -> None:
     assert amounts_in({"_id": "x", "upgrades": {"total": 2}, "tokensIn": 1}) == {"upgrades.total": 2, "tokensIn": 1}

@@ -47,7 +47,7 @@ def ending(event_id: str, status: str = "upgraded", **changes: Any) -> LedgerEve
 
 
 def mixed_events(count: int, seed: int = 1) -> list[LedgerEvent]:
-    """Operations and ends of several tenants, users, months and origins, always the same for a seed."""
+    """Operations and ends of several tenants, users, months and origins; the same for the same seed."""
     chance = random.Random(seed)
     return [_mixed(chance, f"event-{seed}-{number}") for number in range(count)]
 

@@ -1,4 +1,4 @@
-"""Kafka in: facts about operations and about ends of upgrades, in batches."""
+"""Consumes usage and completion events from Kafka in batches, and runs the periodic jobs of the ledger."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,7 +8,7 @@ from time import perf_counter
 from services.usage.counting.count_batch import CountBatch, CountingInterrupted
 from services.usage.counting.ledger_event import LedgerEvent, of_completed, of_usage
 from services.usage.counting.retention import Retention
-from shared.contracts.contract import format_utc, now_utc
+from shared.contracts.contract import now_utc
 from shared.contracts.upgrade_results import UpgradeCompleted
 from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import Envelope
@@ -17,47 +17,64 @@ from shared.observability.logs import get_logger
 from shared.observability.metrics import USAGE_BATCH_LATENCY, USAGE_BATCHES_RESUMED, USAGE_EVENTS, USAGE_EVENTS_REMOVED
 from shared.storage.documents import StorageUnavailable
 
-MAX_ID_LENGTH = 200
-SMALL_BATCH = 100
-PAUSE_AFTER_SMALL_BATCH_SECONDS = 0.2
-MAX_AMOUNT = 10**15
+_MAX_ID_LENGTH = 200
+_MAX_AMOUNT = 10**15
+_SMALL_BATCH = 100
+_PAUSE_AFTER_SMALL_BATCH_SECONDS = 0.2
 
 _log = get_logger("usage")
 
 
 def ledger_handler(
-    counting: CountBatch, oldest_taken: Callable[[datetime], datetime]
+    counting: CountBatch, oldest_accepted: Callable[[datetime], datetime]
 ) -> Callable[[Sequence[Envelope]], Awaitable[None]]:
-    """Takes a batch of envelopes, which is then counted. Raises Transient when the batch is to be given again.
+    """A handler that stores a batch of envelopes, which is then counted. It raises Transient for a batch to be retried.
 
-    `oldest_taken` says, of the present moment, before when nothing can have happened that is still counted.
-    After a small batch it pauses: what comes meanwhile is then counted together, at the cost of one batch.
+    `oldest_accepted` returns, for the present moment, the time before which events are refused.
     """
 
     async def handle(envelopes: Sequence[Envelope]) -> None:
         began = perf_counter()
-        oldest = oldest_taken(now_utc())
+        oldest = oldest_accepted(now_utc())
         events = [to_ledger_event(envelope, oldest) for envelope in envelopes]
         try:
-            taken = await counting.take(events)
+            batch = await counting.count_in_background(events)
         except (StorageUnavailable, CountingInterrupted) as error:
             raise Transient(f"{type(error).__name__}: {error}") from error
-        taken.counting.add_done_callback(lambda _: USAGE_BATCH_LATENCY.observe(perf_counter() - began))
-        USAGE_EVENTS.labels("counted").inc(taken.new)
-        USAGE_EVENTS.labels("duplicate").inc(len(events) - taken.new)
-        if len(events) < SMALL_BATCH:
-            await asyncio.sleep(PAUSE_AFTER_SMALL_BATCH_SECONDS)
+        batch.done.add_done_callback(lambda _: USAGE_BATCH_LATENCY.observe(perf_counter() - began))
+        USAGE_EVENTS.labels("counted").inc(batch.new)
+        USAGE_EVENTS.labels("duplicate").inc(len(events) - batch.new)
+        if len(events) < _SMALL_BATCH:
+            # A batch costs about the same whatever its size: events that arrive meanwhile share the next one.
+            await asyncio.sleep(_PAUSE_AFTER_SMALL_BATCH_SECONDS)
 
     return handle
 
 
-def left_to_resume(number: int, error: Exception) -> None:
-    """A batch that is stored could not be counted here; it is when its lease has run out."""
+def to_ledger_event(envelope: Envelope, oldest: datetime) -> LedgerEvent:
+    """Converts an event to its ledger form. Raises Unprocessable when it is invalid or occurred before `oldest`."""
+    if not 0 < len(envelope.event_id) <= _MAX_ID_LENGTH:
+        raise Unprocessable("an event id has 1 to 200 characters")
+    if isinstance(envelope.data, UsageRecorded):
+        event = of_usage(envelope.event_id, envelope.data)
+    elif isinstance(envelope.data, UpgradeCompleted):
+        event = of_completed(envelope.event_id, envelope.data)
+    else:
+        raise Unprocessable(f"the ledger does not accept {envelope.type}")
+    if envelope.data.occurred_at.astimezone(UTC) < oldest:
+        raise Unprocessable("the event occurred before the retention of the ledger and may have been counted already")
+    if max(event.tokens_in, event.tokens_out, event.embeddings, event.cost_nano_usd, event.latency_ms) > _MAX_AMOUNT:
+        raise Unprocessable("an amount is above 10^15")
+    return event
+
+
+def log_interrupted_batch(number: int, error: Exception) -> None:
+    """Logs a stored batch that this process could not count. The resume job counts it after its lease has expired."""
     _log.warning("batch left to resume", batch=number, reason=f"{type(error).__name__}: {error}")
 
 
-def resuming(counting: CountBatch) -> Callable[[], Awaitable[None]]:
-    """Finishes batches that other processes have left; to be run every second or so."""
+def resume_job(counting: CountBatch) -> Callable[[], Awaitable[None]]:
+    """A job that finishes the batches of dead processes; to be run about every second."""
 
     async def resume() -> None:
         try:
@@ -72,31 +89,13 @@ def resuming(counting: CountBatch) -> Callable[[], Awaitable[None]]:
     return resume
 
 
-def removing_old(retention: Retention) -> Callable[[], Awaitable[None]]:
-    """Removes the events that are older than they have to be kept; to be run every hour or so."""
+def prune_job(retention: Retention) -> Callable[[], Awaitable[None]]:
+    """A job that prunes events past their retention; to be run about every hour."""
 
-    async def remove_old() -> None:
-        now = now_utc()
-        removed = await retention.remove_old(now, format_utc(now))
-        if removed:
-            USAGE_EVENTS_REMOVED.inc(removed)
-            _log.info("old events removed", events=removed)
+    async def prune() -> None:
+        pruned = await retention.prune(now_utc())
+        if pruned:
+            USAGE_EVENTS_REMOVED.inc(pruned)
+            _log.info("old events removed", events=pruned)
 
-    return remove_old
-
-
-def to_ledger_event(envelope: Envelope, oldest: datetime) -> LedgerEvent:
-    """The ledger's view of a fact. Raises Unprocessable for one that no ledger can hold."""
-    if not 0 < len(envelope.event_id) <= MAX_ID_LENGTH:
-        raise Unprocessable("an event id has 1 to 200 characters")
-    if isinstance(envelope.data, UsageRecorded):
-        event = of_usage(envelope.event_id, envelope.data)
-    elif isinstance(envelope.data, UpgradeCompleted):
-        event = of_completed(envelope.event_id, envelope.data)
-    else:
-        raise Unprocessable(f"the ledger takes no {envelope.type}")
-    if envelope.data.occurred_at.astimezone(UTC) < oldest:
-        raise Unprocessable("it happened longer ago than the ledger keeps events, so it may have been counted before")
-    if max(event.tokens_in, event.tokens_out, event.embeddings, event.cost_nano_usd, event.latency_ms) > MAX_AMOUNT:
-        raise Unprocessable("an amount is above 10^15")
-    return event
+    return prune

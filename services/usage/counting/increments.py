@@ -1,4 +1,4 @@
-"""By how much a batch of ledger events raises which counters and rollups."""
+"""Computes the amounts that ledger events add to tenant counters and rollups."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,23 +9,23 @@ from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.rollups import RollupKind, bucket_of, five_days_with
 from shared.contracts.upgrade_tasks import Origin
 
-Amounts = dict[str, int]
+_COUNTED_STATUSES = frozenset({"upgraded", "cached"})
+_ANONYMOUS = "anonymous"
 
-COUNTED_STATUSES = frozenset({"upgraded", "cached"})
-NOBODY = "anonymous"
+Amounts = dict[str, int]
 
 
 class CounterKey(NamedTuple):
-    """The counters of one tenant in one period (`YYYY-MM`): what quotas are held against."""
+    """The counters of one tenant in one period (`YYYY-MM`), which quotas limit."""
 
     tenant_id: str
     period: str
 
 
 class RollupKey(NamedTuple):
-    """One day of one tenant: all of it (`total`, key empty), one component of it, or one user of it.
+    """One rollup of a tenant: of a whole day (`total`, with an empty key), a component or a user (their id is the key).
 
-    The longer spans of users have their first day as `day`, a month the period.
+    `day` is the first day of the rollup's span; that of `user_month` is the period (`YYYY-MM`).
     """
 
     tenant_id: str
@@ -37,13 +37,13 @@ class RollupKey(NamedTuple):
 
 @dataclass
 class Increments:
-    """Amounts by field; a dotted field leads into an object."""
+    """Amounts to add, by document and field. `a.b` is field `b` of the object `a`."""
 
     counters: dict[CounterKey, Amounts] = field(default_factory=dict)
     rollups: dict[RollupKey, Amounts] = field(default_factory=dict)
 
     def add(self, more: "Increments") -> None:
-        """Adds the amounts of the others to these."""
+        """Adds the amounts of `more` to these."""
         for counter, amounts in more.counters.items():
             _add(self.counters.setdefault(counter, {}), amounts)
         for rollup, amounts in more.rollups.items():
@@ -51,27 +51,27 @@ class Increments:
 
 
 def increments_of(events: Iterable[LedgerEvent]) -> Increments:
-    """The sum over the events, each of which is taken once.
+    """The amounts that these events add, each event once.
 
-    The `upgrades` meter counts ends that were upgrades (upgraded, cached); `tokens` and `embeddings` count operations.
-    Work of evals is in the rollups, and never in the counters.
+    The `upgrades` meter counts ends with status upgraded or cached; `tokens` and `embeddings` count operations. Events
+    with origin `eval` are added to rollups only, never to counters.
     """
     result = Increments()
     for event in events:
         if event.origin == "client":
             counter = CounterKey(event.tenant_id, event.period)
-            _add(result.counters.setdefault(counter, {}), _metered(event))
-        rolled = _rolled(event)
-        timed = {**rolled, f"latency.{bucket_of(event.latency_ms)}": 1}
+            _add(result.counters.setdefault(counter, {}), _counter_amounts(event))
+        amounts = _rollup_amounts(event)
+        with_latency = {**amounts, f"latency.{bucket_of(event.latency_ms)}": 1}
         for kind, day, key in _groups(event):
             rollup = RollupKey(event.tenant_id, day, event.origin, kind, key)
-            _add(result.rollups.setdefault(rollup, {}), timed if _times(event, kind) else rolled)
+            _add(result.rollups.setdefault(rollup, {}), with_latency if _has_latency(event, kind) else amounts)
     return result
 
 
-def _metered(event: LedgerEvent) -> Amounts:
+def _counter_amounts(event: LedgerEvent) -> Amounts:
     if event.status is not None:
-        return {"upgrades": 1 if event.status in COUNTED_STATUSES else 0}
+        return {"upgrades": 1 if event.status in _COUNTED_STATUSES else 0}
     return {
         "tokens": event.tokens_in + event.tokens_out,
         "embeddings": event.embeddings,
@@ -79,7 +79,7 @@ def _metered(event: LedgerEvent) -> Amounts:
     }
 
 
-def _rolled(event: LedgerEvent) -> Amounts:
+def _rollup_amounts(event: LedgerEvent) -> Amounts:
     if event.status is not None:
         return {"upgrades.total": 1, f"upgrades.{event.status}": 1}
     return {
@@ -93,7 +93,7 @@ def _rolled(event: LedgerEvent) -> Amounts:
 
 
 def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
-    user = event.user_ref or NOBODY
+    user = event.user_ref or _ANONYMOUS
     groups: list[tuple[RollupKind, str, str]] = [
         ("total", event.day, ""),
         ("user", event.day, user),
@@ -105,8 +105,8 @@ def _groups(event: LedgerEvent) -> list[tuple[RollupKind, str, str]]:
     return groups
 
 
-def _times(event: LedgerEvent, kind: RollupKind) -> bool:
-    """A component's latency is that of its operations, everything else's that of whole upgrades."""
+def _has_latency(event: LedgerEvent, kind: RollupKind) -> bool:
+    """Component rollups hold latencies of operations, all others latencies of whole upgrades."""
     return (event.status is None) == (kind == "component")
 
 

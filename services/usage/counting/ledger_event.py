@@ -1,4 +1,4 @@
-"""What the ledger keeps of an event: numbers and references, nothing that anybody wrote."""
+"""The stored form of a usage or completion event: amounts and references, without prompts or any other text."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,34 @@ from shared.contracts.usage import UsageRecorded
 
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
+# The names of the fields in stored events.
+_COMMON_FIELDS = {
+    "event_id": "_id",
+    "tenant_id": "tenantId",
+    "user_ref": "userRef",
+    "upgrade_id": "upgradeId",
+    "origin": "origin",
+    "period": "period",
+    "day": "day",
+    "latency_ms": "latencyMs",
+}
+_COMPLETION_FIELDS = {**_COMMON_FIELDS, "status": "status"}
+_OPERATION_FIELDS = {
+    **_COMMON_FIELDS,
+    "component": "component",
+    "operation": "operation",
+    "model": "model",
+    "tokens_in": "tokensIn",
+    "tokens_out": "tokensOut",
+    "embeddings": "embeddings",
+    "cost_nano_usd": "costNanoUsd",
+    "cache_hit": "cacheHit",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEvent:
-    """One event to be counted once. `status` is there for the end of an upgrade, `component` for an operation."""
+    """An operation (`component` is set) or the end of an upgrade (`status` is set). `day` is `YYYY-MM-DD`."""
 
     event_id: str
     tenant_id: str
@@ -37,64 +61,19 @@ class LedgerEvent:
     cache_hit: bool = False
 
     def to_document(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "_id": self.event_id,
-            "tenantId": self.tenant_id,
-            "userRef": self.user_ref,
-            "upgradeId": self.upgrade_id,
-            "origin": self.origin,
-            "period": self.period,
-            "day": self.day,
-            "latencyMs": self.latency_ms,
-        }
-        if self.status is not None:
-            return {**document, "status": self.status}
-        return {
-            **document,
-            "component": self.component,
-            "operation": self.operation,
-            "model": self.model,
-            "tokensIn": self.tokens_in,
-            "tokensOut": self.tokens_out,
-            "embeddings": self.embeddings,
-            "costNanoUsd": self.cost_nano_usd,
-            "cacheHit": self.cache_hit,
-        }
+        names = _COMPLETION_FIELDS if self.status is not None else _OPERATION_FIELDS
+        return {stored: getattr(self, name) for name, stored in names.items()}
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "LedgerEvent":
-        return LedgerEvent(
-            event_id=document["_id"],
-            tenant_id=document["tenantId"],
-            user_ref=document["userRef"],
-            upgrade_id=document["upgradeId"],
-            origin=document["origin"],
-            period=document["period"],
-            day=document["day"],
-            latency_ms=document["latencyMs"],
-            status=document.get("status"),
-            component=document.get("component"),
-            operation=document.get("operation"),
-            model=document.get("model"),
-            tokens_in=document.get("tokensIn", 0),
-            tokens_out=document.get("tokensOut", 0),
-            embeddings=document.get("embeddings", 0),
-            cost_nano_usd=document.get("costNanoUsd", 0),
-            cache_hit=document.get("cacheHit", False),
-        )
+        names = _COMPLETION_FIELDS if "status" in document else _OPERATION_FIELDS
+        return LedgerEvent(**{name: document[stored] for name, stored in names.items()})
 
 
 def of_usage(event_id: str, usage: UsageRecorded) -> LedgerEvent:
-    """What the ledger keeps of one operation."""
-    period = _period(usage.period, usage.occurred_at)
+    """The ledger event of one operation."""
     return LedgerEvent(
-        event_id=event_id,
-        tenant_id=usage.tenant_id,
-        user_ref=usage.user_ref,
-        upgrade_id=usage.upgrade_id,
-        origin=usage.origin,
-        period=period,
-        day=day_within(period, usage.occurred_at),
+        **_booked(event_id, usage),
         latency_ms=usage.latency_ms,
         component=usage.component,
         operation=usage.operation,
@@ -108,25 +87,16 @@ def of_usage(event_id: str, usage: UsageRecorded) -> LedgerEvent:
 
 
 def of_completed(event_id: str, completed: UpgradeCompleted) -> LedgerEvent:
-    """What the ledger keeps of the end of an upgrade: that it ended and how, not what it used, which has its events."""
-    period = _period(completed.period, completed.occurred_at)
+    """The ledger event of the end of an upgrade. Its tokens are left out: each operation has an event of its own."""
     return LedgerEvent(
-        event_id=event_id,
-        tenant_id=completed.tenant_id,
-        user_ref=completed.user_ref,
-        upgrade_id=completed.upgrade_id,
-        origin=completed.origin,
-        period=period,
-        day=day_within(period, completed.occurred_at),
-        latency_ms=max(0, completed.latency_ms),
-        status=completed.status.value,
+        **_booked(event_id, completed), latency_ms=max(0, completed.latency_ms), status=completed.status.value
     )
 
 
 def day_within(period: str, moment: datetime) -> str:
     """The UTC day of a moment, moved to the nearest day of the period.
 
-    An upgrade accepted in the last second of a month is booked to that month; so are the days of its work, so that the
+    An upgrade accepted in the last second of a month counts in that month, and so do the days of its operations: the
     days of a month add up to its counters.
     """
     day = moment.astimezone(UTC).date()
@@ -138,6 +108,20 @@ def day_within(period: str, moment: datetime) -> str:
     return (day if day < after else date.fromordinal(after.toordinal() - 1)).isoformat()
 
 
+def _booked(event_id: str, data: UsageRecorded | UpgradeCompleted) -> dict[str, Any]:
+    """The fields that say whose event it is, and to which period and day it belongs."""
+    period = _period(data.period, data.occurred_at)
+    return {
+        "event_id": event_id,
+        "tenant_id": data.tenant_id,
+        "user_ref": data.user_ref,
+        "upgrade_id": data.upgrade_id,
+        "origin": data.origin,
+        "period": period,
+        "day": day_within(period, data.occurred_at),
+    }
+
+
 def _period(stated: str, occurred_at: datetime) -> str:
-    """The stated month where it is one; an event is never lost over a malformed one."""
+    """The stated month, or the month of `occurred_at` when it is malformed: no event is lost because of that."""
     return stated if _PERIOD.fullmatch(stated) and stated > "0001" else period_of(occurred_at)

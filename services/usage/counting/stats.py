@@ -1,4 +1,4 @@
-"""What a tenant used and what became of its upgrades, over a range of days, from daily rollups."""
+"""Computes a tenant's statistics over a range of days from its rollups: upgrades, tokens, cost, rates, latencies."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -8,13 +8,13 @@ from services.usage.counting.rollups import next_month, quantiles, reads_of
 from shared.contracts.contract import format_usd
 from shared.contracts.usage import GroupBy, LatencyQuantiles, StatsGroup, StatsTotals, TenantStats, UpgradeCounts
 
-MAX_DAYS = 366
+_MAX_DAYS = 366
+_FIRST_YEAR, _LAST_YEAR = 2000, 9998
 _SUMMED = ("tokensIn", "tokensOut", "embeddings", "costNanoUsd", "operations", "cacheHits")
-FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
-class RangeMakesNoSense(Exception):
-    """The text says why and may be shown to the caller, who named the range in `field`: `from` or `to`."""
+class InvalidRange(Exception):
+    """The requested range is invalid. The text is for the caller; `field` is the wrong parameter, `from` or `to`."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -22,14 +22,16 @@ class RangeMakesNoSense(Exception):
 
 
 class Rollups(Protocol):
+    """The stored rollups."""
+
     async def rollups(self, tenant_id: str, kind: str, from_day: str, to_day: str) -> list[dict[str, Any]]:
-        """The tenant's rollups of a kind, first day inclusive, last day exclusive."""
+        """The tenant's rollups of one kind, `from_day` inclusive, `to_day` exclusive."""
 
 
 async def tenant_stats(
     rollups: Rollups, tenant_id: str, from_day: date, to_day: date, group_by: GroupBy | None
 ) -> TenantStats:
-    """The totals of the days from `from_day` to before `to_day`, and the same by group."""
+    """The tenant's totals from `from_day` to before `to_day`, and per group when `group_by` is set."""
     first, last = from_day.isoformat(), to_day.isoformat()
     by_day = await rollups.rollups(tenant_id, "total", first, last)
     total = _Sum()
@@ -46,27 +48,27 @@ async def tenant_stats(
     return TenantStats(from_day=first, to_day=last, totals=StatsTotals(**total.totals()), groups=groups)
 
 
-def range_of_days(from_day: date | None, to_day: date | None, today: date) -> tuple[date, date]:
-    """The range that is meant: this month, or with one end given the month of that end. Raises RangeMakesNoSense.
+def requested_range(from_day: date | None, to_day: date | None, today: date) -> tuple[date, date]:
+    """The first day and the end (exclusive) of the requested range. Raises InvalidRange.
 
-    Without `to` it ends with this month, without `from` it begins with the month of the last day before `to`.
+    By default it ends with the month of `today`, and begins on the first day of the month of its last day.
     """
     for field, day in (("from", from_day), ("to", to_day)):
-        if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
-            raise RangeMakesNoSense(field, f"The year must be from {FIRST_YEAR} to {LAST_YEAR}.")
+        if day is not None and not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise InvalidRange(field, f"The year must be from {_FIRST_YEAR} to {_LAST_YEAR}.")
     last = to_day or next_month(today)
     first = from_day or (last - timedelta(days=1)).replace(day=1)
     if first >= last:
         if to_day is None:
-            raise RangeMakesNoSense("from", "This is after this month; `to` must say until when.")
-        raise RangeMakesNoSense("to", "The day must be after `from`.")
-    if (last - first).days > MAX_DAYS:
-        raise RangeMakesNoSense("from" if to_day is None else "to", f"A range has at most {MAX_DAYS} days.")
+            raise InvalidRange("from", "This is after this month; `to` must say until when.")
+        raise InvalidRange("to", "The day must be after `from`.")
+    if (last - first).days > _MAX_DAYS:
+        raise InvalidRange("from" if to_day is None else "to", f"A range has at most {_MAX_DAYS} days.")
     return first, last
 
 
 class _Sum:
-    """Rollups added up, or taken away again."""
+    """The sum of rollups."""
 
     def __init__(self) -> None:
         self._amounts = dict.fromkeys(_SUMMED, 0)
@@ -75,10 +77,11 @@ class _Sum:
 
     @property
     def has_any(self) -> bool:
-        """Whether anything happened in it."""
+        """Whether it has any operation or upgrade."""
         return self._amounts["operations"] > 0 or self._upgrades.get("total", 0) > 0
 
     def add(self, rollup: Mapping[str, Any], sign: int) -> None:
+        """Adds a rollup (`sign` 1) or subtracts it (-1)."""
         for name in _SUMMED:
             if name in rollup:
                 self._amounts[name] += sign * rollup[name]
@@ -91,7 +94,7 @@ class _Sum:
 
     def totals(self) -> dict[str, Any]:
         """The fields of `StatsTotals`."""
-        # What is counted between two reads can be in what is taken away alone.
+        # A batch raises rollups one by one: a subtracted rollup may have it before the added one does.
         amounts = {name: max(0, amount) for name, amount in self._amounts.items()}
         counts = {name: max(0, self._upgrades.get(name, 0)) for name in UpgradeCounts.model_fields}
         upgrades = UpgradeCounts(**counts)

@@ -1,89 +1,70 @@
-"""Plans of tenants: which one a tenant is on, what it allows, and where that is stored."""
+"""Stores the plan of each tenant, and computes the quota that it allows."""
 
-import collections.abc
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.internal_http import TenantCounters
 from shared.contracts.quota import PLAN_LIMITS, Meter, Plan, PlanChange, TenantQuota
-from shared.storage.documents import Collection, CollectionSpec, DuplicateKey
-
-
-class PlanRecord(Protocol):
-    """A tenant's plan as it is stored. `version` grows with each change; 0 where nothing was ever stored."""
-
-    @property
-    def plan(self) -> Plan: ...
-
-    @property
-    def overrides(self) -> dict[Meter, int | None]: ...
-
-    @property
-    def version(self) -> int: ...
-
-
-class Plans(Protocol):
-    async def of(self, tenant_id: str) -> PlanRecord:
-        """The tenant's plan; FREE at version 0 when nobody has set one. Raises StorageUnavailable."""
-
-    async def set(self, tenant_id: str, change: PlanChange, *, if_unset: bool = False) -> PlanRecord:
-        """Sets the plan, or leaves the one that is there when `if_unset`; gives the plan that stands."""
-
-
-def quota_of(tenant_id: str, period: str, record: PlanRecord, counters: TenantCounters) -> TenantQuota:
-    """The tenant's quota in a period: its plan's limits with its own overrides, and what is counted."""
-    return TenantQuota(
-        tenant_id=tenant_id,
-        period=period,
-        plan=record.plan,
-        plan_version=record.version,
-        limits=PLAN_LIMITS[record.plan].with_overrides(record.overrides),
-        counters=counters,
-    )
-
+from shared.storage.documents import Collection as DocumentCollection
+from shared.storage.documents import CollectionSpec, DuplicateKey
 
 PLANS = CollectionSpec("plans")
 
 
 @dataclass(frozen=True)
-class StoredPlan:
-    """A tenant's plan; by itself FREE, as long as nobody has set one."""
+class TenantPlan:
+    """A tenant's plan; the default is the plan of a tenant for whom none was set. `version` grows with each change."""
 
     plan: Plan = Plan.FREE
     overrides: dict[Meter, int | None] = field(default_factory=dict)
     version: int = 0
 
 
-class PlanStore:
-    """`Plans` on a collection. Every call may raise StorageUnavailable."""
+def quota_of(tenant_id: str, period: str, plan: TenantPlan, counters: TenantCounters) -> TenantQuota:
+    """The tenant's quota in a period: the limits of its plan with its own overrides, and its counters."""
+    return TenantQuota(
+        tenant_id=tenant_id,
+        period=period,
+        plan=plan.plan,
+        plan_version=plan.version,
+        limits=PLAN_LIMITS[plan.plan].with_overrides(plan.overrides),
+        counters=counters,
+    )
 
-    def __init__(self, plans: Collection) -> None:
+
+class PlanStore:
+    """The plans by tenant id. Every method may raise StorageUnavailable."""
+
+    def __init__(self, plans: DocumentCollection) -> None:
         self._plans = plans
 
-    async def of(self, tenant_id: str) -> StoredPlan:
+    async def get(self, tenant_id: str) -> TenantPlan:
+        """The tenant's plan, or the default."""
         return _plan_of(await self._plans.get(tenant_id))
 
-    async def of_each(self, tenant_ids: collections.abc.Collection[str]) -> dict[str, PlanRecord]:
-        """The plan of each tenant."""
+    async def get_many(self, tenant_ids: Collection[str]) -> dict[str, TenantPlan]:
+        """The plan of each tenant, or the default."""
         stored = {document["_id"]: document for document in await self._plans.get_many(list(tenant_ids))}
         return {tenant_id: _plan_of(stored.get(tenant_id)) for tenant_id in tenant_ids}
 
-    async def set(self, tenant_id: str, change: PlanChange, *, if_unset: bool = False) -> StoredPlan:
+    async def set(self, tenant_id: str, change: PlanChange, *, if_unset: bool = False) -> TenantPlan:
+        """Sets the plan, or with `if_unset` only where none was set. Returns the plan that is stored afterwards."""
         body = change.to_document() | {"changedAt": format_utc(now_utc())}
         if if_unset:
             stored, _ = await self._plans.insert_if_absent({"_id": tenant_id, "version": 1, **body})
             return _plan_of(stored)
         update = {"$set": body, "$inc": {"version": 1}}
         try:
-            stored_now = await self._plans.find_one_and_update({"_id": tenant_id}, update, upsert=True)
-        except DuplicateKey:  # another process made it at this moment; now it can be changed
-            stored_now = await self._plans.find_one_and_update({"_id": tenant_id}, update)
-        return _plan_of(stored_now)
+            updated = await self._plans.find_one_and_update({"_id": tenant_id}, update, upsert=True)
+        except DuplicateKey:  # another process inserted it at the same time: now there is a plan to change
+            updated = await self._plans.find_one_and_update({"_id": tenant_id}, update)
+        return _plan_of(updated)
 
 
-def _plan_of(document: dict[str, Any] | None) -> StoredPlan:
+def _plan_of(document: dict[str, Any] | None) -> TenantPlan:
     if document is None:
-        return StoredPlan()
+        return TenantPlan()
     overrides = {Meter(meter): limit for meter, limit in document.get("overrides", {}).items()}
-    return StoredPlan(Plan(document["plan"]), overrides, document["version"])
+    return TenantPlan(Plan(document["plan"]), overrides, document["version"])

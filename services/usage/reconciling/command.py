@@ -1,44 +1,41 @@
-"""`python -m services.usage.reconciling.command [--json]`: exit 1 on a difference, 3 when not all was compared."""
+"""The command `python -m services.usage.reconciling.command [--json]`: reconciles and prints the report.
+
+Exit codes: 0 no difference, 1 a difference, 2 a wrong setting, 3 not everything could be compared.
+"""
 
 import argparse
 import asyncio
 import json
 import sys
-from datetime import timedelta
 
 from services.usage.counting.ledger_store import LedgerStore
 from services.usage.reconciling.admission_states import RedisAdmissionStates
-from services.usage.reconciling.full_reconciliation import Reconciled, reconcile_everything
-from services.usage.reconciling.pending import GROUP, Pending, pending_events
+from services.usage.reconciling.full_reconciliation import ReconcileReport, reconcile_everything
+from services.usage.reconciling.pending import pending_reader
 from services.usage.settings import ReconcileSettings
-from shared.contracts.contract import now_utc
 from shared.service.settings import load_settings
 from shared.storage.documents import StorageUnavailable
 from shared.storage.opening import open_database, open_redis
 
-SERVICE = "usage"
-NOT_COMPARED_EXIT = 3
+_SERVICE = "usage"
+_DIFFERENCE_EXIT = 1
+_NOT_COMPARED_EXIT = 3
 
 
-async def reconcile_stored(settings: ReconcileSettings) -> Reconciled:
-    """Opens what the settings name, compares, closes it. Raises StorageUnavailable."""
-    database, redis = open_database(settings, SERVICE), open_redis(settings, max_connections=2)
+async def reconcile_stored(settings: ReconcileSettings) -> ReconcileReport:
+    """Reconciles the stores and the broker that the settings name. Raises StorageUnavailable."""
+    database, redis = open_database(settings, _SERVICE), open_redis(settings, max_connections=2)
     ledger = LedgerStore(database)
-
-    async def pending() -> Pending:
-        oldest = now_utc() - timedelta(days=settings.usage_event_retention_days)
-        return await pending_events(settings, GROUP, ledger, oldest)
-
     await database.start()
     try:
-        return await reconcile_everything(ledger, RedisAdmissionStates(redis), pending)
+        return await reconcile_everything(ledger, RedisAdmissionStates(redis), pending_reader(settings, ledger))
     finally:
         await redis.aclose()
         await database.stop(2.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Gives the exit code: 0 no difference, 1 a difference, 2 a wrong setting, 3 not all could be compared."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="reconcile", description="Compares counters, rollups and holds with the ledger."
     )
@@ -46,14 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = load_settings(ReconcileSettings)
     try:
-        found = asyncio.run(reconcile_stored(settings))
+        report = asyncio.run(reconcile_stored(settings))
     except StorageUnavailable as error:
         sys.stderr.write(f"not compared: the ledger cannot be read, {error}\n")
-        return NOT_COMPARED_EXIT
-    sys.stdout.write((json.dumps(found.to_json()) if options.json else found.to_text()) + "\n")
-    if not found.clean:
-        return 1
-    return 0 if found.complete else NOT_COMPARED_EXIT
+        return _NOT_COMPARED_EXIT
+    sys.stdout.write((json.dumps(report.to_json()) if options.json else report.to_text()) + "\n")
+    if not report.clean:
+        return _DIFFERENCE_EXIT
+    return 0 if report.complete else _NOT_COMPARED_EXIT
 
 
 if __name__ == "__main__":

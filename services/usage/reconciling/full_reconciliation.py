@@ -1,5 +1,5 @@
-"""Reconciles the ledger, counters, rollups, holds and topics: on demand, or once per interval in one of the
-replicas.
+"""Reconciles everything: counters and rollups with the ledger, admission states with the counters, topics with the
+ledger. `ScheduledReconcile` does so once per interval across all processes.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from services.usage.reconciling.admission_check import AdmissionCheck, CountersO
 from services.usage.reconciling.admission_states import AdmissionStates, AdmissionUnreachable
 from services.usage.reconciling.comparison import Difference
 from services.usage.reconciling.pending import Pending, TopicsUnreachable
-from services.usage.reconciling.recount import Reconciliation, StoredLedger, reconcile
+from services.usage.reconciling.recount import LedgerCheck, StoredLedger, check_ledger
 from shared.contracts.contract import format_utc, now_utc
 from shared.observability.logs import get_logger
 from shared.observability.metrics import (
@@ -24,16 +24,23 @@ from shared.observability.metrics import (
 )
 from shared.storage.documents import CollectionSpec, Database
 
+RUNS = CollectionSpec("reconcile_runs")
+
+_LAST_RUN_ID = "last"
+_MOST_LOGGED = 50
+
+_log = get_logger("usage")
+
 
 class ReadLedger(StoredLedger, CountersOf, Protocol):
-    """All that is read of the store."""
+    """All queries that reconciling makes on the ledger's store."""
 
 
 @dataclass(frozen=True)
-class Reconciled:
-    """What was found. A part that could not be reached is None, and `unreached` says why."""
+class ReconcileReport:
+    """What was found. A part that could not be reached is None, and `unreached` has the reason by the part's name."""
 
-    ledger: Reconciliation
+    ledger: LedgerCheck
     admission: AdmissionCheck | None
     pending: Pending | None
     unreached: dict[str, str]
@@ -44,13 +51,13 @@ class Reconciled:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found that is wrong. What is pending is not wrong, it is late."""
+        """Whether nothing wrong was found. Pending events are late, not wrong."""
         return not self.differences and not self.ledger.uncounted
 
     @property
     def complete(self) -> bool:
         """Whether everything was compared."""
-        return not self.unreached and not self.ledger.moving
+        return not self.unreached and not self.ledger.uncompared
 
     def to_json(self) -> dict[str, Any]:
         admission, pending = self.admission, self.pending
@@ -58,7 +65,7 @@ class Reconciled:
             "events": self.ledger.events,
             "uncounted": self.ledger.uncounted,
             "tenants": self.ledger.tenants,
-            "moving": self.ledger.moving,
+            "moving": self.ledger.uncompared,
             "attempts": self.ledger.attempts,
             "triedSeconds": round(self.ledger.tried_seconds, 3),
             "clean": self.clean,
@@ -75,7 +82,7 @@ class Reconciled:
         }
 
     def to_text(self) -> str:
-        """What the operator is shown."""
+        """The report as lines for an operator; the last one is the verdict."""
         lines = [
             f"{found.tenant_id}  {found.what} {found.where}  {found.meter}: stored {found.stored},"
             f" ledger {found.ledger}, off by {found.amount:+d}"
@@ -83,9 +90,9 @@ class Reconciled:
         ]
         if self.ledger.uncounted:
             lines.append(f"{self.ledger.uncounted} events of the ledger are not counted")
-        if self.ledger.moving:
+        if self.ledger.uncompared:
             lines.append(
-                f"{self.ledger.moving} tenants were not compared: old events were removed during each of"
+                f"{self.ledger.uncompared} tenants were not compared: old events were removed during each of"
                 f" {self.ledger.attempts} readings, for {self.ledger.tried_seconds:.0f} s"
             )
         if self.pending:
@@ -101,51 +108,49 @@ class Reconciled:
         verdict += "" if self.complete else " in what was compared"
         counted = f"{self.ledger.events} events of {self.ledger.tenants} tenants"
         held = f", {self.admission.holds} holds" if self.admission else ""
-        waiting = f", {self.pending.events} events pending" if self.pending and self.pending.events else ""
-        return "\n".join([*lines, f"{counted}{held}{waiting}: {verdict}"])
+        pending = f", {self.pending.events} events pending" if self.pending and self.pending.events else ""
+        return "\n".join([*lines, f"{counted}{held}{pending}: {verdict}"])
 
 
 async def reconcile_everything(
-    ledger: ReadLedger, admission: AdmissionStates, pending: Callable[[], Awaitable[Pending]]
-) -> Reconciled:
-    """Raises StorageUnavailable. Without Redis or the broker the rest is reconciled, and the answer says so."""
+    ledger: ReadLedger, admission: AdmissionStates, read_pending: Callable[[], Awaitable[Pending]]
+) -> ReconcileReport:
+    """Compares what can be reached: without Redis or the broker the report is incomplete. Raises StorageUnavailable."""
     unreached: dict[str, str] = {}
     try:
-        waiting: Pending | None = await pending()
+        pending: Pending | None = await read_pending()
     except TopicsUnreachable as error:
-        waiting, unreached["topics"] = None, str(error)
+        pending, unreached["topics"] = None, str(error)
 
-    def may_wait(key: CounterKey) -> bool:
-        return waiting is None or waiting.may_have(key)
+    def may_be_pending(key: CounterKey) -> bool:
+        return pending is None or pending.may_have(key)
 
     try:
-        held: AdmissionCheck | None = await check_admission(admission, ledger, may_wait)
+        holds: AdmissionCheck | None = await check_admission(admission, ledger, may_be_pending)
     except AdmissionUnreachable as error:
-        held, unreached["holds"] = None, str(error)
-    return Reconciled(await reconcile(ledger), held, waiting, unreached)
-
-
-RUNS = CollectionSpec("reconcile_runs")
-_ID = "last"
-_MOST_LOGGED = 50
-
-_log = get_logger("usage")
+        holds, unreached["holds"] = None, str(error)
+    return ReconcileReport(await check_ledger(ledger), holds, pending, unreached)
 
 
 class ScheduledReconcile:
-    """To be asked often: `run_if_due` does nothing until the interval is over. Make it before the database starts."""
+    """Reconciles when the interval since the last run of any process is over.
 
-    def __init__(self, database: Database, every: timedelta, reconcile: Callable[[], Awaitable[Reconciled]]) -> None:
+    Declares its collection: create it before the database is started.
+    """
+
+    def __init__(
+        self, database: Database, every: timedelta, reconcile: Callable[[], Awaitable[ReconcileReport]]
+    ) -> None:
         self._runs = database.collection(RUNS)
         self._every = every
         self._reconcile = reconcile
 
     async def run_if_due(self) -> bool:
-        """Whether it was reconciled now. Raises StorageUnavailable."""
+        """Reconciles if a run is due, and returns whether it was; to be called often. Raises StorageUnavailable."""
         if not await self._claim():
             return False
         try:
-            tell(await self._reconcile())
+            _log_and_measure(await self._reconcile())
         except BaseException:
             RECONCILE_RUNS.labels("failed").inc()
             raise
@@ -153,28 +158,27 @@ class ScheduledReconcile:
 
     async def _claim(self) -> bool:
         now = now_utc()
-        await self._runs.insert_if_absent({"_id": _ID, "startedAt": ""})
-        due = {"_id": _ID, "startedAt": {"$lte": format_utc(now - self._every)}}
+        await self._runs.insert_if_absent({"_id": _LAST_RUN_ID, "startedAt": ""})
+        due = {"_id": _LAST_RUN_ID, "startedAt": {"$lte": format_utc(now - self._every)}}
         return await self._runs.update_one(due, {"$set": {"startedAt": format_utc(now)}}) == 1
 
 
-def tell(found: Reconciled) -> None:
-    """One line of log with the sums, one for each difference, and the gauges."""
-    differences = found.differences
-    RECONCILE_RUNS.labels("clean" if found.clean else "different").inc()
+def _log_and_measure(report: ReconcileReport) -> None:
+    differences = report.differences
+    RECONCILE_RUNS.labels("clean" if report.clean else "different").inc()
     RECONCILE_DIFFERENCES.set(len(differences))
-    RECONCILE_UNCOUNTED.set(found.ledger.uncounted)
-    RECONCILE_PENDING.set(found.pending.events if found.pending else 0)
+    RECONCILE_UNCOUNTED.set(report.ledger.uncounted)
+    RECONCILE_PENDING.set(report.pending.events if report.pending else 0)
     RECONCILED_AT.set_to_current_time()
     for difference in differences[:_MOST_LOGGED]:
         _log.error("reconcile_difference", **difference.to_json())
     _log.info(
         "reconciled",
-        clean=found.clean,
-        events=found.ledger.events,
-        tenants=found.ledger.tenants,
+        clean=report.clean,
+        events=report.ledger.events,
+        tenants=report.ledger.tenants,
         differences=len(differences),
-        uncounted=found.ledger.uncounted,
-        moving=found.ledger.moving,
-        unreached=sorted(found.unreached),
+        uncounted=report.ledger.uncounted,
+        moving=report.ledger.uncompared,
+        unreached=sorted(report.unreached),
     )

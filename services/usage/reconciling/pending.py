@@ -1,15 +1,19 @@
-"""What the topics still have for the ledger: events after the last offset that the counting has committed."""
+"""Finds the events that are in the topics but not in the ledger yet, and the amounts they will add."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any
 
 from aiokafka.errors import KafkaError
 
 from services.usage.counting.handlers import to_ledger_event
 from services.usage.counting.increments import CounterKey, increments_of
 from services.usage.counting.ledger_event import LedgerEvent
+from services.usage.counting.ledger_store import LedgerStore
+from services.usage.settings import ReconcileSettings
+from shared.contracts.contract import now_utc
+from shared.contracts.quota import Meter
 from shared.contracts.topics import COMPLETED, USAGE_RECORDED
 from shared.messaging.cloudevents import decode
 from shared.messaging.errors import Undecodable, Unprocessable
@@ -17,8 +21,8 @@ from shared.messaging.operate.topic_reading import read_uncommitted
 from shared.messaging.settings import KafkaSettings
 
 GROUP = "usage.ledger"
-MOST_RECORDS = 200_000
-_METERS = ("upgrades", "tokens", "embeddings")
+
+_MOST_RECORDS = 200_000
 
 
 class TopicsUnreachable(Exception):
@@ -27,7 +31,7 @@ class TopicsUnreachable(Exception):
 
 @dataclass(frozen=True, order=True)
 class PendingAmount:
-    """An amount that will be counted when its events have been read."""
+    """An amount that pending events will add to a counter."""
 
     tenant_id: str
     period: str
@@ -40,32 +44,38 @@ class PendingAmount:
 
 @dataclass(frozen=True)
 class Pending:
-    """`events` that the ledger lacks and the topics have; `all_read` is False when there were too many to read.
+    """How many events are pending and what they add; with `all_read` False there may be more.
 
-    `of` are the tenants and periods that have some, also where they add up to nothing.
+    `keys` are the tenants and periods with pending events, including those whose amounts are all zero.
     """
 
     events: int = 0
     all_read: bool = True
     amounts: list[PendingAmount] = field(default_factory=list)
-    of: frozenset[CounterKey] = frozenset()
+    keys: frozenset[CounterKey] = frozenset()
 
     def may_have(self, key: CounterKey) -> bool:
-        """Whether something of this tenant and period may be pending."""
-        return key in self.of or not self.all_read
+        """Whether events of this tenant and period may be pending."""
+        return key in self.keys or not self.all_read
 
 
-class Missing(Protocol):
-    async def missing(self, event_ids: Sequence[str]) -> list[str]:
-        """Those that are not in the ledger as counted."""
+def pending_reader(settings: ReconcileSettings, ledger: LedgerStore) -> Callable[[], Awaitable[Pending]]:
+    """A function that reads what is pending for the service's own consumer group, as `pending_events` does."""
+
+    async def read() -> Pending:
+        oldest = now_utc() - timedelta(days=settings.usage_event_retention_days)
+        return await pending_events(settings, GROUP, ledger, oldest)
+
+    return read
 
 
 async def pending_events(
-    settings: KafkaSettings, group: str, ledger: Missing, oldest_taken: datetime, most: int = MOST_RECORDS
+    settings: KafkaSettings, group: str, ledger: LedgerStore, oldest: datetime, most: int = _MOST_RECORDS
 ) -> Pending:
-    """Asks the ledger after it has read the topics, so that what was counted meanwhile is not pending.
+    """Reads at most `most` records after the group's committed offsets. Raises TopicsUnreachable, StorageUnavailable.
 
-    Raises TopicsUnreachable.
+    Events that occurred before `oldest` will be refused and are not pending. The ledger is read after the topics, so
+    that events counted meanwhile are not pending either.
     """
     events: dict[str, LedgerEvent] = {}
     read = 0
@@ -75,18 +85,18 @@ async def pending_events(
             read += len(records)
             for record in records:
                 try:
-                    event = to_ledger_event(decode(topic, record.value, record.headers), oldest_taken)
+                    event = to_ledger_event(decode(topic, record.value, record.headers), oldest)
                 except (Undecodable, Unprocessable):
-                    continue  # it goes to the dead letters
+                    continue  # it becomes a dead letter
                 events[event.event_id] = event
     except (KafkaError, OSError, TimeoutError) as error:
         raise TopicsUnreachable(type(error).__name__) from error
-    lacking = [events[event_id] for event_id in await ledger.missing(list(events))] if events else []
-    by_counter = increments_of(lacking).counters
+    missing = [events[event_id] for event_id in await ledger.missing(list(events))] if events else []
+    by_counter = increments_of(missing).counters
     amounts = [
-        PendingAmount(key.tenant_id, key.period, meter, sums[meter])
+        PendingAmount(key.tenant_id, key.period, meter.value, sums[meter.value])
         for key, sums in by_counter.items()
-        for meter in _METERS
-        if sums.get(meter)
+        for meter in Meter
+        if sums.get(meter.value)
     ]
-    return Pending(len(lacking), read < most, sorted(amounts), frozenset(by_counter))
+    return Pending(len(missing), read < most, sorted(amounts), frozenset(by_counter))

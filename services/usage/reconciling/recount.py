@@ -1,4 +1,4 @@
-"""Recounts the ledger and compares, also while events are being counted and old ones pruned."""
+"""Recounts the whole ledger and compares it with its counters and rollups, while events are counted and pruned."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -9,31 +9,33 @@ from time import monotonic
 from typing import Any, Protocol
 
 from services.usage.counting.batch_registry import Progress
-from services.usage.counting.increments import CounterKey, Increments, increments_of
+from services.usage.counting.increments import Increments, increments_of
 from services.usage.counting.ledger_event import LedgerEvent
-from services.usage.counting.retention import Sealing
+from services.usage.counting.retention import PruneStep
 from services.usage.reconciling.comparison import (
     ConsistentCut,
     Difference,
     amounts_in,
     counter_differences,
-    counter_documents,
+    counter_key,
     rollup_differences,
-    rollup_documents,
     rollup_key,
 )
 from shared.contracts.contract import now_utc
 
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 2.0
+# 24 s in all: enough for a dead process's lease to expire and for its successor to start.
+_UNCOUNTED_CHECKS_PER_ATTEMPT = 3
+_PAUSE_PRUNING_FOR = timedelta(minutes=15)
+
 Page = Callable[[str], Awaitable[list[dict[str, Any]]]]
 
 
-_NO_SEALING_FOR = timedelta(minutes=15)
-
-
 class SealedSums(Protocol):
-    """What is kept of the events that were removed; the sums by pages in the order of ids."""
+    """The totals of pruned events, by pages in the order of ids."""
 
-    async def sealing(self) -> Sealing: ...
+    async def current_step(self) -> PruneStep: ...
 
     async def pause(self, until: datetime) -> None: ...
 
@@ -42,55 +44,8 @@ class SealedSums(Protocol):
     async def page_of_sealed_rollups(self, after_id: str) -> list[dict[str, Any]]: ...
 
 
-class NoSealing:
-    """Keeps old events where they are, for as long as it is told to and for a while after a process that died."""
-
-    def __init__(self, sealed: SealedSums) -> None:
-        self._sealed = sealed
-        self._again_at = datetime.min.replace(tzinfo=UTC)
-
-    async def hold(self) -> None:
-        """To be called again every few minutes. Raises StorageUnavailable."""
-        now = now_utc()
-        if now >= self._again_at:
-            self._again_at = now + _NO_SEALING_FOR / 3
-            await self._sealed.pause(now + _NO_SEALING_FOR)
-
-
-async def sealed_increments(sealed: SealedSums, sealing: Sealing, being_sealed: Sequence[LedgerEvent]) -> Increments:
-    """The sums, and what the events of the step that is under way come to where the sums lack it."""
-    result = Increments()
-    taking = increments_of(being_sealed) if sealing.state == "adding" else Increments()
-    async for document in all_of(sealed.page_of_sealed_counters):
-        counter = CounterKey(document["tenantId"], document["period"])
-        result.counters[counter] = amounts_in(document)
-        if document["sealedThrough"] >= sealing.number:
-            taking.counters.pop(counter, None)
-    async for document in all_of(sealed.page_of_sealed_rollups):
-        rollup = rollup_key(document)
-        result.rollups[rollup] = amounts_in(document)
-        if document["sealedThrough"] >= sealing.number:
-            taking.rollups.pop(rollup, None)
-    result.add(taking)
-    return result
-
-
-async def all_of(page_after: Page) -> AsyncIterator[dict[str, Any]]:
-    """The documents of all pages."""
-    after_id = ""
-    while page := await page_after(after_id):
-        after_id = page[-1]["_id"]
-        for document in page:
-            yield document
-
-
-ATTEMPTS = 5
-_PAUSE_SECONDS = 2.0
-_LOOKS_PER_ATTEMPT = 3
-
-
 class StoredLedger(Protocol):
-    """Everything of the ledger, by pages in the order of ids."""
+    """The events, counters and rollups, by pages in the order of ids."""
 
     @property
     def sealed(self) -> SealedSums: ...
@@ -109,13 +64,16 @@ class StoredLedger(Protocol):
 
 
 @dataclass(frozen=True)
-class Reconciliation:
-    """`moving` counts the tenants that could not be compared in any of the `attempts`, made within `tried_seconds`."""
+class LedgerCheck:
+    """The result: numbers of events, of uncounted events and of tenants, and all differences.
+
+    `uncompared` is the number of tenants that no attempt could compare, out of `attempts` within `tried_seconds`.
+    """
 
     events: int = 0
     uncounted: int = 0
     tenants: int = 0
-    moving: int = 0
+    uncompared: int = 0
     differences: list[Difference] = field(default_factory=list)
     attempts: int = 1
     tried_seconds: float = 0.0
@@ -125,26 +83,67 @@ class Reconciliation:
         return not self.differences and not self.uncounted
 
 
+async def check_ledger(
+    ledger: StoredLedger, attempts: int = _ATTEMPTS, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> LedgerCheck:
+    """Compares the counters and rollups of all tenants with the ledger. Raises StorageUnavailable.
+
+    It reads everything again, up to `attempts` times, as long as it finds a difference. Events that are not counted
+    yet are checked again for some seconds before they are reported. Pruning is paused meanwhile; if events were pruned
+    during every attempt nevertheless, no tenant is compared.
+    """
+    try:
+        return await _check_ledger(ledger, attempts, sleep)
+    finally:
+        await ledger.sealed.pause(now_utc())
+
+
+async def _check_ledger(ledger: StoredLedger, attempts: int, sleep: Callable[[float], Awaitable[None]]) -> LedgerCheck:
+    began = monotonic()
+    for attempt in range(1, attempts + 1):
+        recount = await _read(ledger)
+        differences = recount.differences()
+        if attempt == attempts or not (recount.pruned_meanwhile or differences):
+            break
+        await sleep(_PAUSE_SECONDS)
+    tried_seconds = monotonic() - began
+    uncounted = recount.uncounted
+    for _ in range(_UNCOUNTED_CHECKS_PER_ATTEMPT * (attempts - 1)):
+        if not uncounted:
+            break
+        await sleep(_PAUSE_SECONDS)
+        uncounted = await ledger.missing(uncounted)
+    return LedgerCheck(
+        events=recount.events,
+        uncounted=len(uncounted),
+        tenants=recount.tenants,
+        uncompared=recount.tenants if recount.pruned_meanwhile else 0,
+        differences=differences,
+        attempts=attempt,
+        tried_seconds=tried_seconds,
+    )
+
+
 @dataclass
 class _Recount:
-    """One reading. `moved`: old events were removed meanwhile, so that nothing can be said of it."""
+    """One reading of everything. If events were pruned meanwhile, it says nothing about differences."""
 
     cut: ConsistentCut
     increments: Increments = field(default_factory=Increments)
     events: int = 0
     uncounted: list[str] = field(default_factory=list)
-    being_sealed: list[LedgerEvent] = field(default_factory=list)
-    moved: bool = False
+    being_pruned: list[LedgerEvent] = field(default_factory=list)
+    pruned_meanwhile: bool = False
 
-    def take(
-        self, page: Sequence[Mapping[str, Any]], uncounted: Sequence[Mapping[str, Any]], taken: AbstractSet[str]
+    def add_page(
+        self, page: Sequence[Mapping[str, Any]], uncounted: Sequence[Mapping[str, Any]], step_ids: AbstractSet[str]
     ) -> None:
-        """Adds a page of events. `uncounted` are some of them; `taken` are ids of events that are just being sealed."""
+        """Adds a page of events. `uncounted` are some of them; `step_ids` are the events of the current prune step."""
         self.events += len(page)
         self.uncounted += [event["_id"] for event in uncounted]
-        self.being_sealed += [LedgerEvent.from_document(event) for event in page if event["_id"] in taken]
-        left = [event for event in page if event["_id"] not in taken]
-        self.increments.add(self.cut.increments_of(left, {int(event["batchId"]) for event in uncounted}))
+        self.being_pruned += [LedgerEvent.from_document(event) for event in page if event["_id"] in step_ids]
+        kept = [event for event in page if event["_id"] not in step_ids]
+        self.increments.add(self.cut.increments_of(kept, {int(event["batchId"]) for event in uncounted}))
 
     @property
     def tenants(self) -> int:
@@ -152,7 +151,7 @@ class _Recount:
         return len(of_counters | {key.tenant_id for key in self.cut.rollups})
 
     def differences(self) -> list[Difference]:
-        if self.moved:
+        if self.pruned_meanwhile:
             return []
         return [
             *counter_differences(self.increments, self.cut.counters.values()),
@@ -160,62 +159,63 @@ class _Recount:
         ]
 
 
-async def reconcile(
-    ledger: StoredLedger, attempts: int = ATTEMPTS, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> Reconciliation:
-    """Compares every tenant, whatever is counted meanwhile, and reads again while it finds a difference.
-
-    Events that wait to be counted are looked at again; those that still wait in the end are reported as uncounted.
-    Meanwhile no old events are removed; when some were, during every reading, no tenant is compared.
-    """
-    try:
-        return await _reconcile(ledger, attempts, sleep)
-    finally:
-        await ledger.sealed.pause(now_utc())
-
-
-async def _reconcile(ledger: StoredLedger, attempts: int, sleep: Callable[[float], Awaitable[None]]) -> Reconciliation:
-    began = monotonic()
-    for attempt in range(1, attempts + 1):
-        recount = await _read(ledger)
-        differences = recount.differences()
-        if attempt == attempts or not (recount.moved or differences):
-            break
-        await sleep(_PAUSE_SECONDS)
-    tried_seconds = monotonic() - began
-    uncounted = recount.uncounted
-    # In all 24 s: the lease of a process that died runs out, and another one starts, within that time.
-    for _ in range(_LOOKS_PER_ATTEMPT * (attempts - 1)):
-        if not uncounted:
-            break
-        await sleep(_PAUSE_SECONDS)
-        uncounted = await ledger.missing(uncounted)
-    return Reconciliation(
-        events=recount.events,
-        uncounted=len(uncounted),
-        tenants=recount.tenants,
-        moving=recount.tenants if recount.moved else 0,
-        differences=differences,
-        attempts=attempt,
-        tried_seconds=tried_seconds,
-    )
-
-
 async def _read(ledger: StoredLedger) -> _Recount:
-    pause = NoSealing(ledger.sealed)
-    await pause.hold()
-    sealing = await ledger.sealed.sealing()
-    # In this order: what had been closed, then what has to contain it, then the events.
+    pause = _PruningPause(ledger.sealed)
+    await pause.extend()
+    step = await ledger.sealed.current_step()
+    # The cut is consistent only in this order: the closed batches, the documents that must include them, the events.
     began = await ledger.progress()
-    counters = counter_documents([document async for document in all_of(ledger.page_of_counters)])
-    rollups = rollup_documents([document async for document in all_of(ledger.page_of_rollups)])
+    counters = {counter_key(document): document async for document in _documents(ledger.page_of_counters)}
+    rollups = {rollup_key(document): document async for document in _documents(ledger.page_of_rollups)}
     recount = _Recount(ConsistentCut(began, counters, rollups))
     after_id = ""
     while page := await ledger.page_of_events(after_id):
         after_id = page[-1]["_id"]
-        recount.take(page, await ledger.uncounted_among(page), set(sealing.event_ids))
-        await pause.hold()
-    recount.increments.add(await sealed_increments(ledger.sealed, sealing, recount.being_sealed))
-    after = await ledger.sealed.sealing()
-    recount.moved = (after.number, after.state) != (sealing.number, sealing.state)
+        recount.add_page(page, await ledger.uncounted_among(page), set(step.event_ids))
+        await pause.extend()
+    recount.increments.add(await _sealed_increments(ledger.sealed, step, recount.being_pruned))
+    after = await ledger.sealed.current_step()
+    recount.pruned_meanwhile = (after.number, after.state) != (step.number, step.state)
     return recount
+
+
+class _PruningPause:
+    """Pauses pruning. The pause ends by itself some time after the last `extend`, in case this process dies."""
+
+    def __init__(self, sealed: SealedSums) -> None:
+        self._sealed = sealed
+        self._extend_at = datetime.min.replace(tzinfo=UTC)
+
+    async def extend(self) -> None:
+        """To be called at least every few minutes. Raises StorageUnavailable."""
+        now = now_utc()
+        if now >= self._extend_at:
+            self._extend_at = now + _PAUSE_PRUNING_FOR / 3
+            await self._sealed.pause(now + _PAUSE_PRUNING_FOR)
+
+
+async def _sealed_increments(sealed: SealedSums, step: PruneStep, being_pruned: Sequence[LedgerEvent]) -> Increments:
+    """The sealed sums, plus the events of an unfinished step in those sums that do not have the step yet."""
+    result = Increments()
+    unsealed = increments_of(being_pruned) if step.state == "adding" else Increments()
+    async for document in _documents(sealed.page_of_sealed_counters):
+        counter = counter_key(document)
+        result.counters[counter] = amounts_in(document)
+        if document["sealedThrough"] >= step.number:
+            unsealed.counters.pop(counter, None)
+    async for document in _documents(sealed.page_of_sealed_rollups):
+        rollup = rollup_key(document)
+        result.rollups[rollup] = amounts_in(document)
+        if document["sealedThrough"] >= step.number:
+            unsealed.rollups.pop(rollup, None)
+    result.add(unsealed)
+    return result
+
+
+async def _documents(page_after: Page) -> AsyncIterator[dict[str, Any]]:
+    """The documents of all pages."""
+    after_id = ""
+    while page := await page_after(after_id):
+        after_id = page[-1]["_id"]
+        for document in page:
+            yield document
