@@ -13,7 +13,7 @@ from shared.contracts import problems
 from shared.contracts.contract import Contract, now_utc, period_of
 from shared.contracts.internal_http import EventIds
 from shared.contracts.quota import PlanChange, TenantStanding
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 
 MAX_EVENT_IDS = 10_000
 _STANDING_ATTEMPTS = 20
