@@ -51,9 +51,8 @@ class InternalClient:
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
         """The answer, whatever its status. `timeout_seconds` replaces the client's limits for this request."""
-        content, headers = (
-            (body.to_json(), _JSON) if isinstance(body, Contract) else (body, None if body is None else _BYTES)
-        )
+        content = body.to_json() if isinstance(body, Contract) else body
+        headers = None if body is None else _JSON if isinstance(body, Contract) else _BYTES
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else httpx.Timeout(timeout_seconds)
         return await retry_once_on_disconnect(
             lambda: self._http.request(method, path, params=params, content=content, headers=headers, timeout=timeout)

@@ -458,7 +458,7 @@ async def test_a_deleted_workspace_is_looked_at_once_more(tmp_path: Path) -> Non
             moment = begun + timedelta(seconds=seconds)
             if await workspaces.to_purge(10) == [team]:
                 looked_at.append(seconds)
-                await workspaces.purged(team)
+                await workspaces.mark_purged(team)
         assert looked_at == [11, 311]
     finally:
         await database.stop(1)
