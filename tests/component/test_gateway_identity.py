@@ -14,8 +14,8 @@ from starlette.requests import Request
 
 from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
-from services.gateway.identity.audit import AUDIT, AuditTrail
-from services.gateway.identity.identify import Identity
+from services.gateway.identity.audit import AUDIT, Audit
+from services.gateway.identity.identify import Authenticator
 from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, People, Person, Workspaces
 from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.storage.sqlite import SqliteDatabase
@@ -511,7 +511,7 @@ async def test_a_busy_caller_costs_no_reads(tmp_path: Path) -> None:
         await workspaces.ensure_demo(DEMO_TENANT_ID)
         demo = DemoKey(None)
         _, plain = await keys.create(demo.caller, key_id=new_id(), name="n", role=demo.caller.role, expires_at=None)
-        identity = Identity(demo=demo, keys=keys, tokens=None, workspaces=workspaces, audit=AuditTrail(audit_in))
+        identity = Authenticator(demo=demo, keys=keys, tokens=None, workspaces=workspaces, audit=Audit(audit_in))
         request = _request(plain)
         before = keys_in.reads + workspaces_in.reads
         callers = await asyncio.gather(*(identity(request) for _ in range(50)))

@@ -165,8 +165,8 @@ async def test_whatever_goes_wrong_the_keys_at_hand_stay(failure: Exception) -> 
     assert not await refused(checks, rsa_key().token())
     keys.failure, keys.now = failure, keys.now + 301
     assert not await refused(checks, rsa_key().token())
-    assert keys._fetching is not None
-    await keys._fetching
+    assert keys._is_fetching()
+    await keys._fetch()
     assert not await refused(checks, rsa_key().token())
     assert await refused(checks, ec_key("unknown").token())
 
@@ -223,8 +223,8 @@ async def test_a_key_that_is_taken_away_stops_working() -> None:
     keys.entries.pop(0)
     keys.now += 301
     await checks.verify(ec_key().token())  # old keys serve while new ones are fetched
-    assert keys._fetching is not None
-    await keys._fetching
+    assert keys._is_fetching()
+    await keys._fetch()
     assert await refused(checks, rsa_key().token())
 
 

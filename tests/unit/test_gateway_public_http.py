@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from services.gateway.identity.caller import Caller
+from services.gateway.identity.caller import Caller, Role
 from services.gateway.web.public_app import public_app
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import Telemetry
@@ -27,6 +27,7 @@ async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
         identify=nobody,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[router],
         asyncapi={},
         event_examples={},

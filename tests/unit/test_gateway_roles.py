@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.http.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
-from services.gateway.identity.caller import Role
+from services.gateway.identity.caller import NeedsRole, Role
 from services.gateway.identity.memberships import (
     MAX_MEMBERS,
-    MemberOf,
     Members,
-    MembershipRefused,
-    NeedsRole,
+    Membership,
     NoSuchMember,
+    WorkspaceRefused,
     with_member,
     with_role,
     without_member,
@@ -25,7 +24,7 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def members(**roles: Role) -> Members:
-    return {name: MemberOf(name, name, role, NOW) for name, role in roles.items()}
+    return {name: Membership(name, name, role, NOW) for name, role in roles.items()}
 
 
 def test_each_role_allows_what_the_lesser_do() -> None:
@@ -38,19 +37,19 @@ def test_each_role_allows_what_the_lesser_do() -> None:
 def test_an_admin_adds_everybody_but_owners() -> None:
     start = members(ann=Role.OWNER)
     for role in (Role.VIEWER, Role.MEMBER, Role.ADMIN):
-        assert with_member(start, MemberOf("bob", "bob", role, NOW), Role.ADMIN)["bob"].role is role
+        assert with_member(start, Membership("bob", "bob", role, NOW), Role.ADMIN)["bob"].role is role
     with pytest.raises(NeedsRole) as needed:
-        with_member(start, MemberOf("bob", "bob", Role.OWNER, NOW), Role.ADMIN)
+        with_member(start, Membership("bob", "bob", Role.OWNER, NOW), Role.ADMIN)
     assert needed.value.role is Role.OWNER
-    assert with_member(start, MemberOf("bob", "bob", Role.OWNER, NOW), Role.OWNER)["bob"].role is Role.OWNER
-    with pytest.raises(MembershipRefused):
-        with_member(start, MemberOf("ann", "ann", Role.VIEWER, NOW), Role.OWNER)
+    assert with_member(start, Membership("bob", "bob", Role.OWNER, NOW), Role.OWNER)["bob"].role is Role.OWNER
+    with pytest.raises(WorkspaceRefused):
+        with_member(start, Membership("ann", "ann", Role.VIEWER, NOW), Role.OWNER)
 
 
 def test_a_workspace_has_a_limit() -> None:
     full = members(**{f"m{number}": Role.OWNER for number in range(MAX_MEMBERS)})
-    with pytest.raises(MembershipRefused):
-        with_member(full, MemberOf("bob", "bob", Role.VIEWER, NOW), Role.OWNER)
+    with pytest.raises(WorkspaceRefused):
+        with_member(full, Membership("bob", "bob", Role.VIEWER, NOW), Role.OWNER)
 
 
 def test_only_an_owner_touches_owners() -> None:
@@ -68,18 +67,18 @@ def test_only_an_owner_touches_owners() -> None:
 
 def test_the_last_owner_stays() -> None:
     one = members(ann=Role.OWNER, bob=Role.ADMIN)
-    with pytest.raises(MembershipRefused):
+    with pytest.raises(WorkspaceRefused):
         without_member(one, "ann", Role.OWNER, home_of=None)
-    with pytest.raises(MembershipRefused):
+    with pytest.raises(WorkspaceRefused):
         with_role(one, "ann", Role.ADMIN, Role.OWNER, home_of=None)
     assert with_role(one, "ann", Role.OWNER, Role.OWNER, home_of=None) == one
 
 
 def test_whose_home_it_is_stays_its_owner() -> None:
     two = members(ann=Role.OWNER, bob=Role.OWNER)
-    with pytest.raises(MembershipRefused):
+    with pytest.raises(WorkspaceRefused):
         without_member(two, "ann", Role.OWNER, home_of="ann")
-    with pytest.raises(MembershipRefused):
+    with pytest.raises(WorkspaceRefused):
         with_role(two, "ann", Role.VIEWER, Role.OWNER, home_of="ann")
     assert "bob" not in without_member(two, "bob", Role.OWNER, home_of="ann")
 
@@ -107,12 +106,12 @@ def test_there_is_always_an_owner_and_nobody_rises_above_who_lifts_them(
         by, before = now[actor].role, now
         try:
             if step == "add":
-                now = with_member(now, MemberOf(target, target, role, NOW), by)
+                now = with_member(now, Membership(target, target, role, NOW), by)
             elif step == "change":
                 now = with_role(now, target, role, by, home_of=None)
             else:
                 now = without_member(now, target, by, home_of=None)
-        except (MembershipRefused, NeedsRole, NoSuchMember):
+        except (WorkspaceRefused, NeedsRole, NoSuchMember):
             continue
         assert any(member.role is Role.OWNER for member in now.values())
         lifted = now.get(target)

@@ -49,12 +49,13 @@ async def by_key(request: HTTPConnection, workspace_id: str | None = None, *, fr
 
 def gateway() -> httpx.AsyncClient:
     stored = cast(Any, Stored())
-    routes = DocumentRoutes(documents=stored, once=stored, vault=stored, audit=stored)
+    routes = DocumentRoutes(documents=stored, creations=stored, vault=stored, audit=stored)
     app = public_app(
         Telemetry("gateway", ObservabilitySettings()),
         identify=by_key,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[routes.router()],
         asyncapi={},
         event_examples={},
@@ -135,7 +136,7 @@ async def test_an_idle_upload_is_cut_off(monkeypatch: pytest.MonkeyPatch, media_
 
 
 async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
-    places = UploadPlaces(places=3, of_one=2, wait_seconds=0.05)
+    places = UploadPlaces(places=3, per_owner=2, wait_seconds=0.05)
     async with contextlib.AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(places.place("one"))
@@ -150,7 +151,7 @@ async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
 
 
 async def test_who_waits_for_a_place_of_their_own_takes_none_of_their_workspace() -> None:
-    places = UploadPlaces(places=8, of_one=2, wait_seconds=0.05)
+    places = UploadPlaces(places=8, per_owner=2, wait_seconds=0.05)
     async with contextlib.AsyncExitStack() as held:
         for workspace in ("one", "two"):
             await held.enter_async_context(places.place("eve", workspace))
@@ -167,21 +168,21 @@ def test_a_slow_upload_that_goes_on_has_all_the_time_it_takes() -> None:
     pace = Pace(started=1000.0)
     for second in range(320):
         assert pace.seconds_left(1000.0 + second) == PATIENCE_SECONDS
-        pace.took(MIB // 16)
+        pace.received(MIB // 16)
     assert pace.seconds_left(1320.0) == PATIENCE_SECONDS
 
 
 def test_bytes_that_come_too_slowly_gain_no_time() -> None:
     pace = Pace(started=1000.0)
     for second in range(29):
-        pace.took(1)
+        pace.received(1)
         assert pace.seconds_left(1000.0 + second) == pytest.approx(PATIENCE_SECONDS - second, abs=0.01)
     half_as_fast = Pace(started=1000.0)
-    half_as_fast.took(60 * MIB // 32)
+    half_as_fast.received(60 * MIB // 32)
     assert half_as_fast.seconds_left(1060.0) == 0
 
 
 def test_what_came_early_gives_no_credit_to_an_idle_upload() -> None:
     pace = Pace(started=1000.0)
-    pace.took(20 * MIB)
+    pace.received(20 * MIB)
     assert pace.seconds_left(1001.0) == PATIENCE_SECONDS

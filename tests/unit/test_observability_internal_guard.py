@@ -7,6 +7,7 @@ import pytest
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from services.gateway.identity.caller import Role
 from services.gateway.web.public_app import public_app
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.service.http import internal_app
@@ -65,6 +66,7 @@ def gateway() -> httpx.AsyncClient:
         identify=nobody,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[routes()],
         asyncapi={},
         event_examples={},
