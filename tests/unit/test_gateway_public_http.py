@@ -1,4 +1,4 @@
-"""The gateway's HTTP around its routes."""
+"""The middleware and error handlers of the public HTTP application."""
 
 import httpx
 from fastapi import APIRouter
@@ -15,16 +15,16 @@ async def breaks(request: Request) -> Response:
     raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
 
 
-async def nobody(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
+async def never_identifies(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
     raise NotImplementedError
 
 
-async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
+async def test_an_unexpected_error_becomes_a_problem_without_details() -> None:
     router = APIRouter()
     router.add_api_route("/api/breaks", breaks)
     app = public_app(
         Telemetry("gateway", ObservabilitySettings()),
-        identify=nobody,
+        identify=never_identifies,
         trusted_proxies=(),
         upgrade=breaks,
         upgrade_role=Role.MEMBER,

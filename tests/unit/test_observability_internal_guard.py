@@ -13,7 +13,7 @@ from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.service.http import internal_app
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import Telemetry
-from tests.unit.test_gateway_public_http import breaks, nobody
+from tests.unit.test_gateway_public_http import breaks, never_identifies
 
 TOKEN = {INTERNAL_TOKEN_HEADER: "inside"}
 JSON = {"Content-Type": "application/json"}
@@ -63,7 +63,7 @@ def service(token: str | None = TOKEN[INTERNAL_TOKEN_HEADER]) -> httpx.AsyncClie
 def gateway() -> httpx.AsyncClient:
     app = public_app(
         telemetry(),
-        identify=nobody,
+        identify=never_identifies,
         trusted_proxies=(),
         upgrade=breaks,
         upgrade_role=Role.MEMBER,

@@ -106,12 +106,10 @@ class DocumentRoutes:
                     content=upload.content,
                 )
 
-        if key is None:
-            with _storage_errors_as_problems():
-                return await submit(new_id()), False
-
-        body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
         with _storage_errors_as_problems():
+            if key is None:
+                return await submit(new_id()), False
+            body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
             answer, replayed = await self._creations.with_key(key, caller.tenant_id, _ROUTE, body_hash, submit)
         return DocumentView.model_validate_json(answer), replayed
 
