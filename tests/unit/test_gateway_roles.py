@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.http.client_address import UNKNOWN, believed_address, came_by_https, parse_networks
+from services.gateway.http.client_address import UNKNOWN, address_behind_proxies, came_by_https, parse_networks
 from services.gateway.identity.caller import NeedsRole, Role
 from services.gateway.identity.memberships import (
     MAX_MEMBERS,
@@ -140,7 +140,7 @@ def test_changes_keep_an_owner_and_respect_the_callers_role(
     ],
 )
 def test_client_addresses(peer: str, forwarded: list[str], trusted: str, expected: str) -> None:
-    assert believed_address(peer, forwarded, parse_networks(trusted)) == expected
+    assert address_behind_proxies(peer, forwarded, parse_networks(trusted)) == expected
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def client_address(request: HTTPConnection) -> str:
     """The client's IP address. The application's state holds the networks of TRUSTED_PROXIES as `trusted_proxies`."""
     trusted: Sequence[Network] = request.app.state.trusted_proxies
     peer = request.client.host if request.client else ""
-    return believed_address(peer, request.headers.getlist("x-forwarded-for"), trusted)
+    return address_behind_proxies(peer, request.headers.getlist("x-forwarded-for"), trusted)
 
 
 def came_by_https(scope: Scope, trusted: Sequence[Network]) -> bool:
@@ -37,21 +37,21 @@ def came_by_https(scope: Scope, trusted: Sequence[Network]) -> bool:
     return Headers(scope=scope).get("x-forwarded-proto", "").strip().lower() == "https"
 
 
-def believed_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+def address_behind_proxies(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
     """The last address on the request's way that is not a trusted proxy; UNKNOWN when the peer has no IP address.
 
     The way is read backwards: from the peer through `X-Forwarded-For`, each entry written by the hop after it.
     """
-    believed = _parsed(peer)
-    if believed is None:
+    address = _parsed(peer)
+    if address is None:
         return UNKNOWN
     hops = [hop for header in forwarded_for for hop in header.split(",")]
-    while hops and any(believed in network for network in trusted):
+    while hops and any(address in network for network in trusted):
         previous = _parsed(hops.pop())
         if previous is None:
             break
-        believed = previous
-    return str(believed)
+        address = previous
+    return str(address)
 
 
 def _parsed(text: str) -> Address | None:

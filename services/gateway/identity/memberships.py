@@ -87,4 +87,4 @@ def _require_another_owner(members: Members, leaving: str, home_of: str | None) 
         raise WorkspaceRefused("A person stays the OWNER of their personal workspace.")
     owners = [member.person_id for member in members.values() if member.role is Role.OWNER]
     if owners == [leaving]:
-        raise WorkspaceRefused("The last OWNER stays OWNER: make somebody else one first.")
+        raise WorkspaceRefused("The last OWNER stays OWNER: make another member OWNER first.")
