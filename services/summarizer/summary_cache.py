@@ -14,7 +14,7 @@ from shared.messaging.errors import Transient
 from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
 from shared.observability.metrics import CACHE_REQUESTS
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 from shared.service.process import Periodic
 from shared.service.recorded_stage import erase_output
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable

@@ -9,6 +9,7 @@ from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 
 _CONNECT_SECONDS = 1.0
 _JSON = {"Content-Type": "application/json"}
+_BYTES = {"Content-Type": "application/octet-stream"}
 
 
 async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
@@ -41,10 +42,18 @@ class InternalClient:
         await self._http.aclose()
 
     async def request(
-        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Contract | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Contract | bytes | None = None,
+        timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        """The answer, whatever its status."""
-        content, headers = (body.to_json(), _JSON) if body is not None else (None, None)
+        """The answer, whatever its status. `timeout_seconds` replaces the client's limits for this request."""
+        content = body.to_json() if isinstance(body, Contract) else body
+        headers = None if body is None else _JSON if isinstance(body, Contract) else _BYTES
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else httpx.Timeout(timeout_seconds)
         return await retry_once_on_disconnect(
-            lambda: self._http.request(method, path, params=params, content=content, headers=headers)
+            lambda: self._http.request(method, path, params=params, content=content, headers=headers, timeout=timeout)
         )

@@ -20,7 +20,7 @@ from shared.messaging.errors import Unprocessable
 from shared.messaging.publish.outbox import Fact, FactOutbox
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.publish.progress import ProgressLog
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 from shared.storage.documents import StorageUnavailable
 
 

@@ -1,4 +1,4 @@
-"""How many API keys a workspace may have, where two gateways share a MongoDB-wire server."""
+"""The limit of API keys in a workspace holds when two replicas share a MongoDB-wire server."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ from shared.storage.mongodb import MongoDatabase
 # Imported to be collected here, with this module's database.
 from tests.component.test_gateway_api_keys import (  # noqa: F401
     collections,
-    test_keys_from_before_there_were_places_count_as_well,
-    test_nobody_is_refused_while_there_is_room,
-    test_replicas_that_race_make_no_more_than_there_may_be,
-    test_the_last_key_can_be_asked_for_again,
+    test_no_key_is_refused_below_the_limit,
+    test_racing_replicas_keep_the_limit,
+    test_stored_keys_without_a_place_count,
+    test_the_last_key_can_be_created_again_with_its_id,
 )
 
 pytestmark = pytest.mark.cluster

@@ -1,4 +1,4 @@
-"""How many API keys a workspace may have, when two gateways are asked for more at the same time."""
+"""The limit of API keys in a workspace holds when two replicas create keys concurrently."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -40,7 +40,7 @@ async def made(keys: ApiKeys, key_id: str | None = None) -> str | None:
     return plain
 
 
-async def test_replicas_that_race_make_no_more_than_there_may_be(collections: Sequence[Collection]) -> None:
+async def test_racing_replicas_keep_the_limit(collections: Sequence[Collection]) -> None:
     first, second = (ApiKeys(keys) for keys in collections)
     for keys in (first, second) * ((MAX_KEYS - 8) // 2):
         assert await made(keys)
@@ -54,14 +54,14 @@ async def test_replicas_that_race_make_no_more_than_there_may_be(collections: Se
     assert await collections[0].count({"tenantId": DEMO_TENANT_ID}) == MAX_KEYS
 
 
-async def test_nobody_is_refused_while_there_is_room(collections: Sequence[Collection]) -> None:
+async def test_no_key_is_refused_below_the_limit(collections: Sequence[Collection]) -> None:
     first, second = (ApiKeys(keys) for keys in collections)
     answers = await asyncio.gather(*(made((first, second)[n % 2]) for n in range(MAX_KEYS)))
     assert all(answers)
     assert await made(first) is None
 
 
-async def test_the_last_key_can_be_asked_for_again(collections: Sequence[Collection]) -> None:
+async def test_the_last_key_can_be_created_again_with_its_id(collections: Sequence[Collection]) -> None:
     first, second = (ApiKeys(keys) for keys in collections)
     last = new_id()
     for _ in range(MAX_KEYS - 1):
@@ -75,7 +75,7 @@ async def test_the_last_key_can_be_asked_for_again(collections: Sequence[Collect
     assert found.id == last
 
 
-async def test_keys_from_before_there_were_places_count_as_well(collections: Sequence[Collection]) -> None:
+async def test_stored_keys_without_a_place_count(collections: Sequence[Collection]) -> None:
     first, second = (ApiKeys(keys) for keys in collections)
     for _ in range(MAX_KEYS - 10):
         await made(first)

@@ -1,4 +1,4 @@
-"""Who gets in, into which workspace, as what; two replicas on one real store, keys from a real HTTP server."""
+"""Authentication, workspaces, members, keys and audit: two replicas on one real store, JWKS from a real HTTP server."""
 
 import asyncio
 import time
@@ -13,9 +13,10 @@ import pytest
 from starlette.requests import Request
 
 from deploy.local.servers import ServerProcess
+from services.gateway.http.problems import ProblemError
 from services.gateway.identity.api_keys import API_KEYS, DEMO_TENANT_ID, ApiKeys, DemoKey
-from services.gateway.identity.audit import AUDIT, AuditTrail
-from services.gateway.identity.identify import Identity
+from services.gateway.identity.audit import AUDIT, Audit
+from services.gateway.identity.identify import Authenticator
 from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, People, Person, Workspaces
 from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.storage.sqlite import SqliteDatabase
@@ -140,7 +141,7 @@ async def test_published_keys(world: World) -> None:
         assert await status(ec_key().token()) == 200
 
 
-async def test_a_provider_that_cannot_be_asked(world: World) -> None:
+async def test_an_outage_of_the_identity_provider(world: World) -> None:
     async with KeyServer().serving() as server, replica(world, JWT_JWKS_URL=server.url) as gateway:
         server.out = True
         async with with_token(gateway, rsa_key().token()) as client:
@@ -231,7 +232,7 @@ async def test_members(first: ServerProcess) -> None:
         ]  # fmt: skip
 
 
-async def test_no_member_is_named_so_that_its_address_is_the_workspace(first: ServerProcess) -> None:
+async def test_dot_segments_are_no_subjects(first: ServerProcess) -> None:
     async with person(first, "dora") as dora:
         home = await home_of(dora)
         for subject in (".", ".."):
@@ -260,7 +261,7 @@ async def _is(request: Any, status: int) -> bool:
     return bool((await request).status_code == status)
 
 
-async def test_nobody_is_made_the_owner_of_too_many(first: ServerProcess) -> None:
+async def test_a_promotion_respects_the_limit_of_owned_workspaces(first: ServerProcess) -> None:
     async with person(first, "kim") as kim, person(first, "max") as boss:
         await team_of(kim)
         await team_of(kim)
@@ -301,7 +302,7 @@ async def test_keys(world: World, first: ServerProcess) -> None:
         await eventually(is_noted)
 
 
-async def test_a_key_is_shown_to_who_repeats_the_request_and_kept_by_nobody(world: World, first: ServerProcess) -> None:
+async def test_a_repeated_request_gets_the_key_that_the_store_lacks(world: World, first: ServerProcess) -> None:
     async with person(first, "rita") as rita:
         headers = {"Idempotency-Key": "my key"}
         body = {"name": "n", "role": "MEMBER"}
@@ -343,7 +344,7 @@ async def test_keys_end(first: ServerProcess, second: ServerProcess) -> None:
             await eventually(lambda: _is(short.get("/api/workspaces"), 401), timeout=5)
 
 
-async def test_a_key_that_has_ended_is_still_the_answer_to_its_request(first: ServerProcess) -> None:
+async def test_a_repeated_request_gets_a_key_that_has_expired_since(first: ServerProcess) -> None:
     async with person(first, "ella") as ella:
         headers = {"Idempotency-Key": "a short one"}
         body = {"name": "n", "role": "MEMBER", "expiresAt": format_utc(now_utc() + timedelta(seconds=2))}
@@ -360,7 +361,7 @@ async def test_a_key_that_has_ended_is_still_the_answer_to_its_request(first: Se
         assert (await ella.post("/api/keys", json=body | {"expiresAt": None}, headers=late)).status_code == 201
 
 
-async def test_a_key_is_never_worth_more_than_who_made_it(first: ServerProcess) -> None:
+async def test_a_key_never_exceeds_the_role_of_its_person(first: ServerProcess) -> None:
     async with person(first, "otto") as otto:
         team = await team_of(otto, nina="ADMIN")
         async with person(first, "nina", team) as nina:
@@ -386,7 +387,7 @@ async def test_a_key_is_never_worth_more_than_who_made_it(first: ServerProcess) 
                 problem(await client.get("/api/workspaces"), 401, "unauthenticated")
 
 
-async def test_keys_that_a_cut_off_removal_left_do_not_come_back(world: World, first: ServerProcess) -> None:
+async def test_keys_left_by_an_interrupted_removal_stay_invalid(world: World, first: ServerProcess) -> None:
     async with person(first, "olga") as olga:
         team = await team_of(olga, nick="ADMIN")
         async with person(first, "nick", team) as nick:
@@ -402,10 +403,10 @@ async def test_keys_that_a_cut_off_removal_left_do_not_come_back(world: World, f
             problem(await client.get("/api/workspaces"), 401, "unauthenticated")
 
 
-async def test_a_revoked_key_changes_nothing_that_lasts_on_any_replica(
+async def test_a_revoked_key_makes_no_lasting_change_on_any_replica(
     first: ServerProcess, second: ServerProcess
 ) -> None:
-    """What is remembered of a key for some seconds is not enough to make keys or members with it."""
+    """A cached caller is not enough to create keys or members."""
     async with person(first, "ivan") as ivan:
         key = await key_of(ivan, "OWNER")
         home = await home_of(ivan)
@@ -419,7 +420,7 @@ async def test_a_revoked_key_changes_nothing_that_lasts_on_any_replica(
         assert (await ivan.get("/api/keys")).json()["items"] == []
 
 
-async def test_what_a_deleted_workspace_held_is_gone(world: World, first: ServerProcess) -> None:
+async def test_the_content_of_a_deleted_workspace_is_erased(world: World, first: ServerProcess) -> None:
     async with person(first, "dora") as dora:
         team = await team_of(dora)
         dora.headers["X-Workspace-Id"] = team
@@ -442,8 +443,8 @@ async def test_what_a_deleted_workspace_held_is_gone(world: World, first: Server
         await eventually(is_gone, timeout=30)
 
 
-async def test_a_deleted_workspace_is_looked_at_once_more(tmp_path: Path) -> None:
-    """What was let in just before the deletion may arrive after the first purge."""
+async def test_a_deleted_workspace_is_purged_twice(tmp_path: Path) -> None:
+    """Work accepted just before the deletion may arrive after the first purge."""
     begun = moment = now_utc()
     database = SqliteDatabase(tmp_path / "gateway.sqlite3")
     people = People(database.collection(PEOPLE))
@@ -458,13 +459,13 @@ async def test_a_deleted_workspace_is_looked_at_once_more(tmp_path: Path) -> Non
             moment = begun + timedelta(seconds=seconds)
             if await workspaces.to_purge(10) == [team]:
                 looked_at.append(seconds)
-                await workspaces.purged(team)
+                await workspaces.mark_purged(team)
         assert looked_at == [11, 311]
     finally:
         await database.stop(1)
 
 
-async def test_the_audit_tells_who_and_from_where(world: World) -> None:
+async def test_audit_entries_name_author_and_address(world: World) -> None:
     async with (
         replica(world, JWT_SECRET=SECRET, TRUSTED_PROXIES="127.0.0.0/8") as gateway,
         person(gateway, "paul") as paul,
@@ -511,7 +512,7 @@ async def test_a_busy_caller_costs_no_reads(tmp_path: Path) -> None:
         await workspaces.ensure_demo(DEMO_TENANT_ID)
         demo = DemoKey(None)
         _, plain = await keys.create(demo.caller, key_id=new_id(), name="n", role=demo.caller.role, expires_at=None)
-        identity = Identity(demo=demo, keys=keys, tokens=None, workspaces=workspaces, audit=AuditTrail(audit_in))
+        identity = Authenticator(demo=demo, keys=keys, tokens=None, workspaces=workspaces, audit=Audit(audit_in))
         request = _request(plain)
         before = keys_in.reads + workspaces_in.reads
         callers = await asyncio.gather(*(identity(request) for _ in range(50)))
@@ -519,6 +520,47 @@ async def test_a_busy_caller_costs_no_reads(tmp_path: Path) -> None:
         assert keys_in.reads + workspaces_in.reads - before == 2
         assert [await identity(request) for _ in range(50)] == callers
         assert keys_in.reads + workspaces_in.reads - before == 2
+    finally:
+        await database.stop(1)
+
+
+class _SlowReads:
+    """A collection whose `find_one` reads at once and returns when the test allows it."""
+
+    def __init__(self, collection: Any) -> None:
+        self._collection = collection
+        self.has_read = asyncio.Event()
+        self.may_return = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    async def find_one(self, *arguments: Any) -> Any:
+        found = await self._collection.find_one(*arguments)
+        self.has_read.set()
+        await self.may_return.wait()
+        return found
+
+
+async def test_a_look_up_from_before_a_change_is_not_cached(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "gateway.sqlite3")
+    keys_in: Any = _SlowReads(database.collection(API_KEYS))
+    audit = Audit(database.collection(AUDIT))
+    workspaces = Workspaces(database.collection(WORKSPACES), People(database.collection(PEOPLE)))
+    await database.start()
+    try:
+        keys, demo = ApiKeys(keys_in), DemoKey(None)
+        await workspaces.ensure_demo(DEMO_TENANT_ID)
+        key, plain = await keys.create(demo.caller, key_id=new_id(), name="n", role=demo.caller.role, expires_at=None)
+        authenticator = Authenticator(demo=demo, keys=keys, tokens=None, workspaces=workspaces, audit=audit)
+        running = asyncio.create_task(authenticator(_request(plain)))
+        await keys_in.has_read.wait()
+        assert await keys.revoke(demo.caller, key)
+        authenticator.forget()
+        keys_in.may_return.set()
+        assert (await running).credential_id == key.id
+        with pytest.raises(ProblemError):
+            await authenticator(_request(plain))
     finally:
         await database.stop(1)
 

@@ -1,4 +1,4 @@
-"""What the gateway says to requests, good and bad, on real parts."""
+"""Answers to valid and invalid requests by a gateway with real stores and broker."""
 
 import asyncio
 import json
@@ -251,7 +251,7 @@ async def test_odd_characters_break_nothing(client: httpx.AsyncClient) -> None:
         {"X-API-Key": "other", "Authorization": f"Bearer {API_KEY}"},
     ],
 )
-async def test_who_is_not_known_gets_nothing(world: World, headers: dict[str, str]) -> None:
+async def test_unknown_credentials_are_refused(world: World, headers: dict[str, str]) -> None:
     async with httpx.AsyncClient(base_url=world.gateway.url, headers=headers) as stranger:
         calls = [
             stranger.post("/api/upgrade", json=PROMPT),
@@ -386,7 +386,7 @@ async def test_operators_routes(client: httpx.AsyncClient) -> None:
     assert 'route="/api/upgrades/{id}"' in metrics
 
 
-async def test_a_body_that_does_not_come_in_whole(world: World) -> None:
+async def test_an_incomplete_body(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port)
     head = f"POST /api/upgrade HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n"
     writer.write(f'{head}Content-Length: 100\r\n\r\n{{"userPrompt": "half'.encode())
@@ -409,9 +409,7 @@ GET = b"GET /api/quota HTTP/1.1\r\nHost: x\r\n"
         b"POST /api/upgrade HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_what_is_no_request_gets_a_problem_like_every_other(
-    world: World, client: httpx.AsyncClient, sent: bytes
-) -> None:
+async def test_bytes_that_are_no_request_get_a_problem(world: World, client: httpx.AsyncClient, sent: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port)
     writer.write(sent)
     head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")

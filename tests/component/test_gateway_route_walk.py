@@ -1,4 +1,4 @@
-"""Every route of the OpenAPI document, with every role and with none: who gets in, and what a refusal gives away."""
+"""Calls every route of the OpenAPI document with every role and without: who is admitted, and what refusals reveal."""
 
 import asyncio
 import itertools
@@ -51,7 +51,7 @@ PERSONS_ONLY = "post /api/workspaces"
 ACCESS_PAGE = Path(__file__).parents[2] / "docs" / "access.md"
 
 
-def test_the_page_about_access_says_the_same() -> None:
+def test_the_documentation_lists_the_same_roles() -> None:
     said = {
         f"{method.lower()} {path}": role
         for role in LADDER
@@ -63,7 +63,7 @@ def test_the_page_about_access_says_the_same() -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the document, as a request can be made of it."""
+    """One operation of the document, which can be sent as a request."""
 
     method: str
     path: str
@@ -87,7 +87,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Walked:
-    """A workspace with a client of every role, by token and by key; and somebody of another one."""
+    """A workspace with clients of every role, by token and by key, and a client of another workspace."""
 
     gateway: ServerProcess
     team: str
@@ -140,7 +140,7 @@ def test_every_route_declares_what_the_table_says(walked: Walked) -> None:
     assert all(call.needs is None for call in walked.calls if call.path.startswith("/api/admin/"))
 
 
-async def test_nobody_gets_in_without_a_credential(walked: Walked) -> None:
+async def test_every_route_requires_a_credential(walked: Walked) -> None:
     async with httpx.AsyncClient(base_url=walked.gateway.url) as client:
         for call in walked.calls:
             answer = await call.send(client, id=walked.team)
@@ -151,7 +151,7 @@ async def test_nobody_gets_in_without_a_credential(walked: Walked) -> None:
             assert answer.headers["www-authenticate"].startswith("Bearer"), call.name
 
 
-async def test_a_refused_method_is_told_all_that_the_address_knows(walked: Walked) -> None:
+async def test_a_refused_method_gets_all_allowed_methods(walked: Walked) -> None:
     declared: dict[str, set[str]] = {}
     for call in walked.calls:
         declared.setdefault(call.path, set()).add(call.method.upper())
@@ -169,7 +169,7 @@ async def test_a_refused_method_is_told_all_that_the_address_knows(walked: Walke
         assert file.headers["allow"] == "GET, HEAD"
 
 
-async def test_every_role_gets_in_where_it_may_and_nowhere_else(walked: Walked) -> None:
+async def test_each_role_is_admitted_exactly_where_it_suffices(walked: Walked) -> None:
     wrong = []
     for call, (name, client) in itertools.product(walked.calls, walked.clients().items()):
         if call.name == "delete /api/workspaces/{id}" and name.startswith("OWNER"):
@@ -192,7 +192,7 @@ async def test_every_role_gets_in_where_it_may_and_nowhere_else(walked: Walked) 
     assert wrong == []
 
 
-async def test_roles_of_one_workspace_count_for_nothing_in_another(walked: Walked) -> None:
+async def test_roles_do_not_carry_over_to_another_workspace(walked: Walked) -> None:
     async with person(walked.gateway, "owner") as owner_at_home:
         home = await home_of(owner_at_home)
     for call in walked.calls:
@@ -205,7 +205,7 @@ async def test_roles_of_one_workspace_count_for_nothing_in_another(walked: Walke
                 assert visible(theirs) == visible(await call.send(client, id=new_id(), subject="owner"))
 
 
-async def test_nobody_learns_what_another_tenant_has(world: World, walked: Walked) -> None:
+async def test_refusals_do_not_reveal_what_other_tenants_have(world: World, walked: Walked) -> None:
     owner = walked.persons["OWNER"]
     document = (await owner.post("/api/documents", json={"title": "T", "text": "words"})).json()["id"]
     upgrade = (await owner.post("/api/upgrade", json={"userPrompt": "write about rain", "userId": "u1"})).json()["id"]
@@ -228,7 +228,7 @@ async def test_nobody_learns_what_another_tenant_has(world: World, walked: Walke
     assert (await owner.get(f"/api/upgrades/{upgrade}")).status_code == 200
 
 
-async def test_a_chosen_workspace_of_others_is_not_there_on_any_route(walked: Walked) -> None:
+async def test_choosing_a_foreign_workspace_is_not_found_on_every_route(walked: Walked) -> None:
     for call in walked.calls:
         if call.needs is None or "/workspaces/{id}" in call.path:
             continue
@@ -252,8 +252,8 @@ BODIES: dict[str, dict[str, Any]] = {
 SLOW_SECONDS = 3.0  # well above what a body may take without a second look at its caller
 
 
-async def test_who_is_shut_out_while_the_body_comes_gets_no_further(walked: Walked) -> None:
-    """On every route that takes a body: the head of a request is no ticket that lasts."""
+async def test_a_caller_who_loses_access_while_the_body_arrives_is_refused(walked: Walked) -> None:
+    """On every route with a body: the caller is identified again after it was read."""
     with_body = [call for call in walked.calls if call.method in ("post", "patch", "put") and call.needs]
     assert {call.name for call in with_body} == set(BODIES)
     owner = walked.persons["OWNER"]

@@ -1,4 +1,4 @@
-"""Which published keys count, and how often they are looked for. They come over real HTTP in the component tests."""
+"""Parsing of JWKS documents, and when they are fetched. Component tests fetch them over real HTTP."""
 
 import asyncio
 import gzip
@@ -30,7 +30,7 @@ ALL_KEYS = (rsa_key(), ec_key(), ed_key())
 
 
 def _document_of(*entries: Any) -> bytes:
-    """As any server may write it: also numbers and texts that not every reader of JSON takes."""
+    """A document as any server may write it, with numbers and texts that some JSON parsers refuse."""
     return ('{"keys": [' + ", ".join(map(_json, entries)) + "]}").encode()
 
 
@@ -44,7 +44,7 @@ def _json(value: Any) -> str:
     return "1e999" if value == math.inf else "-1e999" if value == -math.inf else json.dumps(value)
 
 
-def test_keys_that_are_not_used() -> None:
+def test_unusable_keys_are_skipped() -> None:
     weak = rsa_key("weak", 1024)
     document = document_of(
         rsa_key().jwk(kid="for encryption", use="enc"),
@@ -80,14 +80,14 @@ _MEMBERS = st.sampled_from(["kty", "use", "key_ops", "alg", "kid", "crv", "n", "
 @example(ALL_KEYS[2], "more", 10**400, True)
 @example(ALL_KEYS[2], "more", 10**5000, True)
 @example(ALL_KEYS[2], "more", float("inf"), True)
-def test_an_odd_entry_is_skipped_alone(odd: SigningKey, member: str, value: Any, comes_first: bool) -> None:
+def test_an_invalid_entry_does_not_affect_others(odd: SigningKey, member: str, value: Any, comes_first: bool) -> None:
     entries = [rsa_key().jwk(kid="good"), {**odd.jwk(kid="odd"), member: value}]
     found = parse_keys(_document_of(*(reversed(entries) if comes_first else entries)))
     assert found[("RS256", "good")] == rsa_key().private.public_key()
 
 
 @given(_JSON, st.booleans())
-def test_an_entry_that_is_something_else_is_skipped_alone(value: Any, comes_first: bool) -> None:
+def test_an_entry_that_is_no_object_does_not_affect_others(value: Any, comes_first: bool) -> None:
     entries = [rsa_key().jwk(kid="good"), value]
     assert ("RS256", "good") in parse_keys(_document_of(*(reversed(entries) if comes_first else entries)))
 
@@ -100,7 +100,7 @@ async def test_a_token_without_a_key_id_needs_a_single_candidate() -> None:
     assert await refused(verifier(Published(rsa_key().jwk(), rsa_key("two").jwk())), bare)
 
 
-async def test_unknown_key_ids_cost_one_look_a_minute() -> None:
+async def test_unknown_key_ids_cause_one_fetch_a_minute() -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     for number in range(50):
@@ -113,7 +113,7 @@ async def test_unknown_key_ids_cost_one_look_a_minute() -> None:
     assert keys.fetches == 2
 
 
-async def test_a_look_that_failed_is_repeated_after_a_pause() -> None:
+async def test_a_failed_fetch_is_repeated_after_a_pause() -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     assert not await refused(checks, rsa_key().token())
@@ -141,21 +141,21 @@ async def test_a_look_that_failed_is_repeated_after_a_pause() -> None:
     assert keys.fetches == 5
 
 
-async def test_a_flood_of_unknown_key_ids_at_once() -> None:
+async def test_concurrent_unknown_key_ids_cause_one_fetch() -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     for _ in range(3):
         answers = await asyncio.gather(*(refused(checks, rsa_key(f"unknown {n % 3}").token()) for n in range(50)))
         assert all(answers)
     assert keys.fetches == 1
-    keys.now += 301  # the look and the refresh that is due are one fetch
+    keys.now += 301  # the search and the due refresh are one fetch
     for _ in range(3):
         await asyncio.gather(*(refused(checks, rsa_key(f"unknown {n % 3}").token()) for n in range(50)))
     assert keys.fetches == 2
 
 
 @pytest.mark.parametrize("failure", [TypeError("odd"), RecursionError(), httpx.InvalidURL("odd"), UnicodeError()])
-async def test_whatever_goes_wrong_the_keys_at_hand_stay(failure: Exception) -> None:
+async def test_a_failed_fetch_keeps_the_present_keys(failure: Exception) -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     keys.failure = failure
@@ -165,14 +165,14 @@ async def test_whatever_goes_wrong_the_keys_at_hand_stay(failure: Exception) -> 
     assert not await refused(checks, rsa_key().token())
     keys.failure, keys.now = failure, keys.now + 301
     assert not await refused(checks, rsa_key().token())
-    assert keys._fetching is not None
-    await keys._fetching
+    assert keys._is_fetching()
+    await keys._fetch()
     assert not await refused(checks, rsa_key().token())
     assert await refused(checks, ec_key("unknown").token())
 
 
 def _served(body: bytes, **headers: str) -> tuple[RemoteKeys, list[httpx.Request]]:
-    """Remote keys whose server gives that answer, and what it was asked."""
+    """Remote keys whose server returns that answer, and the requests it received."""
     asked: list[httpx.Request] = []
 
     def serve(request: httpx.Request) -> httpx.Response:
@@ -185,28 +185,28 @@ def _served(body: bytes, **headers: str) -> tuple[RemoteKeys, list[httpx.Request
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "identity"}])
-async def test_an_answer_that_is_not_packed(headers: dict[str, str]) -> None:
+async def test_an_uncompressed_answer_is_read(headers: dict[str, str]) -> None:
     keys, asked = _served(document_of(rsa_key().jwk()), **headers)
     assert not await refused(verifier(keys), rsa_key().token())
     assert asked[0].headers["accept-encoding"] == "identity"
     await keys.stop(1)
 
 
-async def test_an_answer_that_is_packed_is_not_unpacked() -> None:
+async def test_a_compressed_answer_is_refused() -> None:
     keys, _ = _served(gzip.compress(document_of(rsa_key().jwk())), **{"Content-Encoding": "gzip"})
     with pytest.raises(KeysUnavailable):
         await verifier(keys).verify(rsa_key().token())
     await keys.stop(1)
 
 
-async def test_an_answer_that_is_too_large() -> None:
+async def test_a_large_answer_is_refused() -> None:
     keys, _ = _served(document_of(rsa_key().jwk()) + b" " * 300_000)
     with pytest.raises(KeysUnavailable):
         await verifier(keys).verify(rsa_key().token())
     await keys.stop(1)
 
 
-async def test_a_rotated_key_is_found_at_once_when_nobody_asked_for_others() -> None:
+async def test_a_rotated_key_is_found_at_once() -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     assert not await refused(checks, rsa_key().token())
@@ -216,19 +216,19 @@ async def test_a_rotated_key_is_found_at_once_when_nobody_asked_for_others() -> 
     assert not await refused(checks, rsa_key().token())
 
 
-async def test_a_key_that_is_taken_away_stops_working() -> None:
+async def test_a_withdrawn_key_is_refused() -> None:
     keys = Published(rsa_key().jwk(), ec_key().jwk())
     checks = verifier(keys)
     assert not await refused(checks, rsa_key().token())
     keys.entries.pop(0)
     keys.now += 301
     await checks.verify(ec_key().token())  # old keys serve while new ones are fetched
-    assert keys._fetching is not None
-    await keys._fetching
+    assert keys._is_fetching()
+    await keys._fetch()
     assert await refused(checks, rsa_key().token())
 
 
-async def test_a_provider_that_is_out() -> None:
+async def test_an_outage_of_the_provider() -> None:
     keys = Published(rsa_key().jwk())
     checks = verifier(keys)
     keys.failure = ValueError("out")
@@ -239,7 +239,7 @@ async def test_a_provider_that_is_out() -> None:
     keys.failure, keys.now = None, keys.now + 6
     assert not await refused(checks, rsa_key().token())
     keys.failure, keys.now = ValueError("out"), keys.now + 1800
-    assert not await refused(checks, rsa_key().token())  # half an hour out: the keys it had still count
+    assert not await refused(checks, rsa_key().token())  # out for half an hour: the last keys are still used
     keys.now += 3600
     with pytest.raises(KeysUnavailable):
         await checks.verify(rsa_key().token())

@@ -1,4 +1,4 @@
-"""Which tokens are good. Keys come over real HTTP in the component tests; here they are at hand."""
+"""Verification of tokens with keys that the test provides. Component tests fetch keys over real HTTP."""
 
 import base64
 import hashlib
@@ -39,13 +39,13 @@ def _part(value: Any) -> str:
 
 
 def _signed_by_hand(header: dict[str, Any], body: dict[str, Any], secret: bytes) -> str:
-    """As an attacker signs, who asks no library for leave."""
+    """A token as an attacker signs it, with a combination that libraries refuse to make."""
     signed = f"{_part(header)}.{_part(body)}"
     signature = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
     return signed + "." + base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
 
 
-async def test_a_good_token_says_who_it_is() -> None:
+async def test_a_valid_token_names_its_subject() -> None:
     token = await WITH_SECRET.verify(secret_token(sub="auth0|5f7c"))
     assert (token.issuer, token.subject) == (ISSUER, "auth0|5f7c")
 
@@ -77,11 +77,11 @@ async def test_every_kind_of_published_key(key: SigningKey) -> None:
         {"sub": "a\nb"},
     ],
 )
-async def test_claims_that_are_not_good(changes: dict[str, Any]) -> None:
+async def test_invalid_claims_are_refused(changes: dict[str, Any]) -> None:
     assert await refused(WITH_SECRET, secret_token(**changes))
 
 
-async def test_a_subject_that_is_no_text() -> None:
+async def test_a_subject_that_is_not_text_is_refused() -> None:
     assert await refused(WITH_SECRET, _signed_by_hand({"alg": "HS256"}, claims(sub=7), SECRET.encode()))
 
 
@@ -94,14 +94,14 @@ async def test_clocks_may_differ_by_a_minute() -> None:
     assert not await refused(WITH_SECRET, secret_token(aud=["other", AUDIENCE]))
 
 
-async def test_a_token_without_a_signature() -> None:
+async def test_an_unsigned_token_is_refused() -> None:
     for algorithm in ("none", "None", "NONE", ""):
         unsigned = f"{_part({'alg': algorithm, 'typ': 'JWT'})}.{_part(claims())}."
         assert await refused(WITH_SECRET, unsigned)
         assert await refused(verifier(Published(rsa_key().jwk())), unsigned)
 
 
-async def test_a_public_key_is_no_secret() -> None:
+async def test_a_public_key_is_not_accepted_as_secret() -> None:
     public = rsa_key().private.public_key()
     for secret in (
         public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
@@ -112,7 +112,7 @@ async def test_a_public_key_is_no_secret() -> None:
         assert await refused(verifier(Published(rsa_key().jwk())), forged)
 
 
-async def test_an_algorithm_that_the_key_is_not_for() -> None:
+async def test_an_algorithm_of_another_key_type_is_refused() -> None:
     keys = verifier(Published(rsa_key().jwk(), ec_key().jwk()))
     assert await refused(keys, jwt.encode(claims(), ec_key().private, "ES256", headers={"kid": "rsa"}))
     assert await refused(keys, jwt.encode(claims(), rsa_key().private, "PS256", headers={"kid": "rsa"}))
@@ -121,7 +121,7 @@ async def test_an_algorithm_that_the_key_is_not_for() -> None:
     assert await refused(WITH_SECRET, rsa_key().token())
 
 
-async def test_other_secrets_and_what_is_no_token() -> None:
+async def test_other_secrets_and_malformed_tokens_are_refused() -> None:
     for token in (
         secret_token(secret="another secret of the tests, also long"),
         secret_token()[:-4] + "AAAA",
@@ -137,7 +137,7 @@ async def test_other_secrets_and_what_is_no_token() -> None:
         assert await refused(WITH_SECRET, token), token
 
 
-async def test_an_extension_that_nobody_here_knows() -> None:
+async def test_a_critical_extension_is_refused() -> None:
     header = {"alg": "HS256", "crit": ["exp-plus"], "exp-plus": 1}
     assert await refused(WITH_SECRET, _signed_by_hand(header, claims(), SECRET.encode()))
     inside = jwt.encode(claims(), ec_key("own").private, "ES256", headers={"jwk": ec_key("own").jwk(), "kid": "own"})
@@ -161,7 +161,7 @@ async def test_an_extension_that_nobody_here_knows() -> None:
         ({"TRUSTED_PROXIES": "proxy.example.org"}, "TRUSTED_PROXIES"),
     ],
 )
-def test_settings_that_do_not_go_together(
+def test_contradicting_token_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: dict[str, str], named: str
 ) -> None:
     for name, value in {**GOOD, **settings}.items():
@@ -174,7 +174,7 @@ def test_settings_that_do_not_go_together(
     assert settings.get(named) is None or settings[named] not in line
 
 
-def test_settings_that_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_token_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**GOOD, "JWT_SECRET": SECRET, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}.items():
         monkeypatch.setenv(name, value)
     assert load_settings(GatewaySettings).jwt_issuer == ISSUER

@@ -1,11 +1,11 @@
-"""The gateway's HTTP around its routes."""
+"""The middleware and error handlers of the public HTTP application."""
 
 import httpx
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from services.gateway.identity.caller import Caller
+from services.gateway.identity.caller import Caller, Role
 from services.gateway.web.public_app import public_app
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import Telemetry
@@ -15,18 +15,19 @@ async def breaks(request: Request) -> Response:
     raise RuntimeError("/srv/secret.py: card 4111 1111 1111 1111")
 
 
-async def nobody(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
+async def never_identifies(request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False) -> Caller:
     raise NotImplementedError
 
 
-async def test_an_unexpected_error_is_a_problem_that_tells_nothing() -> None:
+async def test_an_unexpected_error_becomes_a_problem_without_details() -> None:
     router = APIRouter()
     router.add_api_route("/api/breaks", breaks)
     app = public_app(
         Telemetry("gateway", ObservabilitySettings()),
-        identify=nobody,
+        identify=never_identifies,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[router],
         asyncapi={},
         event_examples={},

@@ -1,4 +1,4 @@
-"""The gateway's settings: what is wrong stops the start, with one line that names it."""
+"""The gateway's settings: an invalid one stops the start with a line that names it."""
 
 import base64
 

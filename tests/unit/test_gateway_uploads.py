@@ -1,4 +1,4 @@
-"""Uploads of one tenant or person leave places to the others, and whoever sends nothing keeps none."""
+"""Limits of concurrent uploads by tenant and person, and the minimum speed of an upload."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 
 class Stored:
-    """Where rag, the vault, the audit and the creations are; takes every document."""
+    """Stands in for rag, the vault, the audit and the idempotent creations; accepts every document."""
 
     @contextlib.asynccontextmanager
     async def change(self, *_: Any) -> AsyncIterator[None]:
@@ -49,12 +49,13 @@ async def by_key(request: HTTPConnection, workspace_id: str | None = None, *, fr
 
 def gateway() -> httpx.AsyncClient:
     stored = cast(Any, Stored())
-    routes = DocumentRoutes(documents=stored, once=stored, vault=stored, audit=stored)
+    routes = DocumentRoutes(documents=stored, creations=stored, vault=stored, audit=stored)
     app = public_app(
         Telemetry("gateway", ObservabilitySettings()),
         identify=by_key,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[routes.router()],
         asyncapi={},
         event_examples={},
@@ -65,7 +66,7 @@ def gateway() -> httpx.AsyncClient:
 
 
 class Idle:
-    """A body that begins and never goes on; `waited_for` says whether somebody waits for the rest."""
+    """A body that begins and never ends; `waited_for` is True once the gateway reads the rest."""
 
     def __init__(self) -> None:
         self.waited_for = False
@@ -76,7 +77,7 @@ class Idle:
         await asyncio.Event().wait()
 
 
-async def test_idle_uploads_of_one_tenant_keep_nobody_else_out() -> None:
+async def test_idle_uploads_of_one_tenant_do_not_block_others() -> None:
     async with gateway() as client:
         bodies = [Idle() for _ in range(20)]
         uploads = [
@@ -98,7 +99,7 @@ async def test_idle_uploads_of_one_tenant_keep_nobody_else_out() -> None:
         assert answer.status_code == 202
 
 
-async def test_a_person_with_many_workspaces_keeps_nobody_out() -> None:
+async def test_a_person_with_many_workspaces_does_not_block_others() -> None:
     async with gateway() as client:
         bodies = [Idle() for _ in range(8)]
         uploads = [
@@ -134,8 +135,8 @@ async def test_an_idle_upload_is_cut_off(monkeypatch: pytest.MonkeyPatch, media_
     assert answer.headers["connection"] == "close"
 
 
-async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
-    places = UploadPlaces(places=3, of_one=2, wait_seconds=0.05)
+async def test_only_the_tenant_that_has_used_its_places_waits() -> None:
+    places = UploadPlaces(places=3, per_owner=2, wait_seconds=0.05)
     async with contextlib.AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(places.place("one"))
@@ -149,8 +150,8 @@ async def test_a_tenant_waits_for_its_own_places_and_others_do_not() -> None:
         pass
 
 
-async def test_who_waits_for_a_place_of_their_own_takes_none_of_their_workspace() -> None:
-    places = UploadPlaces(places=8, of_one=2, wait_seconds=0.05)
+async def test_an_upload_that_waits_for_its_person_takes_no_place_of_the_workspace() -> None:
+    places = UploadPlaces(places=8, per_owner=2, wait_seconds=0.05)
     async with contextlib.AsyncExitStack() as held:
         for workspace in ("one", "two"):
             await held.enter_async_context(places.place("eve", workspace))
@@ -163,25 +164,25 @@ async def test_who_waits_for_a_place_of_their_own_takes_none_of_their_workspace(
         pass
 
 
-def test_a_slow_upload_that_goes_on_has_all_the_time_it_takes() -> None:
+def test_a_slow_steady_upload_is_not_cut_off() -> None:
     pace = Pace(started=1000.0)
     for second in range(320):
         assert pace.seconds_left(1000.0 + second) == PATIENCE_SECONDS
-        pace.took(MIB // 16)
+        pace.received(MIB // 16)
     assert pace.seconds_left(1320.0) == PATIENCE_SECONDS
 
 
-def test_bytes_that_come_too_slowly_gain_no_time() -> None:
+def test_a_trickle_gains_no_time() -> None:
     pace = Pace(started=1000.0)
     for second in range(29):
-        pace.took(1)
+        pace.received(1)
         assert pace.seconds_left(1000.0 + second) == pytest.approx(PATIENCE_SECONDS - second, abs=0.01)
     half_as_fast = Pace(started=1000.0)
-    half_as_fast.took(60 * MIB // 32)
+    half_as_fast.received(60 * MIB // 32)
     assert half_as_fast.seconds_left(1060.0) == 0
 
 
-def test_what_came_early_gives_no_credit_to_an_idle_upload() -> None:
+def test_a_fast_start_allows_no_longer_pause() -> None:
     pace = Pace(started=1000.0)
-    pace.took(20 * MIB)
+    pace.received(20 * MIB)
     assert pace.seconds_left(1001.0) == PATIENCE_SECONDS

@@ -1,3 +1,5 @@
+"""Health, metrics and the guard of internal routes."""
+
 import asyncio
 
 import httpx
@@ -53,7 +55,7 @@ async def test_live_and_ready() -> None:
         assert (await http.get("/health/live")).status_code == 200
 
 
-async def test_a_failing_check_unreadies_and_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_check_makes_unready_and_reveals_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.service.telemetry.CHECK_SECONDS", 0.02)
     owner = telemetry()
     owner.health.mark_started()
@@ -83,7 +85,7 @@ async def test_a_failing_check_unreadies_and_tells_no_secret(monkeypatch: pytest
     }
 
 
-async def test_metrics_are_open_unless_locked() -> None:
+async def test_metrics_require_the_token_where_set() -> None:
     async with client(telemetry()) as http:
         await http.get("/health/live")
         answer = await http.get("/metrics")
@@ -95,7 +97,7 @@ async def test_metrics_are_open_unless_locked() -> None:
 
 
 @pytest.mark.parametrize(("expected", "given"), [("inside", None), ("inside", "outside"), (None, ""), (None, "x")])
-async def test_internal_routes_want_the_token(expected: str | None, given: str | None) -> None:
+async def test_internal_routes_require_the_token(expected: str | None, given: str | None) -> None:
     headers = {} if given is None else {INTERNAL_TOKEN_HEADER: given}
     async with client(telemetry(), expected) as http:
         answer = await http.post("/internal/questions", json={"amount": 1}, headers=headers)
@@ -122,7 +124,7 @@ async def test_internal_routes_continue_the_trace_and_answer_problems() -> None:
     assert "nowhere" not in metrics
 
 
-async def test_a_refused_method_is_told_all_that_the_address_knows() -> None:
+async def test_a_refused_method_gets_all_allowed_methods() -> None:
     router = APIRouter(prefix="/internal")
     for method in ("GET", "DELETE"):
         router.add_api_route("/answers/{id}", nothing, methods=[method])
@@ -133,7 +135,7 @@ async def test_a_refused_method_is_told_all_that_the_address_knows() -> None:
     assert answer.headers["allow"] == "DELETE, GET"
 
 
-def test_a_router_outside_of_internal_is_refused() -> None:
+def test_a_router_outside_internal_is_refused() -> None:
     router = APIRouter()
 
     @router.get("/open")

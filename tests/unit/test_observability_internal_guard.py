@@ -7,12 +7,13 @@ import pytest
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from services.gateway.identity.caller import Role
 from services.gateway.web.public_app import public_app
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.service.http import internal_app
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import Telemetry
-from tests.unit.test_gateway_public_http import breaks, nobody
+from tests.unit.test_gateway_public_http import breaks, never_identifies
 
 TOKEN = {INTERNAL_TOKEN_HEADER: "inside"}
 JSON = {"Content-Type": "application/json"}
@@ -62,9 +63,10 @@ def service(token: str | None = TOKEN[INTERNAL_TOKEN_HEADER]) -> httpx.AsyncClie
 def gateway() -> httpx.AsyncClient:
     app = public_app(
         telemetry(),
-        identify=nobody,
+        identify=never_identifies,
         trusted_proxies=(),
         upgrade=breaks,
+        upgrade_role=Role.MEMBER,
         routers=[routes()],
         asyncapi={},
         event_examples={},

@@ -1,4 +1,4 @@
-"""The public routes of documents. rag owns the documents; the gateway says whose they are."""
+"""The public routes of documents. rag stores them; the gateway authenticates, audits and reads uploads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from fastapi.responses import Response
 
 from services.gateway.documents.rag_client import RagDocuments
 from services.gateway.documents.uploads import Upload, UploadPlaces, read_upload
-from services.gateway.http.bodies import idempotency_key_of, parse, read_body, require_json
-from services.gateway.http.idempotency import OnceOnly
-from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.bodies import idempotency_key_of, json_body, json_response, read_json
+from services.gateway.http.idempotency import IdempotentCreations
+from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, write_cursor
+from services.gateway.http.problems import ProblemError, unavailable
 from services.gateway.identity.audit import Action, Audit, Author, author_of
 from services.gateway.identity.caller import Caller
 from services.gateway.identity.roles import Member, Viewer, confirmed
@@ -21,6 +21,7 @@ from shared.contracts.documents import (
     DocumentSearch,
     DocumentSearchRequest,
     DocumentSearchResults,
+    DocumentText,
     DocumentView,
     PublicDocumentPage,
 )
@@ -29,17 +30,24 @@ from shared.contracts.upgrade_http import CitationView
 from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
 
-_MAX_SEARCH_BYTES = 64 * 1024
 _ROUTE = "documents"
+_UPLOAD_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}, "title": {"type": "string"}},
+    }
+}
+
 DocumentId = Annotated[str, Path(alias="id")]
 
 
 class DocumentRoutes:
     """Documents of the caller's tenant."""
 
-    def __init__(self, *, documents: RagDocuments, once: OnceOnly, vault: Vault, audit: Audit) -> None:
+    def __init__(self, *, documents: RagDocuments, creations: IdempotentCreations, vault: Vault, audit: Audit) -> None:
         self._documents = documents
-        self._once = once
+        self._creations = creations
         self._vault = vault
         self._audit = audit
         self._uploads = UploadPlaces()
@@ -53,7 +61,7 @@ class DocumentRoutes:
             status_code=202,
             response_model=DocumentView,
             summary="Add a document",
-            openapi_extra=_UPLOAD_BODY,
+            openapi_extra=_upload_body(),
         )
         router.add_api_route(
             "", self.page, methods=["GET"], response_model=PublicDocumentPage, summary="List documents"
@@ -64,7 +72,7 @@ class DocumentRoutes:
             methods=["POST"],
             response_model=DocumentSearchResults,
             summary="Search documents",
-            openapi_extra=_SEARCH_BODY,
+            openapi_extra=json_body(DocumentSearchRequest),
         )
         router.add_api_route(
             "/{id}", self.read, methods=["GET"], response_model=DocumentView, summary="Read a document's state"
@@ -73,7 +81,7 @@ class DocumentRoutes:
         return router
 
     async def create(self, request: Request, caller: Member) -> Response:
-        """Text, Markdown, HTML, PDF or DOCX as a multipart `file` (with an optional `title`), or JSON; up to 20 MiB."""
+        """Text, Markdown, HTML, PDF or DOCX up to 20 MiB, as a multipart `file` with an optional `title` or as JSON."""
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         async with self._uploads.place(caller.person_id or caller.credential_id, caller.tenant_id):
             upload = await read_upload(request)
@@ -82,7 +90,7 @@ class DocumentRoutes:
         headers = {"Location": f"/api/documents/{view.id}"}
         if replayed:
             headers["Idempotent-Replayed"] = "true"
-        return _json(view.to_json(), 202, headers)
+        return json_response(view.to_json(), 202, headers)
 
     async def _create(
         self, author: Author, caller: Caller, key: str | None, upload: Upload
@@ -98,83 +106,61 @@ class DocumentRoutes:
                     content=upload.content,
                 )
 
-        if key is None:
-            with _stored():
+        with _storage_errors_as_problems():
+            if key is None:
                 return await submit(new_id()), False
-
-        body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
-        with _stored():
-            answer, replayed = await self._once.with_key(key, caller.tenant_id, _ROUTE, body_hash, submit)
+            body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
+            answer, replayed = await self._creations.with_key(key, caller.tenant_id, _ROUTE, body_hash, submit)
         return DocumentView.model_validate_json(answer), replayed
 
     async def page(self, caller: Viewer, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
         """The tenant's documents, newest first."""
         items = await self._documents.page(caller.tenant_id, limit=limit, before=read_cursor(cursor))
         next_cursor = write_cursor(items[-1].id) if len(items) == limit else None
-        return _json(PublicDocumentPage(items=items, next_cursor=next_cursor).to_json())
+        return json_response(PublicDocumentPage(items=items, next_cursor=next_cursor).to_json())
 
     async def read(self, caller: Viewer, document_id: DocumentId) -> Response:
-        """One document: pending, indexed or failed."""
-        return _json((await self._documents.find(caller.tenant_id, _known_form(document_id))).to_json())
+        """One document with its state: pending, indexed or failed."""
+        return json_response((await self._documents.find(caller.tenant_id, _canonical_id(document_id))).to_json())
 
     async def delete(self, request: Request, caller: Member, document_id: DocumentId) -> Response:
-        """Deletes a document; once this has answered, nothing of it is retrieved."""
-        document_id, author = _known_form(document_id), author_of(request, caller)
-        with _stored():
+        """Deletes a document; after the answer no search and no upgrade finds it."""
+        document_id, author = _canonical_id(document_id), author_of(request, caller)
+        with _storage_errors_as_problems():
             async with self._audit.change(caller.tenant_id, author, Action.DOCUMENT_DELETED, document_id):
                 await self._documents.delete(caller.tenant_id, document_id)
         return Response(status_code=204)
 
     async def search(self, request: Request, caller: Viewer) -> Response:
-        """What the tenant's documents say about a query, best first."""
-        require_json(request)
-        asked = parse(DocumentSearchRequest, await read_body(request, _MAX_SEARCH_BYTES))
+        """Passages of the tenant's documents that match a query, best first."""
+        body = await read_json(DocumentSearchRequest, request)
         caller = await confirmed(request)
-        search = DocumentSearch(query=asked.query, top_k=asked.top_k, min_score=asked.min_score)
+        search = DocumentSearch(query=body.query, top_k=body.top_k, min_score=body.min_score)
         hits = await self._documents.search(caller.tenant_id, search)
         items = [
             CitationView(document_id=hit.document_id, title=hit.title, score=hit.score, text=hit.text)
             for hit in hits.items
         ]
-        return _json(DocumentSearchResults(items=items).to_json())
+        return json_response(DocumentSearchResults(items=items).to_json())
 
 
 @contextlib.contextmanager
-def _stored() -> Iterator[None]:
-    """A change that cannot be audited is not made."""
+def _storage_errors_as_problems() -> Iterator[None]:
+    """Answers 503 when the audit entry or the claim of the idempotency key cannot be stored."""
     try:
         yield
     except StorageUnavailable:
         raise unavailable() from None
 
 
-def _known_form(document_id: str) -> str:
+def _canonical_id(document_id: str) -> str:
+    """The id in lower case. Raises ProblemError (not_found) for text that is no document id."""
     if not is_uuid(document_id):
         raise ProblemError(NOT_FOUND, "There is no such document.")
     return document_id.lower()
 
 
-def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
-
-
-def _schema_ref(name: str) -> dict[str, object]:
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
-
-
-_FILE_FORM = {
-    "schema": {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": {"type": "string", "format": "binary"}, "title": {"type": "string"}},
-    }
-}
-_UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": _FILE_FORM, "application/json": _schema_ref("DocumentText")},
-    }
-}
-_SEARCH_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": _schema_ref("DocumentSearchRequest")}}
-}
+def _upload_body() -> dict[str, object]:
+    """OpenAPI of a body that is a multipart form or JSON."""
+    content = json_body(DocumentText)["requestBody"]["content"]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": _UPLOAD_FORM, **content}}}

@@ -1,5 +1,5 @@
-"""Reads an uploaded document from a request: a multipart `file`, or JSON with title and text. Limits how many are
-read at once and how slowly.
+"""Reads an uploaded document from a request: a multipart `file`, or JSON with title and text. Limits how many uploads
+are read at once and how slowly each may arrive.
 """
 
 import asyncio
@@ -16,113 +16,29 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from services.gateway.http.bodies import media_type_of, parse, read_body, require_json, too_large
-from services.gateway.http.pages import unavailable
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import ProblemError, unavailable
 from shared.contracts.documents import MAX_DOCUMENT_BYTES, MAX_TITLE_CHARACTERS, DocumentText
 from shared.contracts.problems import INVALID_REQUEST, UNSUPPORTED_MEDIA_TYPE
 from shared.contracts.upgrade_http import FieldProblem
 
 PATIENCE_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 64 * 1024
-
-
-class Pace:
-    """How long the next bytes of an upload may take. Times are seconds of one clock.
-
-    Nobody may be silent for more than 30 s, and each second beyond the first 30 has to bring 64 KiB on average: 20 MiB
-    have almost six minutes.
-    """
-
-    def __init__(self, started: float) -> None:
-        self._ends = started + PATIENCE_SECONDS
-
-    def took(self, size: int) -> None:
-        """So many bytes have come in."""
-        self._ends += size / LEAST_BYTES_PER_SECOND
-
-    def seconds_left(self, now: float) -> float:
-        """For the next bytes; 0 or less when there is no time left."""
-        return min(PATIENCE_SECONDS, self._ends - now)
-
-
-class PacedBody:
-    """Passes a request's messages on for as long as they keep up with the pace."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._clock = asyncio.get_running_loop().time
-        self._pace = Pace(self._clock())
-
-    async def receive(self) -> Message:
-        """The next message. Raises TimeoutError."""
-        async with asyncio.timeout(self._pace.seconds_left(self._clock())):
-            message = await self._receive()
-        self._pace.took(len(message.get("body", b"")))
-        return message
-
-
-def longest_seconds(size: int) -> float:
-    """How long so many bytes may take in all."""
-    return PATIENCE_SECONDS + size / LEAST_BYTES_PER_SECOND
-
-
 _PLACES = 8
-# By workspace and by person: somebody may be in many workspaces, and a workspace has many people. Four people who share
-# none can still hold all places, each for as long as an upload may take.
-_PLACES_OF_ONE = 2
-_TURN_SECONDS = 10.0
-
-
-class UploadPlaces:
-    """`places` in all, and of them at most `of_one` under each name."""
-
-    def __init__(
-        self,
-        *,
-        places: int = _PLACES,
-        of_one: int = _PLACES_OF_ONE,
-        wait_seconds: float = _TURN_SECONDS,
-    ) -> None:
-        self._all = asyncio.Semaphore(places)
-        self._of_one = of_one
-        # Of those who have a place or wait for one.
-        self._own: WeakValueDictionary[tuple[int, str], asyncio.Semaphore] = WeakValueDictionary()
-        self._wait_seconds = wait_seconds
-
-    @contextlib.asynccontextmanager
-    async def place(self, *whose: str) -> AsyncIterator[None]:
-        """A place for an upload that counts under each of the names, the one that fewest share first.
-
-        A name is another one at another position. Raises ProblemError (unavailable) when none gets free in time.
-        """
-        # In this order, so that who waits for a place of their own keeps none from those they share a name with.
-        limits = [*(self._of(key) for key in enumerate(whose)), self._all]
-        async with contextlib.AsyncExitStack() as held:
-            try:
-                async with asyncio.timeout(self._wait_seconds):
-                    for limit in limits:
-                        await held.enter_async_context(limit)
-            except TimeoutError:
-                raise unavailable("Too many uploads at once.") from None
-            yield
-
-    def _of(self, key: tuple[int, str]) -> asyncio.Semaphore:
-        own = self._own.get(key)
-        if own is None:
-            own = self._own[key] = asyncio.Semaphore(self._of_one)
-        return own
-
-
+# Per person and per workspace, since a person may be in many workspaces and a workspace may have many persons. Four
+# persons without a common workspace can still occupy all places, each for as long as an upload may take.
+_PLACES_PER_OWNER = 2
+_WAIT_SECONDS = 10.0
 _FORM_OVERHEAD_BYTES = 64 * 1024
-# JSON writes some characters as six bytes; the text itself is measured once it is read.
+# JSON escapes some characters as six bytes; the limit of the text itself is checked after parsing.
 _MAX_JSON_BYTES = MAX_DOCUMENT_BYTES + 4 * 1024 * 1024
+_MAX_JSON_SECONDS = PATIENCE_SECONDS + _MAX_JSON_BYTES / LEAST_BYTES_PER_SECOND
 _LONGEST_FILENAME = 255
 _FIELDS = ("file", "title")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A document as it came in."""
+    """A document as its client sent it."""
 
     title: str
     filename: str
@@ -130,14 +46,14 @@ class Upload:
     content: bytes
 
     def digest(self) -> str:
-        """The same for the same upload."""
+        """Identifies title, filename, media type and content; equal for equal uploads."""
         parts = (self.title, self.filename, self.media_type, hashlib.sha256(self.content).hexdigest())
         return "\x1f".join(parts)
 
 
 async def read_upload(request: Request) -> Upload:
-    """The document of a request. Raises ProblemError for every other body, one over 20 MiB and one that is too slow."""
-    request = Request(request.scope, PacedBody(request.receive).receive)
+    """The document of a request. Raises ProblemError for any other body, for one over 20 MiB and for a slow one."""
+    request = Request(request.scope, _PacedBody(request.receive).receive)
     if media_type_of(request) == "multipart/form-data":
         return await _from_form(request)
     if media_type_of(request) != "application/json":
@@ -145,7 +61,7 @@ async def read_upload(request: Request) -> Upload:
             UNSUPPORTED_MEDIA_TYPE, "The body must be multipart/form-data with a file, or application/json."
         )
     require_json(request)
-    body = await read_body(request, _MAX_JSON_BYTES, within_seconds=longest_seconds(_MAX_JSON_BYTES))
+    body = await read_body(request, _MAX_JSON_BYTES, within_seconds=_MAX_JSON_SECONDS)
     document = parse(DocumentText, body)
     content = document.text.encode()
     if len(content) > MAX_DOCUMENT_BYTES:
@@ -154,14 +70,14 @@ async def read_upload(request: Request) -> Upload:
 
 
 async def _from_form(request: Request) -> Upload:
-    limited = Request(request.scope, _Counted(request, MAX_DOCUMENT_BYTES + _FORM_OVERHEAD_BYTES).receive)
+    limited = Request(request.scope, _CountedBody(request, MAX_DOCUMENT_BYTES + _FORM_OVERHEAD_BYTES).receive)
     try:
         async with limited.form(max_files=2, max_fields=8, max_part_size=_FORM_OVERHEAD_BYTES) as form:
             return await _from_fields(form)
     except (HTTPException, ClientDisconnect):
         raise _invalid("body", "The multipart body is not valid.") from None
     except TimeoutError:
-        # The connection ends: the rest of the body is not read.
+        # Closes the connection, since the rest of the body is not read.
         raise _invalid("body", "The multipart body did not come in whole.", {"Connection": "close"}) from None
 
 
@@ -190,8 +106,83 @@ async def _from_fields(form: FormData) -> Upload:
     )
 
 
-class _Counted:
-    """Passes a request's messages on and counts its body: the limit holds whatever the client announced."""
+class Pace:
+    """Time limit for the next bytes of an upload. Times are seconds of one clock.
+
+    A pause lasts at most 30 s, and after the first 30 s an upload must average 64 KiB/s: 20 MiB have almost six
+    minutes.
+    """
+
+    def __init__(self, started: float) -> None:
+        self._ends = started + PATIENCE_SECONDS
+
+    def received(self, size: int) -> None:
+        """Adds the time that `size` bytes earn."""
+        self._ends += size / LEAST_BYTES_PER_SECOND
+
+    def seconds_left(self, now: float) -> float:
+        """The time for the next bytes; 0 or less when none is left."""
+        return min(PATIENCE_SECONDS, self._ends - now)
+
+
+class UploadPlaces:
+    """Limits concurrent uploads to `places`, and to `per_owner` for each owner."""
+
+    def __init__(
+        self,
+        *,
+        places: int = _PLACES,
+        per_owner: int = _PLACES_PER_OWNER,
+        wait_seconds: float = _WAIT_SECONDS,
+    ) -> None:
+        self._all = asyncio.Semaphore(places)
+        self._per_owner = per_owner
+        # Weak, so that an owner's semaphore lives only while uploads hold it or wait for it.
+        self._by_owner: WeakValueDictionary[tuple[int, str], asyncio.Semaphore] = WeakValueDictionary()
+        self._wait_seconds = wait_seconds
+
+    @contextlib.asynccontextmanager
+    async def place(self, *owners: str) -> AsyncIterator[None]:
+        """Holds a place for an upload that counts for each of the owners: first the person, then the workspace.
+
+        Equal names at different positions are different owners. Raises ProblemError (unavailable) after 10 s without
+        a free place.
+        """
+        # In this order, an upload that waits for a place of its person occupies none of its workspace.
+        limits = [*(self._semaphore_of(key) for key in enumerate(owners)), self._all]
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    for limit in limits:
+                        await held.enter_async_context(limit)
+            except TimeoutError:
+                raise unavailable("Too many uploads at once.") from None
+            yield
+
+    def _semaphore_of(self, owner: tuple[int, str]) -> asyncio.Semaphore:
+        semaphore = self._by_owner.get(owner)
+        if semaphore is None:
+            semaphore = self._by_owner[owner] = asyncio.Semaphore(self._per_owner)
+        return semaphore
+
+
+class _PacedBody:
+    """Passes on a request's messages and raises TimeoutError when they arrive too slowly."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._clock = asyncio.get_running_loop().time
+        self._pace = Pace(self._clock())
+
+    async def receive(self) -> Message:
+        async with asyncio.timeout(self._pace.seconds_left(self._clock())):
+            message = await self._receive()
+        self._pace.received(len(message.get("body", b"")))
+        return message
+
+
+class _CountedBody:
+    """Passes on a request's messages and raises ProblemError (too_large) when the body exceeds the limit."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request = request

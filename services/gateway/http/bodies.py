@@ -1,16 +1,18 @@
-"""Reads request bodies and request headers within bounds, and turns them into models or into problems that name
-what is wrong.
+"""Reads JSON bodies and the headers `Prefer` and `Idempotency-Key` within limits, and writes JSON answers.
+
+What is invalid becomes a ProblemError that names the field or header.
 """
 
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from services.gateway.http.problem_details import field_problems
 from services.gateway.http.problems import ProblemError
@@ -19,11 +21,21 @@ from shared.contracts.upgrade_http import FieldProblem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+DEFAULT_WAIT_SECONDS = 30
+LONGEST_WAIT_SECONDS = 60
+_SMALL_BODY_BYTES = 64 * 1024
+_DISCARDED_BYTES = 4 * 1024 * 1024
+_MOST_LISTED = 1_000
+_LONGEST_KEY = 255
+_CLOSE = {"Connection": "close"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
-_MOST_LISTED = 1_000
-_CLOSE = {"Connection": "close"}
-_DISCARDED_BYTES = 4 * 1024 * 1024
+
+
+async def read_json(model: type[ModelT], request: Request, limit_bytes: int = _SMALL_BODY_BYTES) -> ModelT:
+    """The JSON body as `model`, by default of at most 64 KiB. Raises ProblemError."""
+    require_json(request)
+    return parse(model, await read_body(request, limit_bytes))
 
 
 def media_type_of(request: Request) -> str:
@@ -32,7 +44,7 @@ def media_type_of(request: Request) -> str:
 
 
 def require_json(request: Request) -> None:
-    """Raises ProblemError (unsupported_media_type) unless the body says it is JSON in UTF-8."""
+    """Raises ProblemError (unsupported_media_type) unless the headers announce uncompressed JSON in UTF-8."""
     content_type = request.headers.get("content-type", "")
     charset = re.search(r"charset\s*=\s*\"?([\w-]+)", content_type, re.IGNORECASE)
     if media_type_of(request) != "application/json" or (charset and charset[1].lower() not in ("utf-8", "utf8")):
@@ -42,14 +54,14 @@ def require_json(request: Request) -> None:
 
 
 def too_large(limit_bytes: int) -> ProblemError:
-    """The problem of a body over `limit_bytes`. The connection ends: the rest of the body is not read."""
+    """The problem of a body over `limit_bytes`. Closes the connection, since the rest of the body is not read."""
     return ProblemError(TOO_LARGE, f"The body must not be larger than {limit_bytes} bytes.", headers=_CLOSE)
 
 
 async def read_body(request: Request, limit_bytes: int, within_seconds: float = 30.0) -> bytes:
-    """The body, counted while it is read. Raises ProblemError: too_large, or malformed_json when it ends or stalls.
+    """The body. Raises ProblemError: too_large, or malformed_json when it is cut off or not complete in time.
 
-    A little more than the limit is read and thrown away, so that a client that is still sending gets to see the answer.
+    Up to 4 MiB beyond the limit are read and discarded, so that a client that is still sending receives the answer.
     """
     chunks: list[bytes] = []
     size = 0
@@ -80,7 +92,7 @@ def parse(model: type[ModelT], body: bytes) -> ModelT:
 
 
 def _parse_with_lone_surrogates(model: type[ModelT], body: bytes) -> ModelT:
-    # JSON allows an escape that is half a character, as a client that cuts text by UTF-16 units sends it.
+    # JSON allows escapes of lone surrogates; clients that cut text by UTF-16 units send them, pydantic rejects them.
     malformed = ProblemError(MALFORMED_JSON, _why_malformed(body))
     if b"\\ud" not in body.lower():
         raise malformed
@@ -94,7 +106,7 @@ def _parse_with_lone_surrogates(model: type[ModelT], body: bytes) -> ModelT:
 
 
 def _why_malformed(body: bytes) -> str:
-    """What is wrong with a body that is not JSON, and where. Nothing of the body is repeated."""
+    """Why a body is not JSON, with the position. Repeats nothing of the body."""
     if not body.strip():
         return "The body is empty."
     try:
@@ -109,10 +121,10 @@ def _why_malformed(body: bytes) -> str:
 
 
 def _invalid(error: ValidationError) -> ProblemError | None:
-    """The problem that names the wrong fields; None when the body was not JSON to begin with."""
+    """The problem that names the invalid fields; None when the body is not JSON."""
     detail = "One or more fields are not valid."
     if error.error_count() > _MOST_LISTED:
-        # Listing them all would take seconds for a body made to be like that.
+        # Listing them all would take seconds for a body made for that purpose.
         too_many = FieldProblem(field="body", detail=f"More than {_MOST_LISTED} fields are not valid.")
         return ProblemError(INVALID_REQUEST, detail, errors=[too_many])
     errors = error.errors(include_url=False, include_context=False, include_input=False)
@@ -121,35 +133,30 @@ def _invalid(error: ValidationError) -> ProblemError | None:
     return ProblemError(INVALID_REQUEST, detail, errors=field_problems(errors))
 
 
-DEFAULT_WAIT_SECONDS = 30
-LONGEST_WAIT_SECONDS = 60
-_LONGEST_KEY = 255
-
-
 @dataclass(frozen=True)
 class Preference:
-    """How long to wait for the result, in seconds, and how to tell the client (`Preference-Applied`)."""
+    """How long to wait for the result, in seconds, and the value of `Preference-Applied`."""
 
     wait_seconds: int
     applied: str
 
 
 def preference_of(headers: Sequence[str]) -> Preference:
-    """Reads `Prefer` (RFC 7240): the first of a preference counts, what is not understood is ignored."""
-    asks: dict[str, str] = {}
+    """Reads `Prefer` (RFC 7240): the first value of a preference counts, unknown preferences are ignored."""
+    preferences: dict[str, str] = {}
     for token in ",".join(headers).split(","):
         name, _, value = token.partition(";")[0].partition("=")
-        asks.setdefault(name.strip().lower(), value.strip().strip('"'))
-    wait = asks.get("wait", "")
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = preferences.get("wait", "")
     seconds = min(int(wait), LONGEST_WAIT_SECONDS) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None
-    if "respond-async" in asks:
+    if "respond-async" in preferences:
         return Preference(seconds, f"respond-async, wait={seconds}") if seconds else Preference(0, "respond-async")
     seconds = DEFAULT_WAIT_SECONDS if seconds is None else seconds
     return Preference(seconds, f"wait={seconds}")
 
 
 def idempotency_key_of(headers: Sequence[str]) -> str | None:
-    """The request's `Idempotency-Key`, or None. Raises ProblemError (invalid_header) for one that is not valid."""
+    """The request's `Idempotency-Key`, or None. Raises ProblemError (invalid_header) for an invalid or second key."""
     if not headers:
         return None
     key = headers[0]
@@ -159,3 +166,13 @@ def idempotency_key_of(headers: Sequence[str]) -> str | None:
             INVALID_HEADER, f"Idempotency-Key must be one text of 1 to {_LONGEST_KEY} printable characters."
         )
     return key
+
+
+def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI for a route that reads its body itself: a JSON body of a model that the document defines."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": {"application/json": schema}}}

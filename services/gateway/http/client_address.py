@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as that can be believed."""
+"""Finds a request's client address and scheme behind proxies. `X-Forwarded-*` counts only from trusted proxies."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -19,15 +19,14 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 def client_address(request: HTTPConnection) -> str:
-    """The client's IP address; `X-Forwarded-For` counts only as far as proxies of TRUSTED_PROXIES have written it."""
+    """The client's IP address. The application's state holds the networks of TRUSTED_PROXIES as `trusted_proxies`."""
     trusted: Sequence[Network] = request.app.state.trusted_proxies
-    return believed_address(
-        request.client.host if request.client else "", request.headers.getlist("x-forwarded-for"), trusted
-    )
+    peer = request.client.host if request.client else ""
+    return address_behind_proxies(peer, request.headers.getlist("x-forwarded-for"), trusted)
 
 
 def came_by_https(scope: Scope, trusted: Sequence[Network]) -> bool:
-    """Whether the client used HTTPS: to this process, or to a proxy of `trusted` that says so."""
+    """Whether the client used HTTPS: to this process, or to a trusted proxy that says so in `X-Forwarded-Proto`."""
     if scope["scheme"] == "https":
         return True
     if not trusted or not scope.get("client"):
@@ -38,21 +37,25 @@ def came_by_https(scope: Scope, trusted: Sequence[Network]) -> bool:
     return Headers(scope=scope).get("x-forwarded-proto", "").strip().lower() == "https"
 
 
-def believed_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The address nearest to us that is not a trusted proxy's, from the peer on through `X-Forwarded-For` backwards."""
-    believed = _parsed(peer)
-    if believed is None:
+def address_behind_proxies(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The last address on the request's way that is not a trusted proxy; UNKNOWN when the peer has no IP address.
+
+    The way is read backwards: from the peer through `X-Forwarded-For`, each entry written by the hop after it.
+    """
+    address = _parsed(peer)
+    if address is None:
         return UNKNOWN
     hops = [hop for header in forwarded_for for hop in header.split(",")]
-    while hops and any(believed in network for network in trusted):
-        further = _parsed(hops.pop())
-        if further is None:
+    while hops and any(address in network for network in trusted):
+        previous = _parsed(hops.pop())
+        if previous is None:
             break
-        believed = further
-    return str(believed)
+        address = previous
+    return str(address)
 
 
 def _parsed(text: str) -> Address | None:
+    """An IP address with or without a port."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,11 +1,11 @@
-"""`Idempotency-Key` for routes other than upgrades: requests with the same key and body create one thing and get
-one answer.
+"""`Idempotency-Key` for routes other than upgrades: requests with the same key and body create one resource and get one
+answer. Answers are stored sealed, since they hold titles, names and new API keys.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -29,39 +29,39 @@ CREATIONS = CollectionSpec(
     name="idempotent_creations", indexes=(Index(fields=("createdAt",)), Index(fields=("tenantId",)))
 )
 
-_TAKEN_OVER_AFTER = timedelta(seconds=45)
-_GIVEN_BACK = ""  # earlier than any time: the next one takes over at once
+_TAKEOVER_AFTER = timedelta(seconds=45)
+_RELEASED = ""  # sorts before every time, so the next request takes the claim over at once
 _WAIT_SECONDS = 40.0
-_LOOK_EVERY_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+_SEAL_PURPOSE = "creation"
 
 Create = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 class CreationUnderWay(Exception):
-    """The first request with this key has not finished in time; the client may ask again."""
+    """The first request with this key has not finished within 40 s; the client may retry."""
 
 
-class IdempotentCreations:
-    """Claims of idempotency keys, one document per tenant, route and key."""
+class CreationClaims:
+    """Claims of idempotency keys in the store, one document per scope, route and key."""
 
-    def __init__(self, claims: Collection, clock: Callable[[], datetime] = now_utc) -> None:
+    def __init__(self, claims: Collection) -> None:
         self._claims = claims
-        self._clock = clock
 
     async def once(
-        self, tenant_id: str, route: str, key: str, body_hash: str, create: Create
+        self, scope: str, route: str, key: str, body_hash: str, create: Create
     ) -> tuple[dict[str, Any], bool]:
-        """What `create(id)` gave for the first request with this key, and whether this one is a repeat.
+        """The result of `create(id)` for the first request with this key, and whether this request is a repeat.
 
-        `create` gets the id that the new thing is to have. When it refuses, the key is free again; when it fails in
-        any other way the thing may exist, and who asks again with the same body gets it by the same id. So it is with
-        MadeBefore. Raises IdempotencyKeyReused for another body, and CreationUnderWay.
+        `create` gets the id of the new resource. When it refuses, the key is released. When it fails otherwise or
+        raises MadeBefore, the resource may exist: a repeat with the same body calls `create` with the same id. Raises
+        IdempotencyKeyReused for another body, CreationUnderWay, StorageUnavailable and what `create` raises.
         """
-        claim_id = derived_id("creation", tenant_id, route, key)
+        claim_id = derived_id("creation", scope, route, key)
         until = time.monotonic() + _WAIT_SECONDS
         while True:
-            claim, ours = await self._claim(claim_id, tenant_id, body_hash)
-            if ours:
+            claim, is_ours = await self._claim(claim_id, scope, body_hash)
+            if is_ours:
                 return await self._create(claim, create), False
             if claim["bodyHash"] != body_hash:
                 raise IdempotencyKeyReused
@@ -69,36 +69,36 @@ class IdempotentCreations:
                 return dict(claim["answer"]), True
             if time.monotonic() > until:
                 raise CreationUnderWay
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def forget_old(self) -> int:
-        """Deletes claims whose window is over; gives how many."""
-        return await self._claims.delete_many({"createdAt": {"$lt": format_utc(self._clock() - IDEMPOTENCY_WINDOW)}})
+        """Deletes claims whose 24 h are over; returns their number."""
+        return await self._claims.delete_many({"createdAt": {"$lt": format_utc(now_utc() - IDEMPOTENCY_WINDOW)}})
 
     async def forget_all(self, tenant_id: str) -> int:
-        """Deletes the claims of a tenant, and of every credential in it; gives how many. Raises StorageUnavailable."""
-        # A claim is of the tenant's id alone, or of `<tenant>:<credential>`; the semicolon comes after the colon.
+        """Deletes a tenant's claims and those of its credentials; returns their number. Raises StorageUnavailable."""
+        # A claim's scope is `<tenant>` or `<tenant>:<credential>`; the semicolon is the character after the colon.
         return await self._claims.delete_many({"tenantId": {"$gte": tenant_id, "$lt": f"{tenant_id};"}})
 
-    async def _claim(self, claim_id: str, tenant_id: str, body_hash: str) -> tuple[dict[str, Any], bool]:
-        now = self._clock()
+    async def _claim(self, claim_id: str, scope: str, body_hash: str) -> tuple[dict[str, Any], bool]:
+        now = now_utc()
         fresh = {
             "_id": claim_id,
-            "tenantId": tenant_id,
+            "tenantId": scope,
             "bodyHash": body_hash,
             "thingId": new_id(),
             "createdAt": format_utc(now),
             "claimedAt": format_utc(now),
         }
-        claim, ours = await self._claims.insert_if_absent(fresh)
-        if ours:
+        claim, is_ours = await self._claims.insert_if_absent(fresh)
+        if is_ours:
             return claim, True
         if claim["createdAt"] < format_utc(now - IDEMPOTENCY_WINDOW):
             await self._claims.delete_many({"_id": claim_id, "createdAt": claim["createdAt"]})
             return await self._claims.insert_if_absent(fresh)
-        abandoned = "answer" not in claim and claim["claimedAt"] < format_utc(now - _TAKEN_OVER_AFTER)
+        abandoned = "answer" not in claim and claim["claimedAt"] < format_utc(now - _TAKEOVER_AFTER)
         if abandoned and claim["bodyHash"] == body_hash:
-            # The process that claimed it is gone; the same id makes sure that there is still only one thing.
+            # The process that made the claim is gone; with the same id there is still only one resource.
             taken = await self._claims.find_one_and_update(
                 {"_id": claim_id, "claimedAt": claim["claimedAt"]}, {"$set": {"claimedAt": format_utc(now)}}
             )
@@ -110,34 +110,31 @@ class IdempotentCreations:
         try:
             answer = await create(claim["thingId"])
         except BaseException as error:
-            mine = {"_id": claim["_id"], "claimedAt": claim["claimedAt"]}
-            # Were the key free, the next repeat would bring back what has been deleted.
+            our_claim = {"_id": claim["_id"], "claimedAt": claim["claimedAt"]}
+            # After MadeBefore the claim stays: a released key would let the next repeat recreate what was deleted.
             if changed_nothing(error) and not isinstance(error, MadeBefore):
-                await self._claims.delete_many(mine)
+                await self._claims.delete_many(our_claim)
             else:
-                await self._claims.update_one(mine, {"$set": {"claimedAt": _GIVEN_BACK}})
+                await self._claims.update_one(our_claim, {"$set": {"claimedAt": _RELEASED}})
             raise
         await self._claims.update_one({"_id": claim["_id"]}, {"$set": {"answer": answer}})
         return answer
 
 
-_PURPOSE = "creation"
+class IdempotentCreations:
+    """Runs creations at most once per idempotency key and repeats the stored answer."""
 
-
-class OnceOnly:
-    """Keeps the answers of creations sealed: they hold what was created, titles and names, or a new API key."""
-
-    def __init__(self, creations: IdempotentCreations, vault: Vault) -> None:
-        self._creations = creations
+    def __init__(self, claims: CreationClaims, vault: Vault) -> None:
+        self._claims = claims
         self._vault = vault
 
     async def create(
         self, request: Request, scope: str, route: str, body: Contract, create: Callable[[str], Awaitable[Contract]]
     ) -> tuple[bytes, dict[str, str]]:
-        """The JSON that `create(id)` gave for the first request with its key, and the headers that say so.
+        """The JSON of what `create(id)` returned for the first request with the key, and headers for the answer.
 
-        `scope` is whose idempotency keys these are. Raises ProblemError, StorageUnavailable and what `create`
-        raises.
+        `scope` is the owner of the idempotency keys: a tenant, a credential or a person. Raises ProblemError,
+        StorageUnavailable and what `create` raises.
         """
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         if key is None:
@@ -149,19 +146,19 @@ class OnceOnly:
     async def with_key(
         self, key: str, scope: str, route: str, body_hash: str, create: Callable[[str], Awaitable[Contract]]
     ) -> tuple[bytes, bool]:
-        """As `create`, for the idempotency key and the keyed hash of a request; tells whether it is a repeat."""
+        """As `create`, for a request's key and the keyed hash of its body; the flag is True for a repeat."""
 
-        async def sealed(thing_id: str) -> dict[str, Any]:
-            answer = (await create(thing_id)).to_json().decode()
-            return self._vault.seal(answer, tenant_id=scope, subject_id=route, purpose=_PURPOSE).to_document()
+        async def sealed(resource_id: str) -> dict[str, Any]:
+            answer = (await create(resource_id)).to_json().decode()
+            return self._vault.seal(answer, tenant_id=scope, subject_id=route, purpose=_SEAL_PURPOSE).to_document()
 
         try:
-            answer, replayed = await self._creations.once(scope, route, key, body_hash, sealed)
+            answer, replayed = await self._claims.once(scope, route, key, body_hash, sealed)
         except IdempotencyKeyReused:
             raise ProblemError(IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key came with another body before.") from None
         except CreationUnderWay:
             raise ProblemError(CONFLICT, "The first request with this Idempotency-Key is still running.") from None
         opened = self._vault.open(
-            SealedText.model_validate(answer), tenant_id=scope, subject_id=route, purpose=_PURPOSE
+            SealedText.model_validate(answer), tenant_id=scope, subject_id=route, purpose=_SEAL_PURPOSE
         )
         return opened.encode(), replayed

@@ -1,39 +1,39 @@
-"""Pages of lists: `limit`, the opaque `cursor`, and the answer when a store cannot be read."""
+"""Pagination of lists: the query parameters `limit` and `cursor`, and the opaque cursors of the answers."""
 
 import base64
 import binascii
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from fastapi import Query
 
 from services.gateway.http.problems import ProblemError
 from shared.contracts.contract import is_uuid
-from shared.contracts.problems import INVALID_REQUEST, UNAVAILABLE
+from shared.contracts.problems import INVALID_REQUEST
 from shared.contracts.upgrade_http import FieldProblem
 
+ItemT = TypeVar("ItemT")
+
 DEFAULT_LIMIT = 50
+_MAX_LIMIT = 200
 
-
-MAX_LIMIT = 200
-
-
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="items in a page")]
-
-
+Limit = Annotated[int, Query(ge=1, le=_MAX_LIMIT, description="items in a page")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`nextCursor` of the page before")]
 
 
-def unavailable(detail: str = "Try again.") -> ProblemError:
-    return ProblemError(UNAVAILABLE, detail, headers={"Retry-After": "2"})
+def first_page(found: list[ItemT], limit: int, id_of: Callable[[ItemT], str]) -> tuple[list[ItemT], str | None]:
+    """The first `limit` of the items found, and the cursor of the next page when there are more."""
+    items = found[:limit]
+    return items, write_cursor(id_of(items[-1])) if len(found) > limit else None
 
 
 def write_cursor(last_id: str) -> str:
-    """The opaque cursor of a page that ended with that id."""
+    """The cursor of a page whose last item has this id."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str | None) -> str | None:
-    """The id that a cursor stands for. Raises ProblemError (invalid_request) for one that no page ever had."""
+    """The id in a cursor. Raises ProblemError (invalid_request) for text that is not a cursor."""
     if cursor is None:
         return None
     try:

@@ -1,48 +1,35 @@
-"""Errors as RFC 9457 problem details, the same shape for every route."""
+"""Turns ProblemError and pydantic's validation errors into problem details (RFC 9457)."""
 
 from collections.abc import Iterable
 from itertools import islice
 
-import orjson
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.gateway.http.problems import ProblemError
-from shared.contracts.problems import PROBLEM_MEDIA_TYPE
 from shared.contracts.upgrade_http import FieldProblem
+from shared.service.problems import problem_response, request_id_of
 
-_TYPE_PREFIX = "urn:prompt-upgrader:problem:"
 _MOST_ERRORS = 50
 _LONGEST_NAME = 200
 _KEY_OF_AN_OBJECT = "[key]"
 
 
-def request_id_of(request: Request) -> str:
-    """The id that the edge gave this request."""
-    return str(request.scope.get("state", {}).get("request_id", ""))
-
-
-def problem_response(request: Request, error: ProblemError) -> Response:
-    """The answer that tells the client about `error`."""
-    body: dict[str, object] = {
-        **error.extra,
-        "type": _TYPE_PREFIX + error.problem.code,
-        "title": error.problem.title,
-        "status": error.problem.status,
-        "detail": error.detail,
-        "code": error.problem.code,
-        "requestId": request_id_of(request),
-    }
-    if error.errors:
-        body["errors"] = [entry.to_document() for entry in error.errors]
-    return Response(
-        orjson.dumps(body), status_code=error.problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=error.headers
+def error_response(request: Request, error: ProblemError) -> Response:
+    """The answer to a request that ended with `error`."""
+    return problem_response(
+        error.problem,
+        error.detail,
+        error.headers,
+        error.errors,
+        extra=error.extra,
+        request_id=request_id_of(request.scope),
     )
 
 
 def field_path(location: Iterable[int | str]) -> str:
-    """A place in a body as its client writes it: `conversationHistory[3].role`."""
+    """A location of pydantic as a path in the client's JSON: `conversationHistory[3].role`; `body` for the root."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -53,16 +40,17 @@ def field_path(location: Iterable[int | str]) -> str:
 
 
 def field_problems(errors: Iterable[ErrorDetails]) -> list[FieldProblem]:
-    """Validation errors by field. Nothing of the input but names of fields is repeated."""
+    """At most 50 validation errors by field. They repeat field names of the input, never its values."""
     return [
-        FieldProblem(field=field_path(_place(error)), detail=_detail(error)) for error in islice(errors, _MOST_ERRORS)
+        FieldProblem(field=field_path(_location(error)), detail=_detail(error))
+        for error in islice(errors, _MOST_ERRORS)
     ]
 
 
-def _place(error: ErrorDetails) -> tuple[int | str, ...]:
-    """Where the error is. pydantic marks that a name is wrong, and not its value, by one more step."""
-    place = error["loc"]
-    return place[:-1] if place[-1:] == (_KEY_OF_AN_OBJECT,) and error["type"] != "extra_forbidden" else place
+def _location(error: ErrorDetails) -> tuple[int | str, ...]:
+    """The location without the step that pydantic appends when the name of a member is invalid, not its value."""
+    location = error["loc"]
+    return location[:-1] if location[-1:] == (_KEY_OF_AN_OBJECT,) and error["type"] != "extra_forbidden" else location
 
 
 def _detail(error: ErrorDetails) -> str:
@@ -77,4 +65,4 @@ def _detail(error: ErrorDetails) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

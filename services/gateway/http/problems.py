@@ -1,17 +1,13 @@
-"""How a rule of the gateway says no: a problem of the registry, with what its client should know of it."""
+"""Exceptions with which use cases and routes end a request. Free of web frameworks, so that use cases can import it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from shared.contracts.problems import Problem
+from shared.contracts.problems import UNAVAILABLE, Problem
 from shared.contracts.upgrade_http import FieldProblem
 from shared.storage.documents import StorageUnavailable
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
-
-
-class IdempotencyKeyReused(Exception):
-    """The key came with another body than the first time."""
 
 
 class ProblemError(Exception):
@@ -35,11 +31,20 @@ class ProblemError(Exception):
 
 
 class MadeBefore(ProblemError):
-    """What a repeated request is to make was made by an earlier one, and is gone: repeating it makes nothing."""
+    """An earlier request with this idempotency key created the resource, which has been deleted since."""
+
+
+class IdempotencyKeyReused(Exception):
+    """The idempotency key was used with a different body before."""
+
+
+def unavailable(detail: str = "Try again.") -> ProblemError:
+    """The problem of a request that a store or service outside of the gateway could not serve; retry after 2 s."""
+    return ProblemError(UNAVAILABLE, detail, headers={"Retry-After": "2"})
 
 
 def changed_nothing(error: BaseException) -> bool:
-    """Whether what raised this has surely changed nothing: it was refused, not cut off and not out of reach."""
+    """Whether the operation that raised `error` certainly changed nothing: it was refused, not cut off."""
     if isinstance(error, ProblemError):
         return error.problem.status < 500
     return isinstance(error, Exception) and not isinstance(error, StorageUnavailable | TimeoutError | OSError)

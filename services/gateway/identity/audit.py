@@ -1,20 +1,27 @@
-"""Who changed what, when and from where. An entry is there before its change, so that no change goes without one."""
+"""The audit trail: who changed what, when and from where. An entry is written before its change is made, so that no
+change lacks one.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
+from fastapi import APIRouter
+from fastapi.responses import Response
 from starlette.requests import Request
 
+from services.gateway.http.bodies import json_response
 from services.gateway.http.client_address import client_address
-from services.gateway.http.problem_details import request_id_of
-from services.gateway.http.problems import changed_nothing
+from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, first_page, read_cursor
+from services.gateway.http.problems import changed_nothing, unavailable
 from services.gateway.identity.caller import Caller
+from services.gateway.identity.roles import Admin
 from shared.contracts.contract import format_utc, new_id, now_utc
-from shared.contracts.workspaces_http import AuditActor, AuditView
+from shared.contracts.workspaces_http import AuditActor, AuditPage, AuditView
 from shared.observability.logs import get_logger
+from shared.service.problems import request_id_of
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
 
 AUDIT = CollectionSpec(name="audit", indexes=(Index(fields=("tenantId", "_id")),))
@@ -25,7 +32,7 @@ log = get_logger(__name__)
 
 
 class Action(StrEnum):
-    """Every kind of change that is audited."""
+    """The kinds of audited changes."""
 
     WORKSPACE_CREATED = "workspace.created"
     WORKSPACE_DELETED = "workspace.deleted"
@@ -46,7 +53,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Author:
-    """Who makes a change and from where. `kind` is person, key, operator or system."""
+    """Who makes a change and from where. `kind` is person, key or operator."""
 
     kind: str
     id: str
@@ -54,24 +61,8 @@ class Author:
     request_id: str | None = None
 
 
-SYSTEM = Author("system", "system")
-
-
-class Audit(Protocol):
-    """What everything that changes something is given."""
-
-    def change(
-        self, tenant_id: str, author: Author, action: Action, target: str, details: Mapping[str, Any] | None = None
-    ) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wraps one change of `target`, an id or a name. `details` are JSON and hold no secrets and no content.
-
-        The entry stays when the change was made or may have been made, and goes when it was refused. Raises
-        StorageUnavailable, before the change, when it cannot be written.
-        """
-
-
-class AuditTrail:
-    """The audit in the gateway's store."""
+class Audit:
+    """Writes and reads the audit entries of the gateway's store."""
 
     def __init__(self, entries: Collection) -> None:
         self._entries = entries
@@ -80,6 +71,11 @@ class AuditTrail:
     async def change(
         self, tenant_id: str, author: Author, action: Action, target: str, details: Mapping[str, Any] | None = None
     ) -> AsyncIterator[None]:
+        """Wraps one change of `target`, an id or a name. `details` are JSON without secrets and content.
+
+        The entry stays when the change was or may have been made and is deleted when it was refused. Raises
+        StorageUnavailable, before the change, when the entry cannot be written.
+        """
         entry_id = new_id()
         await self._entries.insert(
             {
@@ -108,11 +104,45 @@ class AuditTrail:
             log.warning("audit_left_unfinished", entry_id=entry_id, action=action.value)
 
     async def page(self, tenant_id: str, *, limit: int, before: str | None) -> list[AuditView]:
-        """A tenant's entries, newest first, from before the id `before` on. Raises StorageUnavailable."""
+        """A tenant's entries with ids below `before`, newest first. Raises StorageUnavailable."""
         where: dict[str, Any] = {"tenantId": tenant_id}
         if before:
             where["_id"] = {"$lt": before}
         return [_view(entry) for entry in await self._entries.find(where, sort=[("_id", -1)], limit=limit)]
+
+
+def author_of(request: Request, caller: Caller) -> Author:
+    """The author of changes that an authenticated request makes."""
+    kind = "key" if caller.is_key else "person"
+    name = caller.credential_id if caller.is_key else caller.subject
+    return Author(kind, name, client_address(request), request_id_of(request.scope))
+
+
+def operator_of(request: Request) -> Author:
+    """The author of changes that are made with the operators' key."""
+    return Author("operator", "operator", client_address(request), request_id_of(request.scope))
+
+
+class AuditRoutes:
+    """The public route of the audit trail."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/api/audit", tags=["audit"])
+        router.add_api_route("", self.page, methods=["GET"], response_model=AuditPage, summary="Who changed what")
+        return router
+
+    async def page(self, caller: Admin, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+        """Changes of keys, members, workspaces, plans, prompts and documents, and erasures, newest first."""
+        before = read_cursor(cursor)
+        try:
+            entries = await self._audit.page(caller.tenant_id, limit=limit + 1, before=before)
+        except StorageUnavailable:
+            raise unavailable() from None
+        items, next_cursor = first_page(entries, limit, lambda entry: entry.id)
+        return json_response(AuditPage(items=items, next_cursor=next_cursor).to_json())
 
 
 def _view(entry: Mapping[str, Any]) -> AuditView:
@@ -127,15 +157,3 @@ def _view(entry: Mapping[str, Any]) -> AuditView:
         details=entry["details"],
         outcome=entry["outcome"],
     )
-
-
-def author_of(request: Request, caller: Caller) -> Author:
-    """The author of what an authenticated request changes."""
-    kind = "key" if caller.is_key else "person"
-    name = caller.credential_id if caller.is_key else caller.subject
-    return Author(kind, name, client_address(request), request_id_of(request))
-
-
-def operator_of(request: Request) -> Author:
-    """The author of what is changed with the operators' key."""
-    return Author("operator", "operator", client_address(request), request_id_of(request))

@@ -1,4 +1,4 @@
-"""Who calls: the answer of authentication, whatever kind of credential it came from."""
+"""The authenticated caller of a request, the roles a caller can have, and the port that identifies callers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 
 
 class Role(StrEnum):
-    """What a caller may do, from least to most."""
+    """What a caller may do in a workspace, from least to most."""
 
     VIEWER = "VIEWER"
     MEMBER = "MEMBER"
@@ -16,7 +16,7 @@ class Role(StrEnum):
     OWNER = "OWNER"
 
     def allows(self, needed: "Role") -> bool:
-        """Whether who has this role may do what needs the other."""
+        """Whether this role includes the rights of `needed`."""
         return _RANK[self] >= _RANK[needed]
 
     def at_most(self, other: "Role") -> "Role":
@@ -27,11 +27,20 @@ class Role(StrEnum):
 _RANK = {role: rank for rank, role in enumerate(Role)}
 
 
+class NeedsRole(Exception):
+    """The operation requires a higher role than the caller has."""
+
+    def __init__(self, role: Role) -> None:
+        super().__init__(role)
+        self.role = role
+
+
 @dataclass(frozen=True)
 class Caller:
-    """An authenticated caller. `subject` is the person or key, `credential_id` what it came with; neither is secret.
+    """An authenticated caller. No field is secret.
 
-    `person_id` is the person, or the one who answers for a key; None for a key that nobody in particular made.
+    `subject` names the person or key, `credential_id` the credential. `person_id` is the person, or the person that
+    answers for a key; None for a key without such a person.
     """
 
     tenant_id: str
@@ -46,14 +55,16 @@ class Identify(Protocol):
     async def __call__(
         self, request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False
     ) -> Caller:
-        """Who sent the request, in the workspace that it names or, before that, in `workspace_id`.
+        """The caller of the request in workspace `workspace_id`, by default in the one that the request names.
 
-        With `fresh` as the store knows it now, else as it may have been some seconds ago.
-        Raises ProblemError: unauthenticated when that cannot be said for sure, not_found for a workspace that is not
-        the caller's, unavailable.
+        With `fresh` the answer is read from the store, otherwise it may be some seconds old. Raises ProblemError:
+        unauthenticated, not_found for a workspace that the caller does not belong to, unavailable.
         """
 
 
 def scope_of(caller: Caller) -> str:
-    """Whose idempotency keys these are: nobody else gets the answer again, which may be a secret of whoever asked."""
+    """The scope of the caller's idempotency keys.
+
+    It includes the credential, since the stored answer may hold a secret that only its creator may see.
+    """
     return f"{caller.tenant_id}:{caller.credential_id}"

@@ -1,4 +1,4 @@
-"""The credential that a request carries, before anybody knows what it is worth."""
+"""Reads the credential of a request from its headers, without verifying it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,36 +12,24 @@ _CHALLENGE = 'Bearer realm="prompt-upgrader"'
 _LONGEST_CREDENTIAL = 16 * 1024
 
 
-def unauthenticated(detail: str) -> ProblemError:
-    return ProblemError(UNAUTHENTICATED, detail, headers={"WWW-Authenticate": _CHALLENGE})
-
-
-def unknown_credential() -> ProblemError:
-    """Says the same whatever is wrong with a credential."""
-    problem = unauthenticated("The credential is not valid.")
-    problem.headers["WWW-Authenticate"] += ', error="invalid_token"'
-    return problem
-
-
 @dataclass(frozen=True)
 class Presented:
-    """One credential. `as_bearer` is False when it came as an API key only."""
+    """One credential. `as_bearer` is False for one that came only as `X-API-Key`."""
 
     value: str
     as_bearer: bool
 
     def digest(self) -> bytes:
-        """SHA-256 of the credential, to know it again by."""
         return credential_digest(self.value)
 
 
 def credential_digest(value: str) -> bytes:
-    """SHA-256. Enough for what is made of 256 random bits: nobody can try them all."""
+    """SHA-256 of a credential, which needs no salt: credentials hold 256 random bits and cannot be guessed."""
     return hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
 
 
 def presented_credential(request: HTTPConnection) -> Presented:
-    """The one credential of a request. Raises ProblemError when there is none, or several that disagree."""
+    """The one credential of a request. Raises ProblemError when there is none or several that differ."""
     credentials = {value.strip() for value in request.headers.getlist("x-api-key")}
     as_bearer = False
     for header in request.headers.getlist("authorization"):
@@ -58,3 +46,14 @@ def presented_credential(request: HTTPConnection) -> Presented:
     if len(value) > _LONGEST_CREDENTIAL:
         raise unknown_credential()
     return Presented(value, as_bearer)
+
+
+def unauthenticated(detail: str) -> ProblemError:
+    return ProblemError(UNAUTHENTICATED, detail, headers={"WWW-Authenticate": _CHALLENGE})
+
+
+def unknown_credential() -> ProblemError:
+    """The problem of an invalid credential. Its text does not depend on what is invalid."""
+    problem = unauthenticated("The credential is not valid.")
+    problem.headers["WWW-Authenticate"] += ', error="invalid_token"'
+    return problem

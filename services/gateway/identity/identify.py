@@ -1,11 +1,10 @@
-"""Identifies the caller of a request from its credential. Results are cached for 3 s."""
+"""Identifies the caller of a request from its API key or token. Results are cached for 3 s."""
 
-import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from cachetools import TLRUCache
 from starlette.requests import HTTPConnection
 
 from services.gateway.http.problems import ProblemError
@@ -17,36 +16,37 @@ from services.gateway.identity.jwt_tokens import KeysUnavailable, TokenRefused, 
 from services.gateway.identity.workspaces import Person, Workspace, Workspaces
 from shared.contracts.contract import derived_id, is_uuid
 from shared.contracts.problems import INVALID_HEADER, NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE
+from shared.service.single_flight import SingleFlight
 from shared.storage.documents import StorageUnavailable
 
-REMEMBERED_SECONDS = 3.0
-"""The longest that a revoked key, a removed member or a changed role still counts on another replica."""
-_MOST_REMEMBERED = 10_000
+_CACHED_SECONDS = 3.0  # how long another replica still accepts a revoked key, a removed member or a former role
+_CACHE_SIZE = 10_000
 
-Refused = Callable[[HTTPConnection], Awaitable[None]]
+OnFailedAuth = Callable[[HTTPConnection], Awaitable[None]]
 
 
-async def nobody_counts(_: HTTPConnection) -> None:
-    """For a gateway that does not limit failed authentication."""
+async def ignore_failed_auth(_: HTTPConnection) -> None:
+    """For a gateway that does not limit failed authentications."""
 
 
 def no_such_workspace() -> ProblemError:
-    """The same for a workspace that is somebody else's and for one that nobody has."""
+    """The same problem for a workspace of others and for one that does not exist."""
     return ProblemError(NOT_FOUND, "There is no such workspace.")
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Identified:
     caller: Caller
-    until: float  # by the monotonic clock
+    cached_until: float  # by the monotonic clock
     expires_at: float  # by the wall clock, seconds since 1970
 
 
-_Asked = tuple[bytes, bool, str | None]
+# Digest of the credential, whether it came as Bearer, and the workspace that the request names.
+_CacheKey = tuple[bytes, bool, str | None]
 
 
-class Identity:
-    """Identify for API keys and JWTs. `on_refused` is told of each failed authentication and may raise ProblemError."""
+class Authenticator:
+    """Implements Identify. Each failed authentication is passed to `on_failed_auth`, which may raise ProblemError."""
 
     def __init__(
         self,
@@ -56,16 +56,18 @@ class Identity:
         tokens: TokenVerifier | None,
         workspaces: Workspaces,
         audit: Audit,
-        on_refused: Refused = nobody_counts,
+        on_failed_auth: OnFailedAuth = ignore_failed_auth,
     ) -> None:
         self._demo = demo
         self._keys = keys
         self._tokens = tokens
         self._workspaces = workspaces
         self._audit = audit
-        self._on_refused = on_refused
-        self._known: OrderedDict[_Asked, _Known] = OrderedDict()
-        self._asking: dict[_Asked, asyncio.Task[_Known]] = {}
+        self._on_failed_auth = on_failed_auth
+        self._cache: TLRUCache[_CacheKey, _Identified] = TLRUCache(
+            _CACHE_SIZE, ttu=lambda _key, identified, _now: identified.cached_until, timer=time.monotonic
+        )
+        self._lookups = SingleFlight[_CacheKey, _Identified](on_result=self._cache.__setitem__)
 
     async def __call__(
         self, request: HTTPConnection, workspace_id: str | None = None, *, fresh: bool = False
@@ -73,73 +75,58 @@ class Identity:
         try:
             presented = presented_credential(request)
             chosen = workspace_id if workspace_id is not None else _chosen_workspace(request)
-            asked = (presented.digest(), presented.as_bearer, chosen)
-            known = await (self._ask(presented, chosen) if fresh else self._look_up(asked, presented))
-            if known.expires_at <= time.time():
+            identified = await (self._identify(presented, chosen) if fresh else self._cached(presented, chosen))
+            if identified.expires_at <= time.time():
                 raise unknown_credential()
         except ProblemError as error:
             if error.problem is UNAUTHENTICATED:
-                await self._on_refused(request)
+                await self._on_failed_auth(request)
             raise
-        if known.caller.is_key and known.caller is not self._demo.caller:
-            self._keys.used(known.caller.credential_id)
-        return known.caller
+        if identified.caller.is_key and identified.caller is not self._demo.caller:
+            self._keys.note_use(identified.caller.credential_id)
+        return identified.caller
 
     def forget(self) -> None:
-        """Forgets what is remembered: keys, members or workspaces have changed here."""
-        self._known.clear()
-        # What is being asked right now may have been read before the change; nobody joins it, nobody keeps it.
-        self._asking.clear()
+        """Empties the cache after a change of keys, members or workspaces."""
+        self._cache.clear()
+        # A running look-up may have read the store before the change: it is neither joined nor cached.
+        self._lookups.forget_all()
 
-    async def _look_up(self, asked: _Asked, presented: Presented) -> _Known:
-        known = self._known.get(asked)
-        if known is not None and time.monotonic() < known.until:
-            return known
-        asking = self._asking.get(asked)
-        if asking is None:
-            asking = self._asking[asked] = asyncio.create_task(self._ask(presented, asked[2]))
-            asking.add_done_callback(lambda task: self._answered(asked, task))
-        return await asyncio.shield(asking)
+    async def _cached(self, presented: Presented, chosen: str | None) -> _Identified:
+        key = (presented.digest(), presented.as_bearer, chosen)
+        identified = self._cache.get(key)
+        if identified is not None:
+            return identified
+        return await self._lookups.run(key, lambda: self._identify(presented, chosen))
 
-    def _answered(self, asked: _Asked, task: asyncio.Task[_Known]) -> None:
-        failed = task.cancelled() or task.exception() is not None
-        if self._asking.get(asked) is not task:
-            return
-        del self._asking[asked]
-        if failed:
-            self._known.pop(asked, None)
-            return
-        self._known[asked] = task.result()
-        self._known.move_to_end(asked)
-        if len(self._known) > _MOST_REMEMBERED:
-            self._known.popitem(last=False)
-
-    async def _ask(self, presented: Presented, chosen: str | None) -> _Known:
-        # Counted from before the first read: what changes after it is seen in time.
-        until = time.monotonic() + REMEMBERED_SECONDS
+    async def _identify(self, presented: Presented, chosen: str | None) -> _Identified:
+        # Counted from before the first read, so that a later change is noticed in time.
+        cached_until = time.monotonic() + _CACHED_SECONDS
         if chosen is not None:
             chosen = chosen.lower() if is_uuid(chosen) else ""
         try:
-            if self._demo.is_it(presented.digest()):
+            if self._demo.matches(presented.digest()):
                 caller, expires_at = self._demo.caller, float("inf")
             elif presented.value.startswith(KEY_START):
                 caller, expires_at = await self._by_key(presented.value)
             else:
-                return await self._by_token(presented, chosen, until)
-        except StorageUnavailable:
-            raise _unavailable() from None
+                caller, expires_at = await self._by_token(presented, chosen)
+        except (StorageUnavailable, KeysUnavailable):
+            detail = "The caller cannot be identified right now."
+            raise ProblemError(UNAVAILABLE, detail, headers={"Retry-After": "2"}) from None
         if chosen is not None and chosen != caller.tenant_id:
             raise no_such_workspace()
-        return _Known(caller, until, expires_at)
+        return _Identified(caller, cached_until, expires_at)
 
     async def _by_key(self, plain: str) -> tuple[Caller, float]:
+        """The caller with this API key, and when the key expires."""
         key = await self._keys.find(plain)
         workspace = await self._workspaces.find(key.tenant_id) if key else None
         if key is None or workspace is None:
             raise unknown_credential()
         role: Role | None = key.role
         if key.person_id is not None:
-            # A key is worth no more than who answers for it is now.
+            # A key never exceeds the present role of the person that answers for it.
             bound = workspace.role_of(key.person_id)
             role = key.role.at_most(bound) if bound else None
         if role is None:
@@ -147,17 +134,16 @@ class Identity:
         caller = Caller(key.tenant_id, f"key:{key.id}", role, key.id, is_key=True, person_id=key.person_id)
         return caller, key.expires_at.timestamp() if key.expires_at else float("inf")
 
-    async def _by_token(self, presented: Presented, chosen: str | None, until: float) -> _Known:
+    async def _by_token(self, presented: Presented, chosen: str | None) -> tuple[Caller, float]:
+        """The caller with this token in the chosen or their personal workspace, and when the token expires."""
         if self._tokens is None or not presented.as_bearer:
             raise unknown_credential()
         try:
             token = await self._tokens.verify(presented.value)
         except TokenRefused:
             raise unknown_credential() from None
-        except KeysUnavailable:
-            raise _unavailable() from None
         person = Person.of(token.issuer, token.subject)
-        workspace = await self._personal(person)
+        workspace = await self._personal_workspace(person)
         if chosen is not None and chosen != workspace.id:
             other = await self._workspaces.find(chosen) if chosen else None
             if other is None:
@@ -168,9 +154,9 @@ class Identity:
             raise no_such_workspace()
         credential_id = derived_id("credential", token.issuer, token.subject)
         caller = Caller(workspace.id, token.subject, role, credential_id, is_key=False, person_id=person.id)
-        return _Known(caller, until, token.expires_at)
+        return caller, token.expires_at
 
-    async def _personal(self, person: Person) -> Workspace:
+    async def _personal_workspace(self, person: Person) -> Workspace:
         workspace, made = await self._workspaces.personal_of(person)
         if made:
             author = Author("person", person.subject)
@@ -184,7 +170,3 @@ def _chosen_workspace(request: HTTPConnection) -> str | None:
     if len(given) > 1:
         raise ProblemError(INVALID_HEADER, "X-Workspace-Id must name one workspace.")
     return given.pop() if given else None
-
-
-def _unavailable() -> ProblemError:
-    return ProblemError(UNAVAILABLE, "Who calls cannot be found out right now.", headers={"Retry-After": "2"})

@@ -1,4 +1,4 @@
-"""Verifies the JWTs of persons. The algorithm follows from the key that is configured, never from the token alone."""
+"""Verifies the JWTs of persons. The configured keys determine the algorithm, never the token alone."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,11 +11,11 @@ _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 
 class TokenRefused(Exception):
-    """The token is not one of ours, or not any more. Says nothing of why: that is only good for who forges them."""
+    """The token is invalid or expired. Carries no reason: only a forger would profit from one."""
 
 
 class KeysUnavailable(Exception):
-    """The keys that tokens are signed with cannot be had right now, so nothing can be said of a token."""
+    """The verification keys cannot be fetched right now, so no token can be verified."""
 
 
 class VerificationKeys(Protocol):
@@ -26,7 +26,7 @@ class VerificationKeys(Protocol):
 
 
 class SharedSecret:
-    """HS256 with the secret of JWT_SECRET."""
+    """HS256 with the secret in JWT_SECRET."""
 
     algorithms = frozenset({"HS256"})
 
@@ -39,7 +39,7 @@ class SharedSecret:
 
 @dataclass(frozen=True)
 class Token:
-    """What a good token says. `expires_at` is in seconds since 1970 and includes the skew."""
+    """The claims of a valid token. `expires_at` is in seconds since 1970 and includes the skew."""
 
     issuer: str
     subject: str
@@ -47,7 +47,7 @@ class Token:
 
 
 class TokenVerifier:
-    """Checks signature, `exp`, `nbf`, `iss` and `aud`, with 60 s for clocks that differ."""
+    """Checks signature, `exp`, `nbf`, `iss` and `aud`, and tolerates clocks that differ by 60 s."""
 
     def __init__(self, keys: VerificationKeys, *, issuer: str, audience: str) -> None:
         self._keys = keys
@@ -55,13 +55,13 @@ class TokenVerifier:
         self._audience = audience
 
     async def verify(self, token: str) -> Token:
-        """What the token says. Raises TokenRefused and KeysUnavailable."""
+        """The claims of the token. Raises TokenRefused and KeysUnavailable."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise TokenRefused from None
         algorithm = header.get("alg")
-        # A critical extension that is not understood makes a token invalid (RFC 7515), and none is understood here.
+        # RFC 7515: a critical extension that is not understood invalidates the token, and none is understood here.
         if not isinstance(algorithm, str) or algorithm not in self._keys.algorithms or "crit" in header:
             raise TokenRefused
         key = await self._keys.key_for(algorithm, header.get("kid"))

@@ -1,4 +1,4 @@
-"""What a route needs of its caller, declared once: authentication, the check and the documents all follow from it."""
+"""Lets a route declare the role it requires. Authentication, the check and the OpenAPI document follow from that."""
 
 from collections.abc import Iterator
 from typing import Annotated, cast
@@ -14,24 +14,27 @@ from shared.contracts.problems import FORBIDDEN
 
 
 def forbidden(needed: Role) -> ProblemError:
-    """The answer to a caller whose role is not enough."""
+    """The problem of a caller with too low a role."""
     return ProblemError(FORBIDDEN, f"This needs the role {needed}.", extra={"requiredRole": needed.value})
 
 
 class Requirement:
-    """Finds out who calls and lets only a role that is enough pass. A dependency of routes; gives the caller."""
+    """FastAPI dependency that identifies the caller, checks the role and returns the caller.
+
+    The application's state holds the Identify as `identify`.
+    """
 
     def __init__(self, role: Role, workspace_parameter: str | None = None) -> None:
         self.role = role
         self._workspace_parameter = workspace_parameter
 
     async def __call__(self, request: Request) -> Caller:
-        """The caller. Raises ProblemError: what identification raises, and forbidden."""
+        """The caller. Raises ProblemError: what Identify raises, and forbidden."""
         request.state.requirement = self
         return await self.caller_of(request)
 
     async def caller_of(self, request: Request, *, fresh: bool = False) -> Caller:
-        """As a call; with `fresh` the caller as the store knows it now."""
+        """As a call; with `fresh` without the cache of identified callers."""
         identify = cast(Identify, request.app.state.identify)
         if self._workspace_parameter is None:
             caller = await identify(request, fresh=fresh)
@@ -43,18 +46,17 @@ class Requirement:
 
 
 def requires(role: Role, *, in_workspace: str | None = None) -> Requirement:
-    """The declaration of a route: `caller: Annotated[Caller, Depends(requires(Role.ADMIN))]`, or short `caller: Admin`.
+    """The requirement of a route: `caller: Annotated[Caller, Depends(requires(Role.ADMIN))]`, or short `caller: Admin`.
 
-    With `in_workspace`, a parameter of the path, it is the role in that workspace that counts.
+    `in_workspace` names the path parameter of the workspace in which the role counts.
     """
     return Requirement(role, in_workspace)
 
 
 async def confirmed(request: Request) -> Caller:
-    """The caller once more, as the store knows it now, by what the route needs.
+    """The caller, identified again by the route's requirement and without the cache. Raises as the requirement does.
 
-    Every route asks for it after it has read a body: who was shut out while the body came gets no further. Raises as
-    the requirement does.
+    Every route calls this after reading a body: a caller may have lost access while the body arrived.
     """
     requirement: Requirement = request.state.requirement
     return await requirement.caller_of(request, fresh=True)
@@ -63,7 +65,6 @@ async def confirmed(request: Request) -> Caller:
 Viewer = Annotated[Caller, Depends(requires(Role.VIEWER))]
 Member = Annotated[Caller, Depends(requires(Role.MEMBER))]
 Admin = Annotated[Caller, Depends(requires(Role.ADMIN))]
-Owner = Annotated[Caller, Depends(requires(Role.OWNER))]
 
 
 def declared_roles(router: APIRouter) -> Iterator[tuple[str, str, Role]]:

@@ -1,5 +1,5 @@
-"""Workspaces, their members, and how many workspaces each person owns. A workspace is one document, so every rule
-about its members holds under races.
+"""Stores workspaces with their members, and which workspaces each person is in. A workspace is one document that is
+changed by compare-and-set, so its rules hold under concurrent changes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,19 +8,33 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.identity.caller import Role
-from services.gateway.identity.memberships import MAX_OWNED_WORKSPACES, MemberOf, Members
+from services.gateway.identity.memberships import MAX_OWNED_WORKSPACES, Members, Membership, WorkspaceRefused
 from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
 from shared.storage.documents import Collection, CollectionSpec, Index
 
 PEOPLE = CollectionSpec(name="people")
+WORKSPACES = CollectionSpec(name="workspaces", indexes=(Index(fields=("purgeSince",), only_when_present="purgeSince"),))
+PERSONAL, TEAM, DEMO = "personal", "team", "demo"
 MAX_WORKSPACES = 200
-_NOTE_SETTLED_AFTER = timedelta(seconds=60)
+
 _ATTEMPTS = 50
+_NOTE_SETTLED_AFTER = timedelta(seconds=60)
+_PURGE_SETTLED_AFTER = timedelta(seconds=10)
+# A document that was accepted just before the deletion reaches its store later, and much later when that is slow.
+_LATEST_WORK = timedelta(minutes=5)
+
+
+class NoSuchWorkspace(Exception):
+    """There is no workspace with this id, or it is deleted."""
+
+
+class TooBusy(Exception):
+    """The workspace changed concurrently in each attempt to change it."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with tokens of an issuer. `id` is derived from both."""
+    """The subject of an issuer's tokens. `id` is derived from both."""
 
     issuer: str
     subject: str
@@ -33,86 +47,16 @@ class Person:
 
 @dataclass(frozen=True)
 class Note:
-    """The person may be in a workspace, and own it. A settled one is too old for its change to be still under way."""
+    """Says that a person may be in a workspace and may own it. The change behind a settled note has ended."""
 
     claim: str
     owner: bool
     settled: bool
 
 
-class People:
-    """One document per person who is in a workspace beside their personal one. May raise StorageUnavailable."""
-
-    def __init__(self, people: Collection, clock: Callable[[], datetime] = now_utc) -> None:
-        self._people = people
-        self._clock = clock
-
-    async def notes_of(self, person: Person) -> dict[str, Note]:
-        """By workspace id, without the personal one."""
-        document = await self._people.get(person.id)
-        settled = format_utc(self._clock() - _NOTE_SETTLED_AFTER)
-        notes = document["workspaces"] if document else {}
-        return {id: Note(note["claim"], note["owner"], note["at"] < settled) for id, note in notes.items()}
-
-    async def claim(self, person: Person, workspace_id: str, *, as_owner: bool) -> bool:
-        """Makes a note; False when the person may be in no more workspaces, or own no more."""
-        for _ in range(_ATTEMPTS):
-            document = await self._people.get(person.id)
-            if document is None:
-                fresh = {"_id": person.id, "workspaces": {}, "version": 1}
-                document, _ours = await self._people.insert_if_absent(fresh)
-            notes = document["workspaces"]
-            others = [note for noted, note in notes.items() if noted != workspace_id]
-            owned = sum(note["owner"] for note in others) + 1  # the personal one
-            if len(others) >= MAX_WORKSPACES or (as_owner and owned >= MAX_OWNED_WORKSPACES):
-                return False
-            owner = as_owner or (workspace_id in notes and notes[workspace_id]["owner"])
-            note = {"claim": new_id(), "owner": owner, "at": format_utc(self._clock())}
-            if await self._people.update_one(
-                {"_id": person.id, "version": document["version"]},
-                {"$set": {"workspaces": {**notes, workspace_id: note}}, "$inc": {"version": 1}},
-            ):
-                return True
-        return False
-
-    async def drop(self, person: Person, workspace_id: str, note: Note) -> None:
-        """Takes a note back, unless a newer one has replaced it."""
-        await self._people.update_one(
-            {"_id": person.id, f"workspaces.{workspace_id}.claim": note.claim},
-            {"$unset": {f"workspaces.{workspace_id}": ""}, "$inc": {"version": 1}},
-        )
-
-    async def disown(self, person: Person, workspace_id: str, note: Note) -> None:
-        """Takes back that the person owns that workspace, unless a newer note has replaced this one."""
-        await self._people.update_one(
-            {"_id": person.id, f"workspaces.{workspace_id}.claim": note.claim},
-            {"$set": {f"workspaces.{workspace_id}.owner": False}, "$inc": {"version": 1}},
-        )
-
-
-WORKSPACES = CollectionSpec(name="workspaces", indexes=(Index(fields=("purgeSince",), only_when_present="purgeSince"),))
-PERSONAL, TEAM, DEMO = "personal", "team", "demo"
-
-_PURGE_SETTLED_AFTER = timedelta(seconds=10)
-# A document that was let in just before takes its time to reach its store, and more when that is slow.
-_LATEST_WORK = timedelta(minutes=5)
-
-
-class NoSuchWorkspace(Exception):
-    """There is none of that id, or it is deleted."""
-
-
-class WorkspaceRefused(Exception):
-    """The change would break a rule; the message says which, for who asked."""
-
-
-class TooBusy(Exception):
-    """Too many changes of one workspace at once."""
-
-
 @dataclass(frozen=True)
 class Workspace:
-    """One workspace. `home_of` is the person whose personal workspace it is, None for every other kind."""
+    """One workspace. `home_of` is the id of the person whose personal workspace it is, None for other kinds."""
 
     id: str
     name: str
@@ -135,22 +79,66 @@ class Workspace:
             kind=document["kind"],
             home_of=document["homeOf"],
             created_at=datetime.fromisoformat(document["createdAt"]),
-            members={person_id: MemberOf.from_document(person_id, member) for person_id, member in members},
+            members={person_id: Membership.from_document(person_id, member) for person_id, member in members},
             version=document["version"],
         )
 
 
-def personal_workspace_id(person: Person) -> str:
-    """The same for the same person, in any process: ten first requests make one workspace."""
-    return derived_id("workspace", person.issuer, person.subject)
+class People:
+    """Notes of the workspaces that each person is in, without the personal one; one document per person.
 
+    Notes are made before the membership, so that a person's limits hold across workspaces. Every call may raise
+    StorageUnavailable.
+    """
 
-def members_document(members: Members) -> dict[str, Any]:
-    return {person_id: member.to_document() for person_id, member in members.items()}
+    def __init__(self, people: Collection) -> None:
+        self._people = people
+
+    async def notes_of(self, person: Person) -> dict[str, Note]:
+        """The person's notes by workspace id."""
+        document = await self._people.get(person.id)
+        settled = format_utc(now_utc() - _NOTE_SETTLED_AFTER)
+        notes = document["workspaces"] if document else {}
+        return {id: Note(note["claim"], note["owner"], note["at"] < settled) for id, note in notes.items()}
+
+    async def claim(self, person: Person, workspace_id: str, *, as_owner: bool) -> bool:
+        """Makes a note; False when the person has reached the limit of workspaces, or of owned ones."""
+        for _ in range(_ATTEMPTS):
+            document = await self._people.get(person.id)
+            if document is None:
+                fresh = {"_id": person.id, "workspaces": {}, "version": 1}
+                document, _ = await self._people.insert_if_absent(fresh)
+            notes = document["workspaces"]
+            others = [note for noted, note in notes.items() if noted != workspace_id]
+            owned = sum(note["owner"] for note in others) + 1  # plus the personal one
+            if len(others) >= MAX_WORKSPACES or (as_owner and owned >= MAX_OWNED_WORKSPACES):
+                return False
+            owner = as_owner or (workspace_id in notes and notes[workspace_id]["owner"])
+            note = {"claim": new_id(), "owner": owner, "at": format_utc(now_utc())}
+            if await self._people.update_one(
+                {"_id": person.id, "version": document["version"]},
+                {"$set": {"workspaces": {**notes, workspace_id: note}}, "$inc": {"version": 1}},
+            ):
+                return True
+        return False
+
+    async def drop(self, person: Person, workspace_id: str, note: Note) -> None:
+        """Removes a note, unless a newer one has replaced it."""
+        await self._people.update_one(
+            {"_id": person.id, f"workspaces.{workspace_id}.claim": note.claim},
+            {"$unset": {f"workspaces.{workspace_id}": ""}, "$inc": {"version": 1}},
+        )
+
+    async def disown(self, person: Person, workspace_id: str, note: Note) -> None:
+        """Removes the ownership from a note, unless a newer one has replaced it."""
+        await self._people.update_one(
+            {"_id": person.id, f"workspaces.{workspace_id}.claim": note.claim},
+            {"$set": {f"workspaces.{workspace_id}.owner": False}, "$inc": {"version": 1}},
+        )
 
 
 class Workspaces:
-    """Every call may raise StorageUnavailable."""
+    """Creates, finds, changes and deletes workspaces. Every call may raise StorageUnavailable."""
 
     def __init__(self, workspaces: Collection, people: People, clock: Callable[[], datetime] = now_utc) -> None:
         self._workspaces = workspaces
@@ -158,30 +146,31 @@ class Workspaces:
         self._clock = clock
 
     async def find(self, workspace_id: str) -> Workspace | None:
+        """The workspace, None when there is none with this id or it is deleted."""
         document = await self._workspaces.get(workspace_id)
         return None if document is None or "deletedAt" in document else Workspace.from_document(document)
 
     async def personal_of(self, person: Person) -> tuple[Workspace, bool]:
-        """The person's own workspace, and whether it was made just now: once, however many ask at the same time."""
+        """The person's personal workspace, and whether this call created it."""
         found = await self.find(personal_workspace_id(person))
         if found is not None:
             return found, False
-        return await self._make(personal_workspace_id(person), "Personal", PERSONAL, person)
+        return await self._insert(personal_workspace_id(person), "Personal", PERSONAL, person)
 
     async def ensure_demo(self, workspace_id: str) -> None:
-        """Makes the workspace of the demo key, which nobody is a member of yet."""
-        await self._make(workspace_id, "Demo", DEMO, None)
+        """Creates the workspace of the demo key, without members, unless it exists."""
+        await self._insert(workspace_id, "Demo", DEMO, None)
 
     async def create(self, workspace_id: str, name: str, owner: Person) -> Workspace:
-        """A workspace that `owner` made; the same one when it is asked for again with the same id.
+        """A new workspace of `owner`; called again with the same id, it returns the same workspace.
 
-        Raises WorkspaceRefused when the person owns as many as a person may.
+        Raises WorkspaceRefused when the person owns the maximum number.
         """
         await self._claim(owner, workspace_id, as_owner=True)
-        return (await self._make(workspace_id, name, TEAM, owner))[0]
+        return (await self._insert(workspace_id, name, TEAM, owner))[0]
 
     async def of_person(self, person: Person) -> list[Workspace]:
-        """All that the person is in, by id."""
+        """The workspaces that the person is a member of, sorted by id."""
         ids = {personal_workspace_id(person), *await self._people.notes_of(person)}
         found = await self._workspaces.get_many(sorted(ids))
         workspaces = [Workspace.from_document(document) for document in found if "deletedAt" not in document]
@@ -189,11 +178,11 @@ class Workspaces:
 
     async def change_members(
         self, workspace_id: str, edit: Callable[[Workspace], Members], person: Person
-    ) -> tuple[Workspace, Workspace]:
-        """The workspace before and after `edit`, which makes the new members and concerns `person`.
+    ) -> Workspace:
+        """Replaces the members by the result of `edit`, which changes those of `person`; returns the new workspace.
 
-        `edit` sees the members as they are at the moment of the change and may be called several times. Raises what
-        `edit` raises, NoSuchWorkspace, TooBusy, and WorkspaceRefused when the person may own or join no more.
+        `edit` gets the stored workspace and may be called several times. Raises what `edit` raises, NoSuchWorkspace,
+        TooBusy, and WorkspaceRefused when the person has reached their limit of workspaces.
         """
         claimed = False
         for _ in range(_ATTEMPTS):
@@ -207,15 +196,15 @@ class Workspaces:
                 claimed = True
             if await self._workspaces.update_one(
                 {"_id": workspace_id, "version": before.version, "deletedAt": {"$exists": False}},
-                {"$set": {"members": members_document(after.members)}, "$inc": {"version": 1}},
+                {"$set": {"members": _members_document(after.members)}, "$inc": {"version": 1}},
             ):
-                return before, after
+                return after
         raise TooBusy
 
     async def delete(self, workspace_id: str) -> None:
-        """From now on nobody is in it. Its content is erased in the background.
+        """Marks the workspace as deleted, which ends all access to it; its content is erased in the background.
 
-        Raises NoSuchWorkspace, and WorkspaceRefused for a workspace that somebody was given.
+        Raises NoSuchWorkspace, and WorkspaceRefused for a personal or the demo workspace.
         """
         workspace = await self.find(workspace_id)
         if workspace is None:
@@ -230,7 +219,7 @@ class Workspaces:
             raise NoSuchWorkspace
 
     async def to_purge(self, limit: int) -> list[str]:
-        """Ids of deleted workspaces whose content may still be there, once no request to them can be under way."""
+        """Ids of deleted workspaces whose content is to be erased, oldest first. No request to them runs any more."""
         found = await self._workspaces.find(
             {"purgeSince": {"$lt": format_utc(self._clock() - _PURGE_SETTLED_AFTER)}},
             sort=[("purgeSince", 1)],
@@ -238,37 +227,37 @@ class Workspaces:
         )
         return [document["_id"] for document in found]
 
-    async def purged(self, workspace_id: str) -> None:
-        """Notes that its content is gone. It is looked at once more, for what came from before the deletion since."""
+    async def mark_purged(self, workspace_id: str) -> None:
+        """Notes that the content is erased. Until late work must have ended, the workspace is purged once more."""
         document = await self._workspaces.get(workspace_id)
         if document is None:
             return
         emptied = {"name": "", "members": {}}
-        last_look = datetime.fromisoformat(document["deletedAt"]) + _LATEST_WORK
-        if self._clock() < last_look:
-            change: dict[str, Any] = {"$set": {**emptied, "purgeSince": format_utc(last_look)}}
+        last_purge = datetime.fromisoformat(document["deletedAt"]) + _LATEST_WORK
+        if self._clock() < last_purge:
+            change: dict[str, Any] = {"$set": {**emptied, "purgeSince": format_utc(last_purge)}}
         else:
             change = {"$set": emptied, "$unset": {"purgeSince": ""}}
         await self._workspaces.update_one({"_id": workspace_id}, change)
 
-    async def _make(self, workspace_id: str, name: str, kind: str, owner: Person | None) -> tuple[Workspace, bool]:
+    async def _insert(self, workspace_id: str, name: str, kind: str, owner: Person | None) -> tuple[Workspace, bool]:
         now = self._clock()
-        members = {} if owner is None else {owner.id: MemberOf(owner.id, owner.subject, Role.OWNER, now)}
-        document, ours = await self._workspaces.insert_if_absent(
+        members = {} if owner is None else {owner.id: Membership(owner.id, owner.subject, Role.OWNER, now)}
+        document, is_new = await self._workspaces.insert_if_absent(
             {
                 "_id": workspace_id,
                 "name": name,
                 "kind": kind,
                 "homeOf": owner.id if owner and kind == PERSONAL else None,
                 "createdAt": format_utc(now),
-                "members": members_document(members),
+                "members": _members_document(members),
                 "version": 1,
             }
         )
-        return Workspace.from_document(document), ours
+        return Workspace.from_document(document), is_new
 
     async def _claim(self, person: Person, workspace_id: str, *, as_owner: bool) -> None:
-        """Notes that the person is to be in a workspace, before it is so. Raises WorkspaceRefused."""
+        """Makes the person's note before they become a member. Raises WorkspaceRefused."""
         if workspace_id == personal_workspace_id(person):
             return
         if await self._people.claim(person, workspace_id, as_owner=as_owner):
@@ -276,10 +265,10 @@ class Workspaces:
         await self._correct_notes(person)
         if not await self._people.claim(person, workspace_id, as_owner=as_owner):
             what = f"owns {MAX_OWNED_WORKSPACES}" if as_owner else f"is in {MAX_WORKSPACES}"
-            raise WorkspaceRefused(f"This person {what} workspaces with their personal one; a person may no more.")
+            raise WorkspaceRefused(f"This person {what} workspaces, the personal one included, which is the maximum.")
 
     async def _correct_notes(self, person: Person) -> None:
-        """Takes back what is not so any more, but nothing that a change under way may just have noted."""
+        """Removes outdated notes, except those that a running change may just have made."""
         notes = await self._people.notes_of(person)
         found: Sequence[dict[str, Any]] = await self._workspaces.get_many(list(notes))
         documents = {document["_id"]: document for document in found}
@@ -293,3 +282,25 @@ class Workspaces:
                     await self._people.drop(person, workspace_id, note)
                 elif role is not Role.OWNER and note.owner:
                     await self._people.disown(person, workspace_id, note)
+
+
+class DemoWorkspace:
+    """Component: creates the workspace of the demo key before the first request."""
+
+    def __init__(self, workspaces: Workspaces, workspace_id: str) -> None:
+        self._workspaces = workspaces
+        self._workspace_id = workspace_id
+
+    async def start(self) -> None:
+        await self._workspaces.ensure_demo(self._workspace_id)
+
+    async def stop(self, grace_seconds: float) -> None: ...
+
+
+def personal_workspace_id(person: Person) -> str:
+    """Derived from the person, so that concurrent first requests of a person create one workspace."""
+    return derived_id("workspace", person.issuer, person.subject)
+
+
+def _members_document(members: Members) -> dict[str, Any]:
+    return {person_id: member.to_document() for person_id, member in members.items()}

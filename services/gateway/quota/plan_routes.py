@@ -11,10 +11,9 @@ from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 
 from services.gateway.http.bodies import parse, read_body, require_json
-from services.gateway.http.pages import unavailable
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import ProblemError, unavailable
 from services.gateway.identity.audit import Action, Audit, operator_of
-from services.gateway.identity.identify import Refused, no_such_workspace, nobody_counts
+from services.gateway.identity.identify import OnFailedAuth, ignore_failed_auth, no_such_workspace
 from services.gateway.identity.workspaces import Workspace
 from services.gateway.quota.redis_scripts import AdmissionUnavailable
 from services.gateway.quota.state import AdmissionState
@@ -90,7 +89,7 @@ class AdminRoutes:
         plans: PlanSetting,
         limits: LimitSetting,
         audit: Audit,
-        on_refused: Refused = nobody_counts,
+        on_refused: OnFailedAuth = ignore_failed_auth,
     ) -> None:
         self._digest = _digest(admin_key) if admin_key else None
         self._tenants = tenants

@@ -7,8 +7,7 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from services.gateway.http.pages import unavailable
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import ProblemError, unavailable
 from services.gateway.identity.roles import Viewer
 from services.gateway.quota.admission import MeterState, QuotaState
 from services.gateway.quota.document_holds import DocumentHolds

@@ -163,7 +163,7 @@ class Purge:
             await self._erasure.of_tenant(workspace_id, None)
             await self._delete_documents(workspace_id)
             await self._claims.forget_all(workspace_id)
-            await self._workspaces.purged(workspace_id)
+            await self._workspaces.mark_purged(workspace_id)
             purged += 1
         return purged
 

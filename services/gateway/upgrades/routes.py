@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, unavailable, write_cursor
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, write_cursor
+from services.gateway.http.problems import ProblemError, unavailable
 from services.gateway.identity.audit import Action, Audit, author_of
 from services.gateway.identity.caller import Caller
 from services.gateway.identity.roles import Admin, Member, Viewer, confirmed

@@ -1,4 +1,4 @@
-"""The events' documentation: the AsyncAPI document as a page that loads nothing from elsewhere."""
+"""Renders the AsyncAPI document as one HTML page that loads nothing from other hosts."""
 
 import json
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ vertical-align:top}summary{cursor:pointer;margin:.5rem 0}nav a{display:inline-bl
 
 
 def event_page(document: Mapping[str, Any], examples: Mapping[str, Any]) -> str:
-    """The AsyncAPI 3 document as one HTML page: each topic with its messages, their fields and an example of its data.
+    """The AsyncAPI 3 document as one HTML page: each topic with its messages, their fields and an example.
 
-    `examples` are by topic. Topics that the document lists once more for each reader are shown once.
+    `examples` are by topic. A topic that the document repeats for each reader is shown once.
     """
     info = document.get("info", {})
     channels: dict[str, Mapping[str, Any]] = {}
@@ -82,7 +82,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _resolved(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follows references within the document, as far as they lead."""
+    """The node that a chain of at most 8 references within the document leads to."""
     for _ in range(8):
         reference = node.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#/"):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds in the routes, and what the plain routes cannot tell it."""
+"""Builds the OpenAPI document: FastAPI's own, completed by the bodies, headers, roles and problems of the routes."""
 
 import re
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from services.gateway.identity.caller import Role
 from services.gateway.identity.roles import declared_roles
-from services.gateway.upgrades.upgrade_route import UPGRADE_NEEDS
 from shared.contracts.documents import DocumentSearchRequest, DocumentText
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
 from shared.contracts.upgrade_http import ProblemDetails, UpgradeRequest, UpgradeView
 from shared.contracts.workspaces_http import ChangedMember, NewKey, NewMember, NewWorkspace
 
+UPGRADE_PATH = "/api/upgrade"
 _REF = "#/components/schemas/{model}"
 _REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     UpgradeRequest,
@@ -36,7 +37,7 @@ _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
 }
 _IDEMPOTENT_PATHS = (
-    "/api/upgrade",
+    UPGRADE_PATH,
     "/api/documents",
     "/api/workspaces",
     "/api/workspaces/{id}/members",
@@ -44,20 +45,20 @@ _IDEMPOTENT_PATHS = (
 )
 _EVENT_STREAM = "/api/upgrades/{id}/events"
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
-# Parameters that a dependency reads from the path itself, of which FastAPI knows nothing.
+# Parameters that a dependency reads from the path itself, so that FastAPI cannot describe them.
 _PATH_MEANINGS = {"/api/workspaces/{id}": "the workspace's id"}
-_LAST_EVENT_ID = "`id` of the last event that came: the stream goes on after it"
+_LAST_EVENT_ID = "`id` of the last event received: the stream continues after it"
 _UPGRADE_ANSWER_HEADERS = {
     "Location": "where the upgrade can be read",
-    "Preference-Applied": "what was made of `Prefer`",
-    "Idempotent-Replayed": "`true` when an earlier request with this Idempotency-Key made the upgrade",
-    "RateLimit": "what is left of the rate: `r` upgrades, and the next place frees in `t` seconds",
-    "RateLimit-Policy": "the rate: `q` upgrades in `w` seconds",
+    "Preference-Applied": "the preferences of `Prefer` that were applied",
+    "Idempotent-Replayed": "`true` when an earlier request with this Idempotency-Key created the upgrade",
+    "RateLimit": "what is left of the rate limit: `r` upgrades, and one more in `t` seconds",
+    "RateLimit-Policy": "the rate limit: `q` upgrades in `w` seconds",
 }
 
 
-def openapi_document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
-    """The document of all public routes; `routers` are those whose routes declare a role."""
+def openapi_document(app: FastAPI, routers: Sequence[APIRouter], upgrade_role: Role) -> dict[str, Any]:
+    """The document of all public routes. Roles come from the routes of `routers`, and `upgrade_role` for upgrades."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -70,9 +71,9 @@ def openapi_document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, An
     for name, schema in definitions["$defs"].items():
         schemas.setdefault(name, schema)
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-    document["paths"]["/api/upgrade"] = {"post": _upgrade_operation()}
+    document["paths"][UPGRADE_PATH] = {"post": _upgrade_operation()}
     roles = {(path, method): role for router in routers for path, method, role in declared_roles(router)}
-    roles["/api/upgrade", "post"] = UPGRADE_NEEDS.role
+    roles[UPGRADE_PATH, "post"] = upgrade_role
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method, operation)
@@ -119,13 +120,13 @@ def _upgrade_operation() -> dict[str, Any]:
     return {
         "tags": ["upgrades"],
         "summary": "Upgrade a prompt",
-        "description": "Waits for the result, 30 s unless `Prefer` says otherwise; the upgrade goes on in any case.",
+        "description": "Waits for the result, by default 30 s (see `Prefer`). The upgrade continues after that.",
         "operationId": "upgrade",
         "parameters": [_header("Prefer", "`wait=N` (seconds, at most 60) or `respond-async`")],
         "requestBody": {"required": True, "content": {"application/json": _schema(UpgradeRequest)}},
         "responses": {
             "200": {"description": "The upgrade has ended", **answer},
-            "202": {"description": "The upgrade so far; `Location` says where it can be read", **answer},
+            "202": {"description": "The upgrade has not ended yet; `Location` is where it can be read", **answer},
         },
     }
 

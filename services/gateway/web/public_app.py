@@ -1,4 +1,4 @@
-"""The gateway's public HTTP application: routes, documentation, and every error as a problem."""
+"""Builds the gateway's public HTTP application: routes, documentation, middleware, and every error as a problem."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -14,22 +14,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.http.client_address import Network
-from services.gateway.http.edge import Edge, LastResort, unexpected_problem
-from services.gateway.http.problem_details import field_path, problem_response
+from services.gateway.http.edge import Edge, UnexpectedErrors, internal_error
+from services.gateway.http.problem_details import error_response, field_path
 from services.gateway.http.problems import ProblemError
-from services.gateway.identity.caller import Identify
+from services.gateway.identity.caller import Identify, Role
 from services.gateway.web.event_docs import event_page
-from services.gateway.web.openapi import openapi_document
-from shared.contracts.problems import (
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    METHOD_NOT_ALLOWED,
-    NOT_FOUND,
-    PROBLEMS,
-    Problem,
-)
+from services.gateway.web.openapi import UPGRADE_PATH, openapi_document
+from shared.contracts.problems import INVALID_REQUEST
 from shared.contracts.upgrade_http import FieldProblem
-from shared.service.http import InternalGuard, RequestTelemetry, allowed_methods, health_routes
+from shared.service.http import InternalGuard, RequestTelemetry, answer_http_exception, health_routes
 from shared.service.telemetry import Telemetry
 
 VERSION = "0.1.0"
@@ -54,10 +47,6 @@ _ALLOWED_HEADERS = (
     "X-Workspace-Id",
     "traceparent",
 )
-_DETAILS = {
-    NOT_FOUND: "There is nothing at this address.",
-    METHOD_NOT_ALLOWED: "This address does not know the method; see Allow.",
-}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -68,15 +57,17 @@ def public_app(
     identify: Identify,
     trusted_proxies: Sequence[Network],
     upgrade: Endpoint,
+    upgrade_role: Role,
     routers: Sequence[APIRouter],
     asyncapi: Mapping[str, Any],
     event_examples: Mapping[str, Any],
     allowed_origins: Sequence[str],
     internal_token: str | None,
 ) -> ASGIApp:
-    """Everything the gateway serves. `upgrade` answers `POST /api/upgrade` without FastAPI's machinery around it.
+    """The whole HTTP of the gateway.
 
-    Routes under `/internal` are for holders of `internal_token`.
+    `upgrade` answers `POST /api/upgrade` outside of FastAPI and requires `upgrade_role` itself. `event_examples` are
+    JSON by topic. Routes under `/internal` require `internal_token`.
     """
     app = FastAPIOffline(
         title="Prompt Upgrader",
@@ -86,28 +77,28 @@ def public_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    # What the requirements of routes ask, and where a client's address is believed from.
+    # Read by the role requirements of routes and by `client_address`.
     app.state.identify = identify
     app.state.trusted_proxies = trusted_proxies
-    hot = _HotRoute(app, "/api/upgrade", upgrade)
+    hot_route = _HotRoute(app, UPGRADE_PATH, upgrade)
     for router in routers:
         app.include_router(router)
     app.include_router(health_routes(telemetry))
     app.include_router(_event_docs(asyncapi, event_examples))
-    app.add_exception_handler(ProblemError, _on_problem)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(Exception, _answer_unexpected_error)
     document: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:
         if not document:
-            document.update(openapi_document(app, routers))
+            document.update(openapi_document(app, routers, upgrade_role))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    guarded = InternalGuard(hot, token=internal_token, refusal=_refusal)
-    outer: ASGIApp = LastResort(RequestTelemetry(guarded))
+    guarded = InternalGuard(hot_route, token=internal_token)
+    outer: ASGIApp = UnexpectedErrors(RequestTelemetry(guarded))
     if allowed_origins:
         outer = CORSMiddleware(
             outer,
@@ -121,13 +112,13 @@ def public_app(
 
 
 class _HotRoute:
-    """ASGI: answers `POST` on one path by itself; the application's layers cost more than the whole use case."""
+    """ASGI: answers `POST` on one path without FastAPI, whose layers cost more time than the use case."""
 
     def __init__(self, app: FastAPI, path: str, endpoint: Endpoint) -> None:
         self._app = app
         self._path = path
         self._endpoint = endpoint
-        # In the application too: it knows what else the path does not allow.
+        # The application gets the route too and answers its refused methods.
         self._route = Route(path, endpoint, methods=["POST"])
         app.router.routes.insert(0, self._route)
 
@@ -136,12 +127,12 @@ class _HotRoute:
             await self._app(scope, receive, send)
             return
         scope["app"] = self._app
-        scope["route"] = self._route  # what the request metrics are labelled with
+        scope["route"] = self._route  # labels the request metrics
         request = Request(scope, receive, send)
         try:
             response = await self._endpoint(request)
         except ProblemError as error:
-            response = problem_response(request, error)
+            response = error_response(request, error)
         await response(scope, receive, send)
 
 
@@ -164,30 +155,17 @@ def _event_docs(asyncapi: Mapping[str, Any], examples: Mapping[str, Any]) -> API
     return router
 
 
-def _refusal(scope: Scope, problem: Problem, detail: str, headers: dict[str, str]) -> Response:
-    return problem_response(Request(scope), ProblemError(problem, detail, headers=headers))
-
-
-async def _on_problem(request: Request, error: Exception) -> Response:
+async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 -- registered for nothing else
-    return problem_response(request, error)
+    return error_response(request, error)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 -- registered for nothing else
-    fallback = INTERNAL_ERROR if error.status_code >= 500 else INVALID_REQUEST
-    problem = next((known for known in PROBLEMS.values() if known.status == error.status_code), fallback)
-    detail = _DETAILS.get(problem, problem.title + ".")
-    headers = {"Allow": allowed_methods(request)} if problem is METHOD_NOT_ALLOWED else error.headers
-    return problem_response(request, ProblemError(problem, detail, headers=headers))
+async def _answer_unexpected_error(request: Request, error: Exception) -> Response:
+    # Without this handler Starlette answers in plain text; it raises the error again, so UnexpectedErrors logs it.
+    return internal_error(request.scope)
 
 
-async def _on_unexpected(request: Request, error: Exception) -> Response:
-    # Without it Starlette answers in plain text, before LastResort hears of the error.
-    return problem_response(request, unexpected_problem())
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
+async def _answer_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for nothing else
     fields = [FieldProblem(field=field_path(e["loc"][1:]), detail=e["msg"].rstrip(".") + ".") for e in error.errors()]
-    return problem_response(request, ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=fields))
+    return error_response(request, ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=fields))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from services.rag.documents.store import RagStore
 from shared.contracts.problems import UNAVAILABLE
 from shared.messaging.publish.outbox import FactOutbox
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 from shared.service.recorded_stage import erase_output
 from shared.storage.documents import StorageUnavailable
 

@@ -28,7 +28,7 @@ from shared.messaging.errors import Transient
 from shared.observability.logs import get_logger
 from shared.privacy.redaction import PlaceholderMap, redact
 from shared.privacy.sealing import SealBroken, Vault
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 from shared.storage.documents import DuplicateKey, StorageUnavailable
 
 MAX_TOP_K = 50

@@ -11,7 +11,7 @@ from shared.contracts.contract import Contract, now_utc
 from shared.contracts.internal_http import EventIds
 from shared.contracts.upgrade_http import FieldProblem
 from shared.contracts.usage import GroupBy, UtcDay
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 
 MAX_EVENT_IDS = 10_000
 

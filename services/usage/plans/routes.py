@@ -14,7 +14,7 @@ from shared.contracts import problems
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.internal_http import EventIds
 from shared.contracts.quota import PlanChange, TenantStanding
-from shared.service.http import problem_response
+from shared.service.problems import problem_response
 
 _STANDING_ATTEMPTS = 20
 _PAUSE_SECONDS = 0.01
