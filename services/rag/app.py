@@ -4,21 +4,20 @@ import asyncio
 import contextlib
 
 from services.rag.documents.documents import Documents
-from services.rag.documents.erasure_routes import erasure_routes
-from services.rag.documents.file_types import MAX_UPLOAD_BYTES
 from services.rag.documents.recorded_outputs import DocumentFacts, RecordedOutputs
-from services.rag.documents.routes import DocumentRoutes
-from services.rag.documents.store import RagStore
+from services.rag.documents.routes import DocumentRoutes, erasure_routes
+from services.rag.documents.sweep import Sweep
+from services.rag.indexing.file_types import MAX_UPLOAD_BYTES
 from services.rag.indexing.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
-from services.rag.indexing.sweep import Sweep
 from services.rag.search.embedding_holds import GatewayHolds, RunHolds, SearchHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
 from services.rag.search.search import HybridSearch
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
 from services.rag.settings import RagSettings
+from services.rag.store import RagStore
 from shared.contracts.topics import DOCUMENTS_SUBMITTED, RETRIEVE
 from shared.contracts.upgrade_tasks import Stage
 from shared.llm.client import ModelClient

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from shared.contracts.contract import Contract
 from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
+from shared.contracts.prompts import PromptChanged
 from shared.contracts.quota import QuotaThresholdReached
 from shared.contracts.upgrade_results import UpgradeCompleted
 from shared.contracts.upgrade_tasks import RetrieveTask, RewriteTask, Stage, SummarizeTask
@@ -38,6 +39,7 @@ class Topic:
     """One topic. `key` is the field that records are keyed by; their order is not guaranteed.
 
     `has_content`: its records contain redacted text of upgrades. `model` is None when records have no schema.
+    `compacted`: the broker keeps the last record of each key for as long as the topic exists.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Topic:
     max_message_bytes: int = 1 * MIB
     description: str = ""
     has_content: bool = False
+    compacted: bool = False
 
     @property
     def dead_letter_name(self) -> str:
@@ -65,6 +68,8 @@ class Topic:
     @property
     def kept(self) -> str:
         """The retention in words, such as `7 days`."""
+        if self.compacted:
+            return "the last record of each key"
         unit, size = ("day", DAY_MS) if self.retention_ms >= DAY_MS else ("hour", HOUR_MS)
         count = self.retention_ms // size
         return f"{count} {unit}" + ("s" if count != 1 else "")
@@ -164,6 +169,17 @@ DOCUMENTS_INDEXED = Topic(
     max_message_bytes=64 * KIB,
     description="Whether a submitted document was indexed, or why it failed.",
 )
+PROMPTS_CHANGED = Topic(
+    name="prompts.changed.v1",
+    kind=TopicKind.FACT,
+    model=PromptChanged,
+    owner="upgrader",
+    producers=("upgrader",),
+    consumers=("internal teams",),
+    key="promptId",
+    description="A version of a prompt template as it is now: its text, its stage and its share of users.",
+    compacted=True,
+)
 
 TOPICS: tuple[Topic, ...] = (
     SUMMARIZE,
@@ -174,6 +190,7 @@ TOPICS: tuple[Topic, ...] = (
     QUOTA_THRESHOLD_REACHED,
     DOCUMENTS_SUBMITTED,
     DOCUMENTS_INDEXED,
+    PROMPTS_CHANGED,
 )
 
 INBOX_OF: dict[Stage, Topic] = {

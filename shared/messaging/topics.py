@@ -21,7 +21,7 @@ log = get_logger(__name__)
 def topic_configs(topic: Topic) -> dict[str, str]:
     """The broker's settings of a topic, by their names there."""
     return {
-        "cleanup.policy": "delete",
+        "cleanup.policy": "compact" if topic.compacted else "delete",
         "retention.ms": str(topic.retention_ms),
         # A file that is still written to is kept whole, by default for a week: its oldest records would outlive theirs.
         "segment.ms": str(topic.segment_ms),

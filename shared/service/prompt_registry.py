@@ -5,6 +5,7 @@ import contextlib
 from collections import defaultdict
 from dataclasses import dataclass
 
+from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from shared.contracts.prompts import PromptChanged, PromptStage, Track, rollout_point
@@ -125,7 +126,7 @@ class PromptRegistry:
                     if record is None:
                         self.loaded = True
                         continue
-                    self._apply(record.value, record.headers)
+                    self._apply(record)
                     async with self._changed:
                         self._changed.notify_all()
             except (KafkaError, OSError, TimeoutError) as error:
@@ -133,9 +134,9 @@ class PromptRegistry:
                 log.warning("prompt_registry_not_read", error=type(error).__name__)
             await asyncio.sleep(_RETRY_SECONDS)
 
-    def _apply(self, value: bytes | None, headers: object) -> None:
+    def _apply(self, record: ConsumerRecord) -> None:
         try:
-            changed = decode(PROMPTS_CHANGED, value, headers).data  # type: ignore[arg-type]
+            changed = decode(PROMPTS_CHANGED, record.value, record.headers).data
         except Undecodable as error:
             log.warning("prompt_change_not_read", error=str(error))
             return

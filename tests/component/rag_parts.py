@@ -15,15 +15,15 @@ from pydantic import SecretStr
 
 from services.rag.documents.documents import Documents, Upload
 from services.rag.documents.recorded_outputs import RecordedOutputs
-from services.rag.documents.store import RagStore
+from services.rag.documents.sweep import Sweep
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
-from services.rag.indexing.sweep import Sweep
 from services.rag.search.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
 from services.rag.search.search import HybridSearch
 from services.rag.search.vector_index import VectorIndex
+from services.rag.store import RagStore
 from shared.contracts.contract import new_id
 from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from services.rag.documents.documents import DocumentDeleted, Upload
-from services.rag.documents.file_types import FileRejected
-from services.rag.documents.store import Space, ago
+from services.rag.indexing.file_types import FileRejected
+from services.rag.store import Space, ago
 from shared.contracts.contract import new_id
 from shared.llm.errors import ModelAnswerInvalid, ModelUnavailable
 from tests.component.rag_parts import RagParts, rag_parts, task_for
@@ -212,8 +212,8 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert await parts.documents.get("t1", gone) is None
     assert await parts.documents.delete("t1", gone) is False
 
-    monkeypatch.setattr("services.rag.indexing.sweep._PURGED_AFTER_SECONDS", -1)
-    monkeypatch.setattr("services.rag.indexing.sweep.KEEP_VERSIONS", KEEP_NOTHING)
+    monkeypatch.setattr("services.rag.documents.sweep._PURGED_AFTER_SECONDS", -1)
+    monkeypatch.setattr("services.rag.documents.sweep.KEEP_VERSIONS", KEEP_NOTHING)
     await parts.sweep.run()
     assert files_holding(parts.folder / "lancedb", b"zanzibarium") == []
     assert (await parts.record(gone))["purged"] is True
@@ -224,7 +224,7 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert gone not in str(stored)
     assert (await parts.find("t1", "reset the router"))[0][0] == kept
 
-    monkeypatch.setattr("services.rag.indexing.sweep._TOMBSTONE_SECONDS", -1)
+    monkeypatch.setattr("services.rag.documents.sweep._TOMBSTONE_SECONDS", -1)
     await parts.sweep.run()
     assert await parts.store.documents.get(gone) is None
 

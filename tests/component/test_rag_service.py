@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.rag.documents.file_types import MAX_UPLOAD_BYTES
+from services.rag.indexing.file_types import MAX_UPLOAD_BYTES
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.topics import DOCUMENTS_INDEXED, USAGE_RECORDED
 from shared.contracts.usage import UsageRecorded

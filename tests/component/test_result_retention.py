@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from services.gateway.upgrades.accepted_record import ERASED
 from services.gateway.upgrades.erasure import Erasure
 from services.rag.app import build_app as build_rag
-from services.rag.documents.store import RagStore, ago
-from services.rag.indexing.sweep import Sweep
+from services.rag.documents.sweep import Sweep
 from services.rag.settings import RagSettings
+from services.rag.store import RagStore, ago
 from services.summarizer.app import build_app as build_summarizer
 from services.summarizer.settings import SummarizerSettings
 from services.summarizer.summary_cache import StoredSummaryCache

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from services.rag.documents.erasure_routes import erasure_routes as rag_routes
-from services.rag.documents.store import RagStore
+from services.rag.documents.routes import erasure_routes as rag_routes
+from services.rag.store import RagStore
 from services.summarizer.summary_cache import SUMMARIES, StoredSummaryCache
 from services.summarizer.summary_cache import erasure_routes as summarizer_routes
 from services.upgrader.results import RESULTS, Results, completed_fact, result_routes

@@ -11,7 +11,7 @@ import pypdf
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
-from services.rag.documents.file_types import MAX_UPLOAD_BYTES, DocumentType, FileRejected, FileType, file_type
+from services.rag.indexing.file_types import MAX_UPLOAD_BYTES, DocumentType, FileRejected, FileType, file_type
 from services.rag.indexing.parsing import markdown_sections, open_check, parse
 from services.rag.indexing.preparer import Preparer
 from services.rag.indexing.sections import CHUNK_CHARACTERS, split

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
-from services.rag.documents.store import RagStore, uuid_floor
+from services.rag.store import RagStore, uuid_floor
 from shared.contracts.contract import new_id
 from shared.contracts.documents import DocumentIndexed
 from shared.contracts.topics import DOCUMENTS_INDEXED, USAGE_RECORDED

@@ -1,4 +1,4 @@
-"""Internal HTTP: documents and search, for the gateway. The caller names the tenant and sees nothing of another."""
+"""Internal HTTP of documents, for the gateway: upload, list, read, delete, search, and the erasure of upgrades."""
 
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
@@ -8,12 +8,13 @@ import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from services.rag.documents.documents import DocumentDeleted, Documents, Upload
-from services.rag.documents.file_types import FileRejected
+from services.rag.indexing.file_types import FileRejected
 from services.rag.indexing.index import Announcements
 from services.rag.search.embedding_holds import NoRoom, SearchHolds
 from services.rag.search.retrieve import as_uploaded
 from services.rag.search.search import HybridSearch, SearchResult
 from services.rag.search.vector_index import IndexUnavailable
+from services.rag.store import RagStore
 from shared.contracts.contract import Contract, is_uuid, now_utc
 from shared.contracts.documents import DocumentHits, DocumentPage, DocumentSearch, DocumentsExist
 from shared.contracts.problems import (
@@ -25,10 +26,12 @@ from shared.contracts.problems import (
     Problem,
 )
 from shared.messaging.errors import Transient
+from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
 from shared.privacy.redaction import PlaceholderMap, redact
 from shared.privacy.sealing import SealBroken, Vault
 from shared.service.problems import problem_response
+from shared.service.recorded_stage import erase_output
 from shared.storage.documents import DuplicateKey, StorageUnavailable
 
 MAX_TOP_K = 50
@@ -208,3 +211,22 @@ def _rejection(problem: Problem, detail: str) -> Response:
 
 def _json(answer: Contract, status: int = 200) -> Response:
     return Response(answer.to_json(), status, media_type="application/json")
+
+
+def erasure_routes(store: RagStore, outputs: FactOutbox) -> APIRouter:
+    """The routes under `/internal/upgrades`."""
+    router = APIRouter(prefix="/internal/upgrades")
+
+    @router.delete("/{upgrade_id}")
+    async def erase(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
+        """204: nothing that was retrieved or embedded for it is left. 404: there was nothing."""
+        try:
+            vectors = await store.embeddings.delete_many({"upgradeId": upgrade_id, "tenantId": tenant_id})
+            recorded = await erase_output(outputs, tenant_id, upgrade_id)
+        except StorageUnavailable:
+            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+        if not vectors and not recorded:
+            raise HTTPException(404)
+        return Response(status_code=204)
+
+    return router

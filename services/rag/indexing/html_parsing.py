@@ -6,7 +6,7 @@ from threading import Thread
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from services.rag.documents.file_types import FileRejected
+from services.rag.indexing.file_types import FileRejected
 from services.rag.indexing.sections import Section, SectionCollector
 from shared.contracts.problems import INVALID_REQUEST
 

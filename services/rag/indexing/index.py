@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 import orjson
 
-from services.rag.documents.file_types import DocumentType, FileRejected, FileType
-from services.rag.documents.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, ago
+from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.embedding_holds import HoldsUnavailable, NoRoom, RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.preparation_model import PreparedChunk, PreparedDocument, searchable
 from services.rag.search.vector_index import VectorIndex
+from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, ago
 from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
 from shared.contracts.documents import DocumentIndexed
 from shared.contracts.quota import SpentEvent

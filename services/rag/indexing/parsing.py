@@ -10,7 +10,7 @@ import pypdf
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
-from services.rag.documents.file_types import DocumentType, FileRejected, FileType
+from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
 from services.rag.indexing.html_parsing import html_sections
 from services.rag.indexing.sections import Section, SectionCollector
 from shared.contracts.problems import INVALID_REQUEST

@@ -1,7 +1,4 @@
-"""The process that opens uploads: short-lived, limited in memory and CPU, with nothing of the service in it.
-
-Reads one JSON line and the bytes of a file from stdin, writes one JSON object to stdout.
-"""
+"""The short-lived process that prepares an upload: opened, split, redacted, and freed from injected instructions."""
 
 import logging
 import resource
@@ -9,7 +6,60 @@ import sys
 
 import orjson
 
-from services.rag.documents.file_types import DocumentType, FileRejected, FileType
+from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
+from services.rag.indexing.parsing import parse
+from services.rag.indexing.sections import Section, split
+from services.rag.search.preparation_model import PreparedChunk, PreparedDocument
+from shared.contracts.problems import INVALID_REQUEST
+from shared.privacy.injection import remove
+from shared.privacy.placeholders import placeholders_in
+from shared.privacy.redaction import PlaceholderMap, redact
+
+MAX_CHUNKS = 50_000
+
+
+def prepare(data: bytes, file_type: FileType, title: str) -> PreparedDocument:
+    """Parses, cleans, redacts and splits a document, in this order. Raises FileRejected when nothing can be made of it.
+
+    Redaction sees whole passages, so that no personal value is cut in two by a chunk's end and missed.
+    """
+    placeholders = PlaceholderMap()
+    safe_title = redact(_without_injections(title)[0] or "Untitled", placeholders)
+    prepared: list[PreparedChunk] = []
+    findings = 0
+    values = placeholders.values()
+    for section in parse(data, file_type):
+        cleaned, injections = _cleaned(section, placeholders)
+        findings += injections
+        if len(placeholders) != len(values):
+            values = placeholders.values()
+        for chunk in split([cleaned]):
+            used = dict.fromkeys(placeholders_in([chunk.context, chunk.text]))
+            chunk_values = {placeholder: values[placeholder] for placeholder in used if placeholder in values}
+            prepared.append(PreparedChunk(chunk.context, chunk.text, chunk_values, injections))
+        if len(prepared) > MAX_CHUNKS:
+            raise FileRejected(INVALID_REQUEST, f"The document has more than {MAX_CHUNKS:,} passages; split it.")
+    if not prepared:
+        raise FileRejected(INVALID_REQUEST, "The document holds no text that can be used.")
+    title_values = {found: values[found] for found in placeholders_in(safe_title) if found in values}
+    return PreparedDocument(safe_title, title_values, prepared, findings)
+
+
+def _cleaned(section: Section, placeholders: PlaceholderMap) -> tuple[Section, int]:
+    text, findings = _without_injections(section.text)
+    headings = []
+    for heading in section.headings:
+        cleaned, found = _without_injections(heading)
+        findings += found
+        if cleaned:
+            headings.append(redact(cleaned, placeholders))
+    return Section(tuple(headings), redact(text, placeholders), section.markdown), findings
+
+
+def _without_injections(text: str) -> tuple[str, int]:
+    cleaned, findings = remove(text)
+    return cleaned.strip(), len(findings)
+
 
 MEMORY_BYTES = 1536 * 1024 * 1024
 
@@ -39,7 +89,6 @@ def _answer(task: str, data: bytes, file_type: FileType, title: str) -> dict[str
 
         open_check(data, file_type)
         return {"opened": True}
-    from services.rag.indexing.preparation import prepare
 
     return {"prepared": prepare(data, file_type, title).to_json()}
 

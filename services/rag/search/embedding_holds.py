@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import httpx
 import orjson
 
-from services.rag.documents.store import RagStore
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.preparation_model import searchable
+from services.rag.store import RagStore
 from shared.contracts.contract import Contract, derived_id, format_utc, new_id, now_utc, period_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
 from shared.contracts.problems import QUOTA_EXCEEDED

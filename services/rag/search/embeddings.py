@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.rag.documents.store import Space
+from services.rag.store import Space
 from shared.contracts.contract import format_utc, now_utc
 from shared.llm.client import Embedded, ModelUsage
 from shared.observability.metrics import CACHE_REQUESTS

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.rag.documents.store import Hit, IndexRow, RagStore, Space
 from services.rag.search.embeddings import Embeddings, Vectors
 from services.rag.search.preparation_model import searchable
 from services.rag.search.scoring import Candidate, calibration_of, scores
 from services.rag.search.vector_index import VectorIndex
+from services.rag.store import Hit, IndexRow, RagStore, Space
 from shared.llm.client import ModelUsage
 from shared.llm.errors import ModelError
 from shared.observability.logs import get_logger

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from services.rag.documents.store import Hit, IndexRow, Space, table_name
 from services.rag.search.scoring import MAX_QUERY_WORDS
+from services.rag.store import Hit, IndexRow, Space, table_name
 from shared.contracts.contract import is_uuid
 from shared.observability.logs import get_logger
 

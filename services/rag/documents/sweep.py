@@ -6,10 +6,10 @@ from typing import Any
 
 from services.rag.documents.documents import Documents
 from services.rag.documents.recorded_outputs import RecordedOutputs
-from services.rag.documents.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago
 from services.rag.search.embedding_holds import RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
+from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago
 from shared.contracts.contract import now_utc, period_of
 from shared.messaging.errors import Transient
 from shared.observability.logs import get_logger
