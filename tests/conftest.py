@@ -9,14 +9,10 @@ from typing import TypeVar
 import pytest
 
 from deploy.local import servers
+from deploy.local.server_commands import ensure_cluster_libs
 
 REPOSITORY = Path(__file__).parent.parent
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
-    return servers.free_port()
 
 
 async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
@@ -47,18 +43,18 @@ async def redis_url() -> AsyncIterator[str]:
 @pytest.fixture(scope="session")
 async def cluster_libs() -> Path:
     """Folder of the jars of the cluster; fails, and says why, where they cannot be had."""
-    return await servers.ensure_cluster_libs(REPOSITORY / ".cluster")
+    return await ensure_cluster_libs(REPOSITORY / ".cluster")
 
 
 @pytest.fixture(scope="session")
 async def apache_kafka(cluster_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """Bootstrap address of an Apache Kafka node with an empty log. Topics are not created by accident there."""
-    async with await servers.start_kafka(None, tmp_path_factory.mktemp("kafka"), cluster_libs) as kafka:
+    async with await servers.start_kafka(tmp_path_factory.mktemp("kafka"), cluster_libs) as kafka:
         yield kafka.url
 
 
 @pytest.fixture(scope="session")
 async def mongodb_url(cluster_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """URL of an empty MongoDB-wire server."""
-    async with await servers.start_mongo(None, tmp_path_factory.mktemp("mongo") / "data.mv", cluster_libs) as mongo:
+    async with await servers.start_mongo(tmp_path_factory.mktemp("mongo") / "data.mv", cluster_libs) as mongo:
         yield mongo.url

@@ -1,4 +1,4 @@
-"""Settings of the local stack itself, and its secrets, which are made at random on the first start."""
+"""Settings of the local stack, and its secrets, which are generated on the first start."""
 
 import base64
 import os
@@ -9,9 +9,11 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_OWNER_ONLY = 0o600
+
 
 class LocalSettings(BaseSettings):
-    """What the supervisor reads. A URL that is set replaces the part that it points to; an empty value is none."""
+    """Settings of the supervisor. A URL replaces the part that it points to; an empty value counts as unset."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
@@ -45,38 +47,38 @@ class LocalSettings(BaseSettings):
 
     @property
     def offline_model(self) -> bool:
-        """Whether the local stack answers model calls itself."""
+        """Whether the stack runs the offline model."""
         return self.openai_base_url is None and self.openai_api_key is None
 
 
-_OWNER_ONLY = 0o600
-
-
 def stack_secrets(settings: LocalSettings) -> dict[str, str]:
-    """The secrets by the name of their environment variable: what is set, else what is kept in the data folder."""
+    """Returns the secrets by the names of their environment variables.
+
+    A secret that is not set is read from the data folder, or generated and stored there.
+    """
     folder = settings.data_dir
-    given = {
+    configured = {
         "DEMO_API_KEY": settings.demo_api_key,
         "VAULT_KEY": settings.vault_key,
         "INTERNAL_TOKEN": settings.internal_token,
     }
-    makers: dict[str, tuple[str, Callable[[], str]]] = {
+    generated: dict[str, tuple[str, Callable[[], str]]] = {
         "DEMO_API_KEY": ("demo-key", lambda: "pu_" + secrets.token_urlsafe(32)),
         "VAULT_KEY": ("vault-key", lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()),
         "INTERNAL_TOKEN": ("internal-token", lambda: secrets.token_urlsafe(32)),
     }
     result = {}
-    for name, (file, make) in makers.items():
-        value = given[name]
-        result[name] = value.get_secret_value() if value else _kept(folder / file, make)
+    for name, (file, make) in generated.items():
+        value = configured[name]
+        result[name] = value.get_secret_value() if value else _stored(folder / file, make)
     return result
 
 
-def _kept(file: Path, make: Callable[[], str]) -> str:
+def _stored(file: Path, make: Callable[[], str]) -> str:
     if file.is_file():
-        kept = file.read_text().strip()
-        if kept:
-            return kept
+        stored = file.read_text().strip()
+        if stored:
+            return stored
         file.unlink()
     secret = make()
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ONLY)

@@ -11,8 +11,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
 
 from deploy.local import servers
-from deploy.local.server_commands import ServerCommand, port_answers
-from tests.conftest import REPOSITORY, eventually, free_port
+from deploy.local.ports import free_port
+from deploy.local.processes import ServerCommand, ServerUnavailable
+from deploy.local.readiness import port_answers
+from tests.conftest import REPOSITORY, eventually
 
 PARENT = """
 import asyncio, sys
@@ -55,7 +57,7 @@ async def test_valkey_with_a_folder_keeps_what_it_was_told(tmp_path: Path) -> No
 
 async def test_a_taken_port_is_named() -> None:
     async with await servers.start_valkey() as valkey:
-        with pytest.raises(servers.ServerUnavailable, match=f"port {valkey.port} is taken"):
+        with pytest.raises(ServerUnavailable, match=f"port {valkey.port} is taken"):
             await servers.start_valkey(valkey.port)
 
 
@@ -63,7 +65,7 @@ async def test_a_server_that_ends_at_once_is_quoted() -> None:
     command = ServerCommand(
         "broken", ("sh", "-c", "echo out of luck; exit 3"), free_port(), "", lambda: port_answers(1)
     )
-    with pytest.raises(servers.ServerUnavailable, match=r"code 3[\s\S]*out of luck"):
+    with pytest.raises(ServerUnavailable, match=r"code 3[\s\S]*out of luck"):
         await servers.ServerProcess(command).start()
 
 
@@ -73,7 +75,7 @@ async def test_a_server_that_never_answers_is_given_up_and_killed() -> None:
         "mute", ("sh", "-c", "echo waiting; exec sleep 600"), port, "", lambda: port_answers(port), 0.3
     )
     process = servers.ServerProcess(command)
-    with pytest.raises(servers.ServerUnavailable, match=r"did not answer[\s\S]*waiting"):
+    with pytest.raises(ServerUnavailable, match=r"did not answer[\s\S]*waiting"):
         await process.start()
     assert not process.running
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
-from deploy.local.server_commands import ServerCommand
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.quota.held_work import end_event_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER

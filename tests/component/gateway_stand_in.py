@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from deploy.local.servers import free_port
+from deploy.local.ports import free_port
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE
 from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 

@@ -16,8 +16,9 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from redis.asyncio import Redis
 
-from deploy.local.server_commands import ServerCommand
-from deploy.local.servers import ServerProcess, free_port, start_tansu, start_valkey
+from deploy.local.ports import free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.servers import ServerProcess, start_tansu, start_valkey
 from services.gateway.http.idempotency import CREATIONS
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.upgrades.accepted_store import ACCEPTED

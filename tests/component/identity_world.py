@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import free_port
+from deploy.local.servers import ServerProcess
 from tests.component.gateway_world import World
 from tests.unit.jwt_keys import AUDIENCE, ISSUER, SECRET, document_of, secret_token
 

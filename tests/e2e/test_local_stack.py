@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.local.process_table import is_running
+from deploy.local.processes import is_running
 from deploy.local.stack_plan import SERVICES
 from tests.conftest import REPOSITORY, eventually
 from tests.e2e.local_command import Local, all_pids

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deploy.local.process_table import is_running
+from deploy.local.processes import is_running
 from deploy.local.stack_plan import SERVICES
 from tests.conftest import eventually
 from tests.e2e.local_command import Local, all_pids

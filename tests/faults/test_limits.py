@@ -16,9 +16,10 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import HOST, ServerCommand
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import HOST, free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready
+from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from tests.component.admission_world import adds_up
 from tests.conftest import eventually

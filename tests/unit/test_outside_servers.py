@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.outside_servers import nobody_answers, outside_addresses
+from deploy.local.outside_servers import outside_addresses, unreachable_server
 from deploy.local.settings import LocalSettings
 
 
@@ -51,8 +51,8 @@ def test_addresses_that_only_the_client_can_find_are_left_to_it() -> None:
 
 async def test_one_address_of_a_setting_is_enough(listening: int, closed: int) -> None:
     there, away = ("127.0.0.1", listening), ("127.0.0.1", closed)
-    assert await nobody_answers({}) is None
-    assert await nobody_answers({"REDIS_URL": [there], "KAFKA_BOOTSTRAP_SERVERS": [away, there]}) is None
-    assert await nobody_answers({"REDIS_URL": [there], "MONGODB_URL": [away]}) == (
+    assert await unreachable_server({}) is None
+    assert await unreachable_server({"REDIS_URL": [there], "KAFKA_BOOTSTRAP_SERVERS": [away, there]}) is None
+    assert await unreachable_server({"REDIS_URL": [there], "MONGODB_URL": [away]}) == (
         f"wrong setting: MONGODB_URL: nothing answers at 127.0.0.1:{closed}"
     )

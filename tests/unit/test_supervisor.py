@@ -14,10 +14,11 @@ import pytest
 
 from deploy.local.managed_process import Part
 from deploy.local.part_logs import OperatorOutput
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import ServerCommand
+from deploy.local.ports import choose_ports, port_is_free
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready
 from deploy.local.settings import LocalSettings
-from deploy.local.stack_plan import SERVICES, StackPlan, choose_ports, port_is_free
+from deploy.local.stack_plan import SERVICES, StackPlan
 from deploy.local.supervisor import Supervisor
 from tests.conftest import eventually
 

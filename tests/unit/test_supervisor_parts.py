@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from deploy.local.data_folder import AlreadyRunning, InstanceLock, read_json, running_pid, write_json
 from deploy.local.managed_process import RestartPauses
 from deploy.local.part_logs import PartLog, RotatedFile, Terminal, readable
+from deploy.local.ports import choose_ports, port_is_free
 from deploy.local.settings import LocalSettings, stack_secrets
-from deploy.local.stack_plan import choose_ports, plan_stack, port_is_free
+from deploy.local.stack_plan import plan_stack
 
 
 def settings(folder: Path, **values: object) -> LocalSettings:
@@ -137,9 +138,7 @@ def test_json_files_are_replaced_in_one_step(tmp_path: Path) -> None:
     assert read_json(tmp_path / "nothing.json") is None
 
 
-async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
-    async def create_topics(_: object) -> None: ...
-
+def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
     given = settings(
         tmp_path,
         kafka_bootstrap_servers="kafka.example:9092",
@@ -147,7 +146,7 @@ async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
         mongodb_url=SecretStr("mongodb://mongo.example"),
         openai_api_key=SecretStr("sk-mine"),
     )
-    plan = plan_stack(given, {}, cluster_libs=None, create_topics=create_topics)
+    plan = plan_stack(given, {}, cluster_libs=None)
     assert not {"broker", "redis", "mongodb", "model"} & set(plan.parts)
     addresses = plan.endpoints({})
     assert addresses["kafka"] == "kafka.example:9092"
@@ -158,10 +157,8 @@ async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
     assert not plan.offline_model
 
 
-async def test_each_start_of_the_embedded_broker_has_a_new_cluster_id(tmp_path: Path) -> None:
-    async def create_topics(_: object) -> None: ...
-
-    plan = plan_stack(settings(tmp_path), {}, cluster_libs=None, create_topics=create_topics)
+def test_each_start_of_the_embedded_broker_has_a_new_cluster_id(tmp_path: Path) -> None:
+    plan = plan_stack(settings(tmp_path), {}, cluster_libs=None)
     first, second = (plan.parts["broker"].command().argv for _ in range(2))
     assert first != second
     assert plan.parts["broker"].memory_limit_mb == 1024
