@@ -211,6 +211,5 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return not Path(
-            "/proc/self"
-        ).exists()  # with /proc, it ended between the two checks; without, the signal decides
+        # With /proc, the process ended between the two checks; without /proc, the signal has shown that it exists.
+        return not Path("/proc/self").exists()

@@ -8,7 +8,7 @@ from deploy.local.offline_model.chat import answer
 from deploy.local.offline_model.documents import read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import language_of
-from deploy.local.offline_model.prompt_parts import take_apart
+from deploy.local.offline_model.prompt_parts import split_prompt
 from deploy.local.offline_model.text_pieces import split_sentences
 from shared.llm.sections import render_sections
 
@@ -45,11 +45,11 @@ def follow_up(prompt: str, conversation: str = CONVERSATION, language: str = "en
     ],
 )
 def test_a_form_that_is_ruled_out_is_not_the_form(language: str, prompt: str) -> None:
-    assert take_apart(prompt, language_of(language)).format != "table"
+    assert split_prompt(prompt, language_of(language)).format != "table"
 
 
 def test_what_follows_a_but_is_wanted_again() -> None:
-    assert take_apart("Write about tea, no table but a checklist", language_of("en")).format == "bullets"
+    assert split_prompt("Write about tea, no table but a checklist", language_of("en")).format == "bullets"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_text_given_on_the_same_line_stays_whole_and_is_not_asked_for(head: st
 
 
 def test_limits_that_a_colon_announces_are_no_given_text() -> None:
-    parts = take_apart("Write a poem about my cat with these constraints: max 10 lines, no rhymes", language_of("en"))
+    parts = split_prompt("Write a poem about my cat with these constraints: max 10 lines, no rhymes", language_of("en"))
 
     assert parts.blocks == []
 

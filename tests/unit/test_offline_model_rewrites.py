@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from deploy.local.offline_model.chat import answer
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import CODES, language_of
-from deploy.local.offline_model.summaries import as_json, summarize
+from deploy.local.offline_model.summaries import summarize
 from shared.llm.sections import render_sections
 
 EMBEDDER = Embedder()
@@ -267,7 +268,7 @@ def test_a_follow_up_is_completed_with_what_it_refers_to(language: str, follow_u
 )
 def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, follow_up: str, added: str) -> None:
     conversation = f"user: {earlier}\n\nassistant: Voilà."
-    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+    summary = json.dumps(asdict(summarize({"conversation": conversation})))
 
     for constraints in ([], [earlier]):
         told = json.dumps({**json.loads(summary), "constraints": constraints})
@@ -289,7 +290,7 @@ def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, fo
 )
 def test_items_of_a_list_within_a_line_stay_whole(answered: str, kept: str) -> None:
     conversation = f"user: How do I back up PostgreSQL?\n\nassistant: {answered}"
-    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+    summary = json.dumps(asdict(summarize({"conversation": conversation})))
 
     text = rewrite("make it shorter", mode="contextual", conversation=conversation, summary=summary)["upgraded_prompt"]
 

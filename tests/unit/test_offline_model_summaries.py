@@ -1,6 +1,7 @@
 """The offline model's summaries, and the values it makes for a schema that no rule knows."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import jsonschema
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploy.local.offline_model.answers import minimal_value
 from deploy.local.offline_model.languages import CODES, Language, detect, language_of
-from deploy.local.offline_model.summaries import as_json, summarize
+from deploy.local.offline_model.summaries import summarize
 
 SHOP = """user: Hi! I run a small online shop for ceramic mugs. We ship from Da Nang to 14 countries. Can you write a \
 product description for our new blue mug? It costs 25 € and holds 350 ml. Please keep it under 80 words.
@@ -30,7 +31,7 @@ def summary_of(conversation: str, previous: dict[str, Any] | None = None) -> dic
     sections = {"conversation": conversation}
     if previous is not None:
         sections["previous_summary"] = json.dumps(previous)
-    return as_json(summarize(sections))
+    return asdict(summarize(sections))
 
 
 def test_a_conversation_is_sorted_into_what_the_rewrite_needs() -> None:

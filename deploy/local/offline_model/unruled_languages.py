@@ -1,4 +1,4 @@
-"""A full prompt in a language without rules: its own words under headings of its language, and nothing read from it."""
+"""Structured prompts in languages without rules: the unchanged prompt under headings in its language."""
 
 import tomllib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ NO_RULES = "There are no rules for the language of this prompt, so its words wer
 
 @dataclass(frozen=True)
 class UnruledLanguage:
-    """What can be said in a language without reading it. `headings` are five, in the order of a full prompt."""
+    """Phrases of one language. `headings` are the five of a structured prompt, in order."""
 
     headings: list[str]
     role: str
@@ -26,7 +26,7 @@ class UnruledLanguage:
     reasoning: str
 
     def written(self, prompt: str, facts: Sequence[str], findings: Sequence[Finding], limits: Sequence[str]) -> str:
-        """The prompt under the five headings."""
+        """Returns the prompt under the five headings."""
         context = [self.known, *(f"- {fact}" for fact in facts)] if facts else []
         if findings:
             context += [self.documents]
@@ -38,7 +38,7 @@ class UnruledLanguage:
 
 @cache
 def unruled_language(code: str) -> UnruledLanguage | None:
-    """The sayings of a BCP 47 tag's language; None where there are none either."""
+    """Returns the phrases of a BCP 47 tag's language; None when there are none."""
     content = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     primary = code.lower().replace("_", "-").split("-")[0]
     return UnruledLanguage(**content[primary]) if primary in content else None
