@@ -1,4 +1,4 @@
-"""The documents are true of what is there."""
+"""Checks that the documentation matches the code: generated pages, settings and links."""
 
 import re
 from pathlib import Path
@@ -31,8 +31,10 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(
         "[fine](there.md) [also](there.md#a-heading-with-code) [second](there.md#twice-1) [web](https://example.com)\n"
         "`[code](not-a-link.md)` [gone](gone.md) [no heading](there.md#nothing)\n\n[ref]: lost.md\n"
+        "`services/lost.py`\n"
     )
     assert docs_links.dead_links(tmp_path) == [
+        "page.md: services/lost.py",
         "page.md: gone.md",
         "page.md: there.md#nothing",
         "page.md: lost.md",
