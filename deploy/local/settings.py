@@ -17,9 +17,9 @@ class LocalSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
-    data_dir: Path = Field(default=Path(".data"), description="where the local stack keeps data, secrets and logs")
-    gateway_host: str = Field(default="127.0.0.1", description="address that the gateway listens on")
-    gateway_port: int = Field(default=8080, ge=0, le=65535, description="port of the gateway; 0 takes a free one")
+    data_dir: Path = Field(default=Path(".data"), description="folder of the local stack's data, secrets and logs")
+    gateway_host: str = Field(default="127.0.0.1", description="address on which the gateway listens")
+    gateway_port: int = Field(default=8080, ge=0, le=65535, description="port of the gateway; 0 chooses a free one")
 
     kafka_bootstrap_servers: str | None = Field(default=None, description="Kafka to use instead of the embedded broker")
     redis_url: SecretStr | None = Field(default=None, description="Redis to use instead of the embedded one")
@@ -29,19 +29,27 @@ class LocalSettings(BaseSettings):
         default=None, description="key of the model API; replaces the offline model"
     )
 
-    demo_api_key: SecretStr | None = Field(default=None, description="API key of the demo workspace; made when unset")
-    vault_key: SecretStr | None = Field(default=None, description="seals placeholder maps; made by the local stack")
+    demo_api_key: SecretStr | None = Field(
+        default=None, description="API key of the demo workspace; generated when unset"
+    )
+    vault_key: SecretStr | None = Field(
+        default=None, description="key that seals placeholder maps; generated when unset"
+    )
     internal_token: SecretStr | None = Field(
-        default=None, description="shared by the services; made by the local stack"
+        default=None, description="token for requests between services; generated when unset"
     )
 
     embedded_broker_memory_limit_mb: int = Field(
-        default=1024, ge=32, description="the embedded broker keeps all in memory and is replaced above this, MB"
+        default=1024,
+        ge=32,
+        description="memory in MB above which the embedded broker, which keeps all data in memory, is replaced",
     )
     local_start_timeout_seconds: float = Field(
-        default=90.0, gt=0, description="limit for a part to become ready at its start"
+        default=90.0, gt=0, description="time limit for a part to become ready, seconds"
     )
-    shutdown_grace_seconds: float = Field(default=25.0, gt=0, description="how long a service may drain when it stops")
+    shutdown_grace_seconds: float = Field(
+        default=25.0, gt=0, description="time that a stopping service has to finish its work, seconds"
+    )
     local_log_file_mb: float = Field(default=10.0, gt=0, description="size at which a log file is rotated, MB")
     local_log_files: int = Field(default=3, ge=1, description="rotated log files kept for each part")
 

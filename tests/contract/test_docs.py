@@ -12,7 +12,7 @@ def test_generated_documents_are_current() -> None:
 
 
 def test_every_setting_says_what_it_is_for() -> None:
-    assert settings_reference.unexplained() == []
+    assert settings_reference.undescribed() == []
 
 
 def test_every_setting_is_one_row_and_numbers_are_written_out() -> None:
