@@ -286,6 +286,15 @@ async def scripted_model() -> AsyncIterator[ModelServer]:
         await server.stop()
 
 
+@pytest.fixture(scope="module", name="model")
+async def module_model() -> AsyncIterator[ModelServer]:
+    """A server for all tests of a module."""
+    server = ModelServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
 async def _serve(host: str, port: int) -> None:
     server = ModelServer()
     await server.start(host, port)

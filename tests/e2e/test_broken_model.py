@@ -6,19 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.model_server import Behaviour, ModelServer, Step
+from tests.model_server import module_model as module_model
 from tests.running_stack import RunningStack
 
 pytestmark = pytest.mark.xdist_group("broken model")
 
 DEADLINE_SECONDS = 12
-
-
-@pytest.fixture(scope="module")
-async def model() -> AsyncIterator[ModelServer]:
-    server = ModelServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture(scope="module")

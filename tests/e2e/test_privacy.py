@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.contracts.topics import all_topics
 from tests.model_server import ModelServer
+from tests.model_server import module_model as module_model
 from tests.running_stack import RunningStack
 
 pytestmark = pytest.mark.xdist_group("scripted stack")
@@ -24,14 +25,6 @@ HISTORY = [
     {"role": "user", "content": f"Our API key is {SECRET}, keep it for later. Call us at {PHONE}."},
     {"role": "assistant", "content": "Noted."},
 ]
-
-
-@pytest.fixture(scope="module")
-async def model() -> AsyncIterator[ModelServer]:
-    server = ModelServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture(scope="module")

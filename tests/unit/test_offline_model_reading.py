@@ -4,25 +4,15 @@ import json
 
 import pytest
 
-from deploy.local.offline_model.chat import answer
 from deploy.local.offline_model.documents import read_documents, relevant_sentences
-from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import language_of
 from deploy.local.offline_model.prompt_parts import split_prompt
 from deploy.local.offline_model.text_pieces import split_sentences
-from shared.llm.sections import render_sections
+from tests.unit.offline_model_calls import EMBEDDER, rewrite
 
-EMBEDDER = Embedder()
-FORMAT = {"type": "json_schema", "json_schema": {"name": "prompt_rewrite", "schema": {}}}
 CONVERSATION = (
     "user: Write a backup schedule for MySQL on Linux.\n\nassistant: Options:\n1. Nightly dumps\n2. Log shipping"
 )
-
-
-def rewrite(prompt: str, language: str = "en", mode: str = "full", **sections: str) -> dict[str, object]:
-    text = render_sections({"mode": mode, "language": language, "prompt": prompt, **sections})
-    answered: dict[str, object] = json.loads(answer([{"role": "user", "content": text}], FORMAT, EMBEDDER))
-    return answered
 
 
 def follow_up(prompt: str, conversation: str = CONVERSATION, language: str = "en", **sections: str) -> str:

@@ -8,20 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.local.offline_model.chat import answer
-from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import CODES, language_of
 from deploy.local.offline_model.summaries import summarize
-from shared.llm.sections import render_sections
-
-EMBEDDER = Embedder()
-FORMAT = {"type": "json_schema", "json_schema": {"name": "prompt_rewrite", "schema": {}}}
-
-
-def rewrite(prompt: str, language: str = "en", mode: str = "full", **sections: str) -> dict[str, object]:
-    text = render_sections({"mode": mode, "language": language, "prompt": prompt, **sections})
-    answered: dict[str, object] = json.loads(answer([{"role": "user", "content": text}], FORMAT, EMBEDDER))
-    return answered
+from tests.unit.offline_model_calls import rewrite
 
 
 def written(prompt: str, language: str = "en", **sections: str) -> str:
