@@ -1,4 +1,4 @@
-"""Fixtures that every suite shares: real servers, started once a session and shared by all its tests."""
+"""Fixtures for all tests: real servers, started once per session."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
-    """What `predicate` returns, once that is true; asks again every 20 ms and fails after `timeout` seconds."""
+    """Returns the first true value of `predicate`, called every 20 ms; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = await predicate()
@@ -28,27 +28,27 @@ async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = 10.
 
 @pytest.fixture(scope="session")
 async def kafka_servers() -> AsyncIterator[str]:
-    """Bootstrap address of an embedded broker (Tansu). Idempotent producers are not for it."""
+    """Bootstrap address of an embedded broker (Tansu), which does not support idempotent producers."""
     async with await servers.start_tansu() as broker:
         yield broker.url
 
 
 @pytest.fixture(scope="session")
 async def redis_url() -> AsyncIterator[str]:
-    """URL of a Valkey without persistence. Shared: use keys of your own, never FLUSHALL."""
+    """URL of a Valkey without persistence. It is shared: use your own keys, never FLUSHALL."""
     async with await servers.start_valkey() as valkey:
         yield valkey.url
 
 
 @pytest.fixture(scope="session")
 async def cluster_libs() -> Path:
-    """Folder of the jars of the cluster; fails, and says why, where they cannot be had."""
+    """Folder with the jars of the cluster; fails with the reason when they are not available."""
     return await ensure_cluster_libs(REPOSITORY / ".cluster")
 
 
 @pytest.fixture(scope="session")
 async def apache_kafka(cluster_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """Bootstrap address of an Apache Kafka node with an empty log. Topics are not created by accident there."""
+    """Bootstrap address of an Apache Kafka node with an empty log and without automatic topic creation."""
     async with await servers.start_kafka(tmp_path_factory.mktemp("kafka"), cluster_libs) as kafka:
         yield kafka.url
 

@@ -1,4 +1,4 @@
-"""A server that speaks the OpenAI protocol and does what it is told: answer, refuse, stammer, hang, hang up.
+"""A scripted OpenAI-compatible server: it answers, refuses, truncates, hangs or disconnects as requested.
 
 In a test, import the fixture and take it:
 

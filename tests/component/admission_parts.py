@@ -1,4 +1,4 @@
-"""The gateway's admission on a real Valkey and a real store, with a clock and a usage service that a test moves."""
+"""The gateway's admission on a real Valkey and store, with a clock and a usage service that the test controls."""
 
 import asyncio
 import contextlib

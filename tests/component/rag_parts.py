@@ -1,4 +1,4 @@
-"""rag's use cases on their real store, index, preparation processes and embeddings, without broker and HTTP."""
+"""rag's use cases on a real store, index and embeddings, without broker and HTTP."""
 
 import base64
 import os

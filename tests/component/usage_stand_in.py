@@ -1,4 +1,4 @@
-"""Stands where the usage service is: plans, and counters over the results that the test's upgrader has made."""
+"""A stand-in for the usage service: plans, and counters computed from the results of the test's upgrader."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -11,7 +11,7 @@ def test_generated_documents_are_current() -> None:
     assert generated_docs.not_current() == [], "run `make contracts`"
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     assert settings_reference.undescribed() == []
 
 

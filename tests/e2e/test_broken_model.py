@@ -1,4 +1,4 @@
-"""A model that is out, slow or talks nonsense costs nobody an answer."""
+"""With a model that fails, hangs or returns nonsense, every upgrade still gets an answer in time."""
 
 import time
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ async def test_the_prompt_comes_back_in_time(stack: RunningStack, model: ModelSe
     assert "summary_skipped" in codes or "deadline_exceeded" in codes
 
 
-async def test_it_goes_on_as_soon_as_the_model_is_back(stack: RunningStack, model: ModelServer) -> None:
+async def test_upgrades_work_again_when_the_model_is_back(stack: RunningStack, model: ModelServer) -> None:
     model.behaviour = Behaviour()
     deadline = time.monotonic() + 15
     async with stack.client() as client:

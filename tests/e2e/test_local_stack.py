@@ -1,4 +1,4 @@
-"""`python -m deploy.local` as an operator uses it: start, look, break, stop. One stack for all tests of this file."""
+"""The command line of the local stack: start, status, restarts, logs and stop. All tests share one stack."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ def test_the_curl_line_works_when_pasted(local: RunningStack) -> None:
     assert answer.json()["status"] == "upgraded"
 
 
-def test_endpoints_say_where_everything_is(local: RunningStack) -> None:
+def test_endpoints_hold_every_address_and_pid(local: RunningStack) -> None:
     endpoints = local.endpoints()
     assert set(endpoints) == {"gateway", "kafka", "redis", "mongodb", "model", "services", "pids"}
     assert endpoints["mongodb"] is None
@@ -77,7 +77,7 @@ def test_status_shows_every_part_and_the_memory_fits(local: RunningStack) -> Non
     assert report["memoryMb"] < 1300, report
 
 
-def test_a_second_start_says_that_there_is_one(local: RunningStack) -> None:
+def test_a_second_start_reports_the_running_stack(local: RunningStack) -> None:
     second = local.run("run")
     assert second.returncode == 1
     assert "it is already running" in second.stderr
@@ -126,7 +126,7 @@ def test_a_tool_without_a_stack_is_one_line(tmp_path: Path) -> None:
         assert refused.stderr == "the stack is not running: `make run` starts it\n"
 
 
-def test_the_cluster_says_what_it_lacks(tmp_path: Path) -> None:
+def test_a_cluster_start_names_missing_programs(tmp_path: Path) -> None:
     refused = RunningStack(tmp_path).run("run", "--cluster", PATH=str(tmp_path))
     assert refused.returncode == 1
     assert "Java 17" in refused.stderr
@@ -140,7 +140,7 @@ def test_logs_are_kept_for_each_part(local: RunningStack) -> None:
     assert local.run("logs", "nothing").returncode == 1
 
 
-def test_a_tool_is_told_where_the_stack_is(local: RunningStack) -> None:
+def test_a_tool_gets_the_address_of_the_stack(local: RunningStack) -> None:
     told = local.run("env", "--", sys.executable, "-c", "import os; print(os.environ['KAFKA_BOOTSTRAP_SERVERS'])")
     assert told.stdout.strip() == local.endpoints()["kafka"]
 

@@ -1,4 +1,4 @@
-"""`python -m deploy.local run --cluster`: the same services, and nothing lost over a restart of everything."""
+"""`python -m deploy.local run --cluster`: the services on Kafka and MongoDB, with data kept over a full restart."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ async def test_a_killed_kafka_comes_back_with_its_log(local: RunningStack) -> No
     assert (await local.upgrade("explain what a broker is"))["status"] == "upgraded"
 
 
-async def test_upgrades_are_there_after_everything_was_stopped_and_started(local: RunningStack) -> None:
+async def test_upgrades_survive_a_full_restart(local: RunningStack) -> None:
     upgrade = await local.upgrade("write a haiku about restarts")
     pids = local.all_pids()
     assert local.run("stop").returncode == 0

@@ -1,4 +1,4 @@
-"""The supervisor with real child processes that stand in for the parts."""
+"""The supervisor with real child processes in place of the parts."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).parent / "supervised_part.py"
 
 
 class Stack:
-    """A supervisor over stand-in parts, running as a task."""
+    """A supervisor with stand-in parts, running as a task."""
 
     def __init__(self, folder: Path, behaviours: dict[str, str], *, start_seconds: float = 20.0) -> None:
         self.folder = folder
@@ -135,7 +135,7 @@ async def test_a_dead_process_is_started_again_at_once_on_the_same_port(start: C
     assert await stack.end() == 0
 
 
-async def test_the_topics_are_created_again_when_the_broker_was_replaced(start: Callable[..., Stack]) -> None:
+async def test_topics_are_created_again_after_the_broker_is_replaced(start: Callable[..., Stack]) -> None:
     stack = start()
     before = await stack.ready()
     assert stack.topics_created == 1

@@ -1,4 +1,4 @@
-"""The small parts of the supervisor: ports, pauses, logs, secrets, the lock, the command line."""
+"""Building blocks of the supervisor: ports, restart pauses, logs, secrets, the lock and the stack plan."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def test_ports_are_free_different_and_below_those_of_outgoing_connections() -> N
     assert max(ports.values()) < first_outgoing
 
 
-def test_a_port_somebody_listens_on_is_not_free() -> None:
+def test_a_port_in_use_is_not_free() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -48,7 +48,7 @@ def test_pauses_grow_and_become_slow_in_a_crash_loop() -> None:
     assert pauses.crash_loop
 
 
-def test_a_steady_run_starts_the_pauses_over() -> None:
+def test_a_steady_run_resets_the_pauses() -> None:
     pauses = RestartPauses()
     for _ in range(9):
         pauses.after_death(0.1)
@@ -101,7 +101,7 @@ def test_the_terminal_names_the_part() -> None:
     assert stream.getvalue() == "rag        | hello\n"
 
 
-def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     made = stack_secrets(settings(tmp_path))
     assert made == stack_secrets(settings(tmp_path))
     assert made["DEMO_API_KEY"].startswith("pu_")
@@ -118,7 +118,7 @@ def test_a_secret_that_is_set_is_used_and_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "demo-key").exists()
 
 
-def test_one_supervisor_to_a_folder(tmp_path: Path) -> None:
+def test_one_supervisor_per_data_folder(tmp_path: Path) -> None:
     assert running_pid(tmp_path) is None
     lock = InstanceLock(tmp_path)
     with pytest.raises(AlreadyRunning) as refused:
