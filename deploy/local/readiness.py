@@ -17,7 +17,7 @@ class NotReady(ConnectionError):
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"HTTP {status}: {detail}")
-        self.status, self.detail = status, detail
+        self.detail = detail
 
 
 async def port_answers(port: int) -> None:

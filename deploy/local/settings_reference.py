@@ -105,11 +105,6 @@ def settings_classes() -> Iterator[type[BaseSettings]]:
                     yield value
 
 
-def undescribed() -> list[str]:
-    """Returns the names of settings without a description."""
-    return [setting.name for group in settings_by_group().values() for setting in group if not setting.meaning]
-
-
 def settings_page() -> str:
     """Returns the content of docs/settings.md."""
     lines = [

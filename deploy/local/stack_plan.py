@@ -31,7 +31,6 @@ class StackPlan:
     parts: Mapping[str, Part]
     environment: Mapping[str, str]
     addresses: Mapping[str, Any]
-    offline_model: bool
     cluster: bool
 
     def endpoints(self, pids: Mapping[str, int]) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def plan_stack(settings: LocalSettings, secrets: Mapping[str, str], *, cluster_l
     for service in SERVICES:
         host = settings.gateway_host if service == "gateway" else HOST
         parts[service] = Part(service, _service(service, host, ports[service]), environment)
-    return StackPlan(parts, environment, addresses, settings.offline_model, cluster_libs is not None)
+    return StackPlan(parts, environment, addresses, cluster_libs is not None)
 
 
 def reachable(host: str) -> str:

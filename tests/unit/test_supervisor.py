@@ -37,7 +37,7 @@ class Stack:
         self.ports = choose_ports(names)
         self.topics_created = 0
         parts = {name: self._part(name, behaviours.get(name, "serve")) for name in names}
-        plan = StackPlan(parts, dict(os.environ), {"gateway": "http://x", "services": {}}, False, False)
+        plan = StackPlan(parts, dict(os.environ), {"gateway": "http://x", "services": {}}, False)
         self.output = OperatorOutput(folder, None)
         self.supervisor = Supervisor(self.settings, plan, self.output)
         self.task = asyncio.create_task(self.supervisor.run(None))

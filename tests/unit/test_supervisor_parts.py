@@ -154,7 +154,7 @@ def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
     assert addresses["mongodb"] == "mongodb://mongo.example"
     assert addresses["model"] == "https://api.openai.com/v1"
     assert "KAFKA_ENABLE_IDEMPOTENCE" not in plan.environment
-    assert not plan.offline_model
+    assert not given.offline_model
 
 
 def test_each_start_of_the_embedded_broker_has_a_new_cluster_id(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ _TURN = re.compile(r"(?:\A|\n\n)(user|assistant|system): ")
 _FOLLOW_UP_WORDS = 14
 _CLAUSE_WORDS = 9
 # Products of one kind each. Product names are the same in all languages, unlike names of countries, for example.
-_KINDS = (
+_PRODUCTS = (
     "windows|macos|mac os|mac|linux|ubuntu|debian|fedora|android|ios|iphone|raspberry pi",
     "python|javascript|typescript|java|c\\+\\+|c#|rust|golang|go|php|ruby|kotlin|swift|bash|powershell",
     "postgresql|postgres|mysql|mariadb|sqlite|mongodb|oracle|sql server|redis",
@@ -25,7 +25,7 @@ _KINDS = (
 )
 # A version is replaced together with its product: "Windows 11" becomes "Linux", and "Java 17" becomes "Python 3".
 _VERSION = r"(?:[ ]v?\d{1,4}(?:\.\d{1,4}){0,2}(?![\w%€$]))?"
-_PATTERNS = tuple(re.compile(rf"(?<!\w)({kind})(?!\w){_VERSION}", re.IGNORECASE) for kind in _KINDS)
+_PRODUCT_PATTERNS = tuple(re.compile(rf"(?<!\w)({kind})(?!\w){_VERSION}", re.IGNORECASE) for kind in _PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_follow_up(text: str, language: Language) -> FollowUp:
 
 def substituted(request: str, target: str) -> str | None:
     """Returns the request with its product replaced by the target's product of the same kind; None without one."""
-    for pattern in _PATTERNS:
+    for pattern in _PRODUCT_PATTERNS:
         wanted = pattern.search(target)
         present = {match.group(1).lower() for match in pattern.finditer(request)}
         if wanted and len(present) == 1 and wanted.group(1).lower() not in present:
@@ -125,7 +125,7 @@ def substituted(request: str, target: str) -> str | None:
 
 def contradicts(text: str, target: str) -> bool:
     """Whether a text names another product of the target's kind: "MySQL 8 is installed" for Postgres."""
-    for pattern in _PATTERNS:
+    for pattern in _PRODUCT_PATTERNS:
         wanted = {match.group(1).lower() for match in pattern.finditer(target)}
         present = {match.group(1).lower() for match in pattern.finditer(text)}
         if wanted and present and not wanted & present:
