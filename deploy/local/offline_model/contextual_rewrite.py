@@ -15,7 +15,7 @@ from deploy.local.offline_model.conversations import (
 )
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.languages import Language, detect, language_of
+from deploy.local.offline_model.languages import NO_RULES, Language, detect, language_of
 from deploy.local.offline_model.passages import without_polite_words
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,
@@ -29,7 +29,6 @@ from deploy.local.offline_model.text_pieces import (
     split_sentences,
     words,
 )
-from deploy.local.offline_model.unruled_languages import NO_RULES
 
 _REQUEST_CHARACTERS = 800
 _CODE_CHARACTERS = 2000
@@ -247,8 +246,7 @@ def _is_change(item: str, language: Language) -> bool:
 
 def _cited(findings: list[Finding], language: Language | None) -> str:
     heading = [language.phrases["documents"]] if language else []
-    lines = [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
-    return "\n".join([*heading, *lines])
+    return "\n".join([*heading, *(finding.cited() for finding in findings)])
 
 
 def _without_rules(request: str, follow_ups: list[str]) -> str:

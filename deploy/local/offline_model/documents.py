@@ -48,6 +48,10 @@ class Finding:
     sentence: str
     score: float
 
+    def cited(self) -> str:
+        """The sentence as a list item with the document's number and title."""
+        return f"- [{self.number}] {self.title}: {self.sentence}"
+
 
 def read_documents(section: str) -> list[Document]:
     """Parses a `documents` section. A line that looks like a heading counts only with the next number in sequence."""

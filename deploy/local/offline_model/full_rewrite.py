@@ -6,7 +6,13 @@ from deploy.local.offline_model.answers import Rewrite, Summary
 from deploy.local.offline_model.conversations import read_follow_up
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.languages import Language, language_of
+from deploy.local.offline_model.languages import (
+    NO_RULES,
+    Language,
+    UnruledLanguage,
+    language_of,
+    unruled_language,
+)
 from deploy.local.offline_model.prompt_parts import PromptParts, split_prompt
 from deploy.local.offline_model.summaries import summarize
 from deploy.local.offline_model.text_pieces import (
@@ -17,7 +23,6 @@ from deploy.local.offline_model.text_pieces import (
     split_sentences,
     words,
 )
-from deploy.local.offline_model.unruled_languages import NO_RULES, UnruledLanguage, unruled_language
 
 _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
@@ -42,7 +47,7 @@ def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Em
     unruled = None if language else unruled_language(sections.get("language", ""))
     written = _written(parts, known, findings, language)
     if unruled:
-        written = unruled.written(prompt, known.facts, findings, known.constraints)
+        written = _written_without_rules(prompt, known, findings, unruled)
     questions = _questions(parts, sections, language)
     return Rewrite(
         upgraded_prompt=written,
@@ -63,6 +68,22 @@ def _written(parts: PromptParts, known: Summary, findings: list[Finding], langua
         _format(parts, language),
     ]
     return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(headings, bodies, strict=True) if body)
+
+
+def _written_without_rules(prompt: str, known: Summary, findings: list[Finding], unruled: UnruledLanguage) -> str:
+    """Returns the unchanged prompt under the five headings of a language without rules."""
+    context = [unruled.known, *(f"- {fact}" for fact in known.facts)] if known.facts else []
+    if findings:
+        context += [unruled.documents, *(finding.cited() for finding in findings)]
+    constraints = [f"- {limit}" for limit in [*known.constraints, unruled.answer_in, unruled.honest]]
+    bodies = [
+        unruled.role,
+        prompt,
+        "\n".join(context) or unruled.no_context,
+        "\n".join(constraints),
+        unruled.format,
+    ]
+    return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(unruled.headings, bodies, strict=True))
 
 
 def _role(parts: PromptParts, language: Language | None) -> str:
@@ -92,7 +113,7 @@ def _context(parts: PromptParts, known: Summary, findings: list[Finding], langua
         lines += [f"- {fact}" for fact in facts]
     if findings:
         lines += [language.phrases["documents"]] if language else []
-        lines += [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
+        lines += [finding.cited() for finding in findings]
     return lines or ([language.phrases["no_context"]] if language else [])
 
 

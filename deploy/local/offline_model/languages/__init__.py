@@ -1,7 +1,8 @@
 """Loads the language data of the offline model: patterns to read prompts with, and phrases to write them with.
 
-Each language has one TOML file. Patterns are alternatives of a regular expression that match whole words in any case;
-line breaks inside a pattern are ignored. Where a pattern has groups, the first one is the text that is extracted.
+Each language with rules has one TOML file. Patterns are alternatives of a regular expression that match whole words in
+any case; line breaks inside a pattern are ignored. Where a pattern has groups, the first one is the text that is
+extracted.
 """
 
 import re
@@ -13,6 +14,9 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent
 CODES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+NO_RULES = "There are no rules for the language of this prompt, so its words were left as they are."
+
+_UNRULED = _FOLDER.parent / "unruled_languages.toml"
 
 _PATTERN_TABLES = ("goals", "domains", "formats", "language_words", "changes")
 
@@ -122,10 +126,25 @@ class Language:
         return min(counted)[2] if counted else None
 
 
+@dataclass(frozen=True)
+class UnruledLanguage:
+    """Phrases of a language without rules. `headings` are the five of a structured prompt, in order."""
+
+    headings: list[str]
+    role: str
+    no_context: str
+    answer_in: str
+    honest: str
+    format: str
+    known: str
+    documents: str
+    reasoning: str
+
+
 @cache
 def language_of(code: str) -> Language | None:
     """Returns the language of a BCP 47 tag such as `pt-BR`; None when there are no rules for it."""
-    primary = code.lower().replace("_", "-").split("-")[0]
+    primary = _primary_subtag(code)
     if primary not in CODES:
         return None
     content: dict[str, Any] = tomllib.loads((_FOLDER / f"{primary}.toml").read_text(encoding="utf-8"))
@@ -133,6 +152,14 @@ def language_of(code: str) -> Language | None:
     if unknown:
         raise ValueError(f"{primary}.toml holds unknown names: {sorted(unknown)}")
     return Language(**content)
+
+
+@cache
+def unruled_language(code: str) -> UnruledLanguage | None:
+    """Returns the phrases of a BCP 47 tag's language without rules; None when there are none."""
+    content = tomllib.loads(_UNRULED.read_text(encoding="utf-8"))
+    primary = _primary_subtag(code)
+    return UnruledLanguage(**content[primary]) if primary in content else None
 
 
 def detect(text: str) -> Language | None:
@@ -148,3 +175,7 @@ def detect(text: str) -> Language | None:
             scores.append((hits / len(words), language))
     share, best = max(scores, key=lambda item: item[0])
     return best if share >= 0.15 else None
+
+
+def _primary_subtag(code: str) -> str:
+    return code.lower().replace("_", "-").split("-")[0]
