@@ -167,7 +167,7 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 
 def ended(task: UpgradeTask, **changes: Any) -> UpgradeResult:
-    """How an upgrade ends whose model repeats the prompt with a word in front."""
+    """The result of an upgrade whose model repeats the prompt with a prefix."""
     fields: dict[str, Any] = {
         "upgrade_id": task.upgrade_id,
         "tenant_id": task.tenant_id,
@@ -192,7 +192,7 @@ def ended(task: UpgradeTask, **changes: Any) -> UpgradeResult:
 
 
 class Worker:
-    """Reads all stage inboxes. While `answering`, it ends every upgrade at once, the first end wins."""
+    """Reads all stage inboxes. While `answering`, it ends every upgrade at once; the first end is final."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -271,7 +271,7 @@ class World:
         self.second = self.gateway
 
     def new_gateway(self, **environment: str) -> ServerProcess:
-        """A replica of the gateway on the same store, not started yet."""
+        """A replica of the gateway on the same store, not started."""
         variables = {
             "KAFKA_BOOTSTRAP_SERVERS": self.tansu.url,
             "KAFKA_ENABLE_IDEMPOTENCE": "false",
@@ -333,7 +333,7 @@ class World:
         await self.new_broker_after_kill()
 
     async def new_broker_after_kill(self) -> None:
-        """The second half of `new_broker`, for tests that do something while there is no broker."""
+        """Starts the new broker of `new_broker`, for tests that act while no broker runs."""
         self.tansu = await start_tansu(self.tansu.port)
         await create_topics(self.kafka)
         await self.worker.start()
@@ -341,7 +341,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world_in(data_dir: Path, worker: "type[Worker] | None" = None) -> AsyncIterator[World]:
-    """A running world of its own in `data_dir`; `worker` is the class of the one that ends upgrades."""
+    """A running world in `data_dir`; `worker` is the class of the worker that ends upgrades."""
     siblings = Siblings()
     async with siblings.serving(), await start_valkey() as valkey:
         world = World(await start_tansu(), valkey, siblings, data_dir)

@@ -13,7 +13,7 @@ from shared.contracts.upgrade_results import UpgradeResult
 
 
 class UsageStandIn:
-    """While `counting`, everything that has ended is counted when it is asked for. `plans` may be changed at will."""
+    """While `counting`, each read first counts all ended upgrades. Tests may change `plans`."""
 
     def __init__(self, results: Callable[[], Iterable[UpgradeResult]]) -> None:
         self._results = results
@@ -31,7 +31,7 @@ class UsageStandIn:
         self.plan_versions[tenant_id] = self.plan_versions.get(tenant_id, 0) + 1
 
     def count(self) -> None:
-        """Counts what has ended and is not counted."""
+        """Counts ended upgrades that are not counted."""
         for result in list(self._results()):
             key = (result.tenant_id, result.period)
             for spent in spent_by(result):

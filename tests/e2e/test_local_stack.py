@@ -141,8 +141,8 @@ def test_logs_are_kept_for_each_part(local: RunningStack) -> None:
 
 
 def test_a_tool_gets_the_address_of_the_stack(local: RunningStack) -> None:
-    told = local.run("env", "--", sys.executable, "-c", "import os; print(os.environ['KAFKA_BOOTSTRAP_SERVERS'])")
-    assert told.stdout.strip() == local.endpoints()["kafka"]
+    printed = local.run("env", "--", sys.executable, "-c", "import os; print(os.environ['KAFKA_BOOTSTRAP_SERVERS'])")
+    assert printed.stdout.strip() == local.endpoints()["kafka"]
 
 
 @pytest.mark.parametrize("part", ["upgrader", "redis", "broker"])

@@ -260,8 +260,8 @@ def test_a_summary_does_not_repeat_the_request(language: str, earlier: str, foll
     summary = json.dumps(asdict(summarize({"conversation": conversation})))
 
     for constraints in ([], [earlier]):
-        told = json.dumps({**json.loads(summary), "constraints": constraints})
-        answered = rewrite(follow_up, language, "contextual", conversation=conversation, summary=told)
+        extended = json.dumps({**json.loads(summary), "constraints": constraints})
+        answered = rewrite(follow_up, language, "contextual", conversation=conversation, summary=extended)
         assert answered["upgraded_prompt"] == f"{earlier} {added}"
     assert json.loads(summary)["constraints"] == []
 
