@@ -1,4 +1,4 @@
-# Everything an operator or a contributor types. `make help` shows it.
+# Commands for operators and contributors. `make help` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 LOCAL := $(PY) -m deploy.local
-# -n 2: as many test processes as the smallest machine has cores; a file's tests stay together.
+# -n 2: the smallest machine has two cores. The tests of a file run in one process.
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile
 
 DETACH ?=
@@ -22,28 +22,28 @@ ONLY ?=
 run: venv ## start the embedded stack, upgrade a sample prompt, serve until Ctrl-C (DETACH=1 returns when ready)
 	@exec $(LOCAL) run $(if $(DETACH),--detach) $(ARGS)
 
-stop: venv ## end the stack; what was begun is finished first
+stop: venv ## stop the stack; work in progress is finished first
 	@$(LOCAL) stop
 
-status: venv ## show what runs, where, and with how much memory (ARGS=--json)
+status: venv ## show state, address and memory of each part (ARGS=--json)
 	@$(LOCAL) status $(ARGS)
 
-logs: venv ## show the last lines of every part (ARGS=gateway for one, ARGS=-f to follow)
+logs: venv ## show the last log lines of every part (ARGS=gateway for one, ARGS=-f to follow)
 	@$(LOCAL) logs $(ARGS)
 
-cluster: venv ## the same services on Apache Kafka, Redis and a MongoDB-wire server (needs Java 17 and Maven)
+cluster: venv ## start the stack on Apache Kafka, Redis and a MongoDB-wire server (needs Java 17 and Maven)
 	@exec $(LOCAL) run --cluster $(if $(DETACH),--detach) $(ARGS)
 
-test: venv-dev ## unit, contract, component, adapter and end-to-end tests on the embedded stack
+test: venv-dev ## run unit, contract, component, adapter and end-to-end tests on the embedded servers
 	@$(PYTEST) -m "not cluster and not faults" $(ARGS)
 
-test-cluster: venv-dev ## the suite on Apache Kafka, Redis and a MongoDB-wire server
+test-cluster: venv-dev ## run the cluster tests on Apache Kafka, Redis and a MongoDB-wire server
 	@$(PY) -m pytest -m "cluster and not faults" $(ARGS)
 
-faults: venv-dev ## break everything in turn under load and check what held
+faults: venv-dev ## kill every part in turn under load and check that nothing is lost
 	@$(PY) -m pytest tests/faults -m faults --capture=no $(ARGS)
 
-check: venv-dev ## format, lint, types, import contracts, schema diff, generated docs, links in the docs
+check: venv-dev ## check format, lint, types, imports, schemas, generated docs and links
 	@failed=""; \
 	step() { name="$$1"; shift; echo "check: $$name"; "$$@" || failed="$$failed $$name"; }; \
 	step format $(VENV)/bin/ruff format --check --quiet . ; \
@@ -55,23 +55,23 @@ check: venv-dev ## format, lint, types, import contracts, schema diff, generated
 	step links $(PY) -m tests.contract.docs_links ; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-contracts: venv-dev ## write the files that are generated from the code: schemas, AsyncAPI, settings, event tables
+contracts: venv-dev ## write the generated files: schemas, AsyncAPI, settings, event tables
 	@$(PY) -m shared.contracts.schema_files
 	@$(PY) -m deploy.local.generated_docs
 
-bench: venv-dev ## every benchmark as ratios (ONLY=name for one), into benchmarks/results.json and RESULTS.md
+bench: venv-dev ## run every benchmark (ONLY=name for one) and write benchmarks/results.json and RESULTS.md
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-bench-peers: venv-dev ## the benchmarks with the peers
+bench-peers: venv-dev ## run the benchmarks including the peers
 	@$(PY) -m benchmarks --peers $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 dlq: venv ## list, show, replay or drop dead letters (ARGS=list, ARGS="show --topic …", ARGS=--help)
 	@$(LOCAL) env -- $(PY) -m shared.messaging.operate.dlq $(or $(ARGS),list)
 
-events: venv ## follow a topic, readably (TOPIC=upgrades.completed.v1; without it, the topics are listed)
+events: venv ## list the topics, or follow one (TOPIC=upgrades.completed.v1)
 	@$(LOCAL) env -- $(PY) -m shared.messaging.operate.events $(TOPIC) $(ARGS)
 
-reconcile: venv ## recount the ledger, compare it with counters and holds (Error 1: a difference, Error 3: not compared)
+reconcile: venv ## recount the ledger, compare it with counters and holds (Error 1: a difference, Error 3: not everything was compared)
 	@$(LOCAL) env -- $(PY) -m services.usage.reconciling.command $(ARGS)
 
 lock: venv-dev ## compile the lock files from requirements.in and requirements-dev.in
@@ -80,10 +80,10 @@ lock: venv-dev ## compile the lock files from requirements.in and requirements-d
 		UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --generate-hashes --universal \
 			--python-version 3.11 --no-emit-index-url --no-header --no-annotate -o $$name.lock $$name.in; done
 
-help: ## this table
+help: ## show this table
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# What is installed is what the lock said when it was installed: a second start needs no network.
+# The installed lock file is kept, so a start with an unchanged lock needs no network.
 venv:
 	@cmp -s requirements.lock $(VENV)/.installed-requirements.lock || ./.ci/install requirements.lock $(PYTHON)
 

@@ -24,7 +24,7 @@ from benchmarks import (
 from benchmarks.brokers import EMBEDDED, KAFKA, libs
 from benchmarks.machine import busy_share, machine
 from benchmarks.pairs import Measured, Row
-from deploy.local.servers import ServerUnavailable
+from deploy.local.processes import ServerUnavailable
 
 
 class Benchmark(Protocol):

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.servers import ensure_cluster_libs, start_kafka, start_tansu
+from deploy.local.server_commands import ensure_cluster_libs
+from deploy.local.servers import start_kafka, start_tansu
 from shared.messaging.settings import KafkaSettings
 
 EMBEDDED, KAFKA = "embedded", "kafka"
@@ -44,5 +45,5 @@ async def running(kind: str) -> AsyncIterator[Broker]:
             yield Broker(kind, tansu.url)
         return
     with tempfile.TemporaryDirectory(prefix="bench-kafka-") as folder:
-        async with await start_kafka(None, Path(folder), await libs()) as kafka:
+        async with await start_kafka(Path(folder), await libs()) as kafka:
             yield Broker(kind, kafka.url)

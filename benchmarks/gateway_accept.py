@@ -15,9 +15,10 @@ from benchmarks.http_load import post_for
 from benchmarks.machine import cpu_seconds, hold_to_one_core
 from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
 from benchmarks.side_process import SideProcess, side
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import HOST, ServerCommand, port_answers
-from deploy.local.servers import ServerProcess, free_port, start_valkey
+from deploy.local.ports import HOST, free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready, port_answers
+from deploy.local.servers import ServerProcess, start_valkey
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts.contract import new_id
 from shared.contracts.quota import Plan

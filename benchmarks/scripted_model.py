@@ -7,8 +7,10 @@ from sys import executable
 
 import httpx
 
-from deploy.local.server_commands import ServerCommand, port_answers
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import port_answers
+from deploy.local.servers import ServerProcess
 
 _PROJECT = Path(__file__).parent.parent
 

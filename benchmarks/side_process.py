@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from deploy.local.servers import die_with_parent
+from deploy.local.processes import die_with_parent
 from shared.service.process import run
 
 _PROJECT = Path(__file__).parent.parent

@@ -70,7 +70,7 @@ async def _store(kind: str) -> AsyncIterator[dict[str, str]]:
         if kind == EMBEDDED:
             yield {"folder": folder, "url": ""}
             return
-        async with await start_mongo(None, Path(folder) / "data.mv", await libs()) as mongo:
+        async with await start_mongo(Path(folder) / "data.mv", await libs()) as mongo:
             yield {"folder": folder, "url": mongo.url}
 
 

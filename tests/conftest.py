@@ -1,4 +1,4 @@
-"""Fixtures that every suite shares: real servers, started once a session and shared by all its tests."""
+"""Fixtures for all tests: real servers, started once per session."""
 
 import asyncio
 import time
@@ -9,18 +9,14 @@ from typing import TypeVar
 import pytest
 
 from deploy.local import servers
+from deploy.local.server_commands import ensure_cluster_libs
 
 REPOSITORY = Path(__file__).parent.parent
 T = TypeVar("T")
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
-    return servers.free_port()
-
-
 async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
-    """What `predicate` returns, once that is true; asks again every 20 ms and fails after `timeout` seconds."""
+    """Returns the first true value of `predicate`, called every 20 ms; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = await predicate()
@@ -32,33 +28,33 @@ async def eventually(predicate: Callable[[], Awaitable[T]], timeout: float = 10.
 
 @pytest.fixture(scope="session")
 async def kafka_servers() -> AsyncIterator[str]:
-    """Bootstrap address of an embedded broker (Tansu). Idempotent producers are not for it."""
+    """Bootstrap address of an embedded broker (Tansu), which does not support idempotent producers."""
     async with await servers.start_tansu() as broker:
         yield broker.url
 
 
 @pytest.fixture(scope="session")
 async def redis_url() -> AsyncIterator[str]:
-    """URL of a Valkey without persistence. Shared: use keys of your own, never FLUSHALL."""
+    """URL of a Valkey without persistence. It is shared: use your own keys, never FLUSHALL."""
     async with await servers.start_valkey() as valkey:
         yield valkey.url
 
 
 @pytest.fixture(scope="session")
 async def cluster_libs() -> Path:
-    """Folder of the jars of the cluster; fails, and says why, where they cannot be had."""
-    return await servers.ensure_cluster_libs(REPOSITORY / ".cluster")
+    """Folder with the jars of the cluster; fails with the reason when they are not available."""
+    return await ensure_cluster_libs(REPOSITORY / ".cluster")
 
 
 @pytest.fixture(scope="session")
 async def apache_kafka(cluster_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """Bootstrap address of an Apache Kafka node with an empty log. Topics are not created by accident there."""
-    async with await servers.start_kafka(None, tmp_path_factory.mktemp("kafka"), cluster_libs) as kafka:
+    """Bootstrap address of an Apache Kafka node with an empty log and without automatic topic creation."""
+    async with await servers.start_kafka(tmp_path_factory.mktemp("kafka"), cluster_libs) as kafka:
         yield kafka.url
 
 
 @pytest.fixture(scope="session")
 async def mongodb_url(cluster_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """URL of an empty MongoDB-wire server."""
-    async with await servers.start_mongo(None, tmp_path_factory.mktemp("mongo") / "data.mv", cluster_libs) as mongo:
+    async with await servers.start_mongo(tmp_path_factory.mktemp("mongo") / "data.mv", cluster_libs) as mongo:
         yield mongo.url

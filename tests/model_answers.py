@@ -1,4 +1,4 @@
-"""What the scripted model server answers by default: valid, and the same for the same request."""
+"""Default answers of the scripted model server: valid, and the same for the same request."""
 
 import base64
 import hashlib

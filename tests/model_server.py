@@ -1,15 +1,15 @@
-"""A server that speaks the OpenAI protocol and does what it is told: answer, refuse, stammer, hang, hang up.
+"""A scripted OpenAI-compatible server: it answers, refuses, truncates, hangs or disconnects as requested.
 
-In a test, import the fixture and take it:
+In a test, import the fixture and request it:
 
     from tests.model_server import scripted_model as scripted_model
 
     async def test_...(scripted_model: ModelServer) -> None:
         scripted_model.script(Step(status=429, headers={"Retry-After": "1"}), Step(kind="answer"))
 
-As a process of its own (`python -m tests.model_server --port P`) it is steered through `/control`:
-`PUT /control/behaviour` takes a `Behaviour`, `POST /control/script` a list of `Step`s, `GET /control/requests` gives
-every request it received, `GET /control/stats` the counts, `DELETE /control/requests` forgets them.
+As a separate process (`python -m tests.model_server --port P`) it is controlled over `/control`:
+`PUT /control/behaviour` takes a `Behaviour`, `POST /control/script` a list of `Step`s, `GET /control/requests` returns
+every request received, `GET /control/stats` the counts, `DELETE /control/requests` deletes them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Kind = Literal[
 
 
 class Step(BaseModel):
-    """What to do with one request (or the next `times` ones). A `status` other than 200 answers with an error."""
+    """How to answer one request, or the next `times` ones. A `status` other than 200 is an error answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class Step(BaseModel):
 
 
 class Behaviour(BaseModel):
-    """What to do with requests that no step is for."""
+    """How to answer requests without a step."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ class Behaviour(BaseModel):
 
 
 class Received(BaseModel):
-    """One request as it came in."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
@@ -90,7 +90,7 @@ class ModelServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens; port 0 takes a free one."""
+        """Starts listening; port 0 chooses a free one."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/embeddings", self._embeddings)
@@ -108,21 +108,21 @@ class ModelServer:
         self.url = f"http://{host}:{self._runner.addresses[0][1]}/v1"
 
     async def stop(self) -> None:
-        """Ends what hangs and closes."""
+        """Ends hanging requests and closes the server."""
         self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
 
     def script(self, *steps: Step) -> None:
-        """Does these steps next, each for one request that its `path` fits, in their order."""
+        """Appends steps. Each is used, in order, for one request that matches its `path`."""
         self._steps.extend(step.model_copy() for step in steps)
 
     def received(self, path: Path = "any") -> list[Received]:
-        """What came in so far."""
+        """Returns the requests received so far."""
         return [item for item in self.requests if path == "any" or item.path == path]
 
     def reset(self) -> None:
-        """Back to the default behaviour, with nothing scripted and nothing received."""
+        """Restores the default behaviour and deletes steps and received requests."""
         self.behaviour = Behaviour()
         self._steps.clear()
         self.requests.clear()
@@ -277,13 +277,22 @@ async def _cut(request: web.Request, *, within_body: bool) -> web.StreamResponse
 
 @pytest.fixture
 async def scripted_model() -> AsyncIterator[ModelServer]:
-    """A fresh server on a free port of 127.0.0.1, in the test's own process."""
+    """A server for one test, on a free port of 127.0.0.1."""
     server = ModelServer()
     await server.start()
     try:
         yield server
     finally:
         await server.stop()
+
+
+@pytest.fixture(scope="module", name="model")
+async def module_model() -> AsyncIterator[ModelServer]:
+    """A server for all tests of a module."""
+    server = ModelServer()
+    await server.start()
+    yield server
+    await server.stop()
 
 
 async def _serve(host: str, port: int) -> None:

@@ -1,9 +1,10 @@
-"""The whole system as its users meet it: started by its own command, spoken to over HTTP and Kafka only."""
+"""Runs the whole local stack for a test through its own command line, and calls it over HTTP."""
 
 import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,19 +14,20 @@ from typing import Any, Self
 import httpx
 
 _PROJECT = Path(__file__).parent.parent
-_START_SECONDS = 150.0
-_STOP_SECONDS = 60.0
+_COMMAND_SECONDS = 150.0
+_OUTSIDE_SERVERS = {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "MONGODB_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"}
 ENDED = {"upgraded", "cached", "original", "failed"}
 
 
 class RunningStack:
-    """A stack in a folder of its own. `environment` is added to what it is started with."""
+    """A stack on its own data folder. `environment` is added to that of every command."""
 
     def __init__(self, data_dir: Path, *, cluster: bool = False, environment: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self.cluster = cluster
-        self._environment = {
-            **os.environ,
+        self.start_output = ""
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in _OUTSIDE_SERVERS},
             "DATA_DIR": str(data_dir),
             "GATEWAY_PORT": "0",
             "LOG_LEVEL": "INFO",
@@ -42,52 +44,65 @@ class RunningStack:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Returns when everything is ready; fails with what the command printed."""
-        more = ["--cluster"] if self.cluster else []
-        await self._local("run", "--detach", "--no-sample", *more, within=_START_SECONDS)
+    async def start(self, *, sample: bool = False) -> None:
+        """Returns when every part is ready; fails with the output of the command."""
+        options = [*(["--cluster"] if self.cluster else []), *([] if sample else ["--no-sample"])]
+        self.start_output = await self._succeed("run", "--detach", *options)
 
     async def stop(self) -> None:
-        await self._local("stop", within=_STOP_SECONDS)
+        await self._succeed("stop")
 
-    async def _local(self, *arguments: str, within: float) -> str:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "deploy.local",
-            *arguments,
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Runs `python -m deploy.local <arguments>` to its end; `variables` are added to the environment."""
+        return subprocess.run(
+            [sys.executable, "-m", "deploy.local", *arguments],
             cwd=_PROJECT,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), within)
-        assert process.returncode == 0, f"{arguments}: {output.decode()[-4000:]}"
-        return output.decode()
 
     def endpoints(self) -> dict[str, Any]:
-        """Where everything is now."""
+        """The current addresses and process ids."""
         content: dict[str, Any] = json.loads((self.data_dir / "endpoints.json").read_bytes())
         return content
+
+    def status(self) -> dict[str, Any]:
+        """The report of the command `status`."""
+        report: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return report
+
+    def all_pids(self) -> list[int]:
+        """The process ids of the supervisor, first, and of all parts."""
+        report = self.status()
+        return [report["supervisor"]["pid"], *(part["pid"] for part in report["parts"].values())]
 
     @property
     def key(self) -> str:
         return (self.data_dir / "demo-key").read_text().strip()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return dict(self._environment)
-
     def client(self, **more: Any) -> httpx.AsyncClient:
         """An HTTP client of the demo tenant."""
         headers = {"X-API-Key": self.key, **more.pop("headers", {})}
-        return httpx.AsyncClient(base_url=self.endpoints()["gateway"], headers=headers, timeout=70.0, **more)
+        return httpx.AsyncClient(
+            base_url=self.endpoints()["gateway"], headers=headers, timeout=70.0, trust_env=False, **more
+        )
+
+    async def upgrade(self, prompt: str) -> dict[str, Any]:
+        """The answer of POST /api/upgrade."""
+        async with self.client() as client:
+            answer = await client.post("/api/upgrade", json={"userPrompt": prompt}, headers={"Prefer": "wait=60"})
+            assert answer.status_code == 200, answer.text
+            upgrade: dict[str, Any] = answer.json()
+            return upgrade
 
     def pid(self, part: str) -> int:
         return int(self.endpoints()["pids"][part])
 
     async def kill(self, part: str) -> None:
-        """SIGKILL, and wait until the part has been replaced."""
+        """Sends SIGKILL and returns when the part has been replaced."""
         killed = self.pid(part)
         os.kill(killed, signal.SIGKILL)
         deadline = time.monotonic() + 60
@@ -96,7 +111,7 @@ class RunningStack:
             await asyncio.sleep(0.05)
 
     async def ended(self, client: httpx.AsyncClient, upgrade_id: str, within: float = 90.0) -> dict[str, Any]:
-        """The upgrade, once it has ended. A gateway that is being replaced is asked again."""
+        """The upgrade, once it has ended. Retries while the gateway is being replaced."""
         deadline = time.monotonic() + within
         while True:
             try:
@@ -108,3 +123,8 @@ class RunningStack:
                 answer = None
             assert time.monotonic() < deadline, f"{upgrade_id} has not ended: {answer and answer.text}"
             await asyncio.sleep(0.2)
+
+    async def _succeed(self, *arguments: str) -> str:
+        completed = await asyncio.to_thread(self.run, *arguments)
+        assert completed.returncode == 0, f"{arguments}: {(completed.stdout + completed.stderr)[-4000:]}"
+        return completed.stdout

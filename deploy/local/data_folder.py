@@ -1,4 +1,4 @@
-"""The data folder of a stack: the files that say where it is, and the lock that allows one stack per folder."""
+"""Files in a stack's data folder: addresses and state as JSON, and a lock that allows one stack per folder."""
 
 import fcntl
 import json
@@ -8,10 +8,11 @@ from typing import Any
 
 ENDPOINTS_FILE = "endpoints.json"
 SUPERVISOR_FILE = "supervisor.json"
+_LOCK_FILE = "supervisor.lock"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces the file in one step, readable by its owner only: an address may hold a password."""
+    """Replaces the file atomically. Only its owner can read it, because an address may hold a password."""
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as handle:
@@ -21,7 +22,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of the file, or None when there is none."""
+    """Returns the JSON object in the file, or None when the file is missing or holds anything else."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -29,11 +30,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-_LOCK_FILE = "supervisor.lock"
-
-
 class AlreadyRunning(RuntimeError):
-    """Another stack runs on this data folder. `pid` is its supervisor's, 0 when unknown."""
+    """Another stack runs on this data folder. `pid` is the id of its supervisor, 0 when unknown."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"pid {pid}")
@@ -41,7 +39,7 @@ class AlreadyRunning(RuntimeError):
 
 
 class InstanceLock:
-    """Held for the life of a supervisor; the kernel lets go of it when the process ends, however it ends."""
+    """A file lock held while a supervisor runs. The kernel releases it when the process ends, however it ends."""
 
     def __init__(self, data_dir: Path) -> None:
         self._descriptor = os.open(data_dir / _LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
@@ -60,7 +58,7 @@ class InstanceLock:
 
 
 def running_pid(data_dir: Path) -> int | None:
-    """The pid of the supervisor that runs on this data folder, or None when there is none."""
+    """Returns the process id of the supervisor that runs on this data folder, or None."""
     try:
         descriptor = os.open(data_dir / _LOCK_FILE, os.O_RDWR)
     except OSError:

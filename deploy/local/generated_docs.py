@@ -1,4 +1,4 @@
-"""Writes or checks the documents that are generated from the code."""
+"""Writes or checks the documents that are generated from code: settings, event tables, plans and AsyncAPI."""
 
 import argparse
 import json
@@ -14,9 +14,50 @@ from shared.contracts.schema_files import schema_of
 from shared.contracts.topics import KIB, TOPICS, Topic, TopicKind, consumed_by_us, dead_letter_topic
 from shared.messaging.operate.asyncapi import asyncapi_document
 
+_PROJECT = Path(__file__).resolve().parents[2]
+_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+_WITH_BLOCKS = ("docs/events.md", "docs/access.md")
+_TEAMS = "internal teams"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.generated_docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when a file is outdated")
+    if parser.parse_args(arguments).check:
+        stale = not_current()
+        for path in stale:
+            sys.stderr.write(f"{path} is outdated: run `make contracts`\n")
+        return 1 if stale else 0
+    for path, content in documents().items():
+        (_PROJECT / path).write_text(content, encoding="utf-8")
+    return 0
+
+
+def documents() -> dict[str, str]:
+    """Returns the expected content of each generated file, by its path in the project."""
+    asyncapi = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
+    blocks = {"topics": topics_table(), "fields": fields_tables(), "plans": plans_table()}
+    filled = {
+        path: _BLOCK.sub(
+            lambda found: f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}", (_PROJECT / path).read_text(encoding="utf-8")
+        )
+        for path in _WITH_BLOCKS
+    }
+    return {
+        ".env.example": env_example(),
+        "docs/settings.md": settings_page(),
+        "docs/asyncapi.json": asyncapi,
+        **filled,
+    }
+
+
+def not_current() -> list[str]:
+    """Returns the paths of generated files that are missing or outdated."""
+    return [path for path, content in documents().items() if _content(_PROJECT / path) != content]
+
 
 def plans_table() -> str:
-    """Markdown: a row for each plan, with the most of each meter in a month."""
+    """Returns a Markdown table of the plans with their monthly limits."""
     rows = ["| plan | upgrades | tokens | embeddings |", "|---|---|---|---|"]
     for plan, limits in PLAN_LIMITS.items():
         cells = (_amount(limit) for limit in (limits.upgrades, limits.tokens, limits.embeddings))
@@ -24,15 +65,8 @@ def plans_table() -> str:
     return "\n".join(rows)
 
 
-def _amount(limit: int | None) -> str:
-    return "unlimited" if limit is None else f"{limit:,}"
-
-
-_TEAMS = "internal teams"
-
-
 def topics_table() -> str:
-    """Every topic of the registry."""
+    """Returns a Markdown table of every topic in the registry, and a paragraph on dead-letter topics."""
     lines = [
         "| topic | kind | key | written by | read by | partitions | kept | largest record |",
         "|---|---|---|---|---|---|---|---|",
@@ -43,11 +77,15 @@ def topics_table() -> str:
 
 
 def fields_tables() -> str:
-    """The data of each topic that other teams may read, field by field."""
+    """Returns a Markdown section with the fields of each topic that other teams may read."""
     sections = [
         _fields_section(topic) for topic in TOPICS if topic.kind is TopicKind.FACT and _TEAMS in topic.consumers
     ]
     return "\n\n".join(sections)
+
+
+def _amount(limit: int | None) -> str:
+    return "unlimited" if limit is None else f"{limit:,}"
 
 
 def _dead_letters() -> str:
@@ -61,7 +99,7 @@ def _dead_letters() -> str:
     return (
         f"Each topic that a service reads has a dead-letter topic, `<topic>.dlq`: {partitions} partition, records of "
         f"up to 64 KiB more than its source, kept {times}."
-        + (f" {without} have none: only other teams read them." if without else "")
+        + (f" {without} have none, because only other teams read them." if without else "")
     )
 
 
@@ -111,47 +149,6 @@ def _type(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if field.get("format") == "date-time":
         return "time, RFC 3339 UTC"
     return str(field.get("type", "anything"))
-
-
-_PROJECT = Path(__file__).resolve().parents[2]
-_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
-_WITH_BLOCKS = ("docs/events.md", "docs/access.md")
-
-
-def documents() -> dict[str, str]:
-    """What each generated file has to hold, by its path in the project."""
-    asyncapi = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
-    blocks = {"topics": topics_table(), "fields": fields_tables(), "plans": plans_table()}
-    filled = {
-        path: _BLOCK.sub(
-            lambda found: f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}", (_PROJECT / path).read_text(encoding="utf-8")
-        )
-        for path in _WITH_BLOCKS
-    }
-    return {
-        ".env.example": env_example(),
-        "docs/settings.md": settings_page(),
-        "docs/asyncapi.json": asyncapi,
-        **filled,
-    }
-
-
-def not_current() -> list[str]:
-    """Paths of generated files that are missing or differ from what the code says."""
-    return [path for path, content in documents().items() if _content(_PROJECT / path) != content]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.generated_docs", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 when a file is not current")
-    if parser.parse_args(arguments).check:
-        stale = not_current()
-        for path in stale:
-            sys.stderr.write(f"{path} is not current: run `make contracts`\n")
-        return 1 if stale else 0
-    for path, content in documents().items():
-        (_PROJECT / path).write_text(content, encoding="utf-8")
-    return 0
 
 
 def _content(file: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""`stop`, `status`, `logs` and `env`: what an operator asks of a stack that runs."""
+"""The commands for a running stack: `stop`, `status`, `logs` and `env`."""
 
 import asyncio
 import json
@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from deploy.local.data_folder import ENDPOINTS_FILE, SUPERVISOR_FILE, read_json, running_pid
 from deploy.local.part_logs import Terminal
-from deploy.local.process_table import NotReady, http_ready, is_running, resident_mb
+from deploy.local.processes import is_running, resident_mb
+from deploy.local.readiness import NotReady, http_ready
 from deploy.local.settings import LocalSettings, stack_secrets
 from deploy.local.stack_plan import SERVICES
 
@@ -26,13 +27,13 @@ _FOLLOW_SECONDS = 0.3
 
 
 def stop(settings: LocalSettings) -> int:
-    """Ends the stack and returns when it has ended."""
+    """Stops the stack and returns when it has ended: 0, or 1 when it did not end in time."""
     pid = running_pid(settings.data_dir)
     if pid is None:
         print("the stack is not running")
         return 0
     os.kill(pid, signal.SIGTERM)
-    print("stopping; services finish what they have begun")
+    print("stopping; services finish their work in progress")
     deadline = time.monotonic() + _STOP_LIMIT_SECONDS
     while running_pid(settings.data_dir) == pid or is_running(pid):
         if time.monotonic() > deadline:
@@ -44,13 +45,13 @@ def stop(settings: LocalSettings) -> int:
 
 
 def status(settings: LocalSettings, *, as_json: bool) -> int:
-    """Shows every part: 0 when all are ready, 1 when some are not, 3 when nothing runs."""
+    """Prints the state of every part. Returns 0 when all are ready, 1 when some are not, 3 when no stack runs."""
     pid = running_pid(settings.data_dir)
-    told = read_json(settings.data_dir / SUPERVISOR_FILE) if pid is not None else None
-    if pid is None or told is None:
+    state = read_json(settings.data_dir / SUPERVISOR_FILE) if pid is not None else None
+    if pid is None or state is None:
         print(json.dumps({"running": False}) if as_json else _NOT_RUNNING)
         return _NOTHING_RUNS_EXIT
-    report = asyncio.run(_report(pid, told))
+    report = asyncio.run(_report(pid, state))
     endpoints = read_json(settings.data_dir / ENDPOINTS_FILE)
     if as_json:
         print(json.dumps({**report, "endpoints": endpoints}, indent=2))
@@ -59,15 +60,15 @@ def status(settings: LocalSettings, *, as_json: bool) -> int:
     return 0 if report["ready"] else 1
 
 
-async def _report(pid: int, told: dict[str, Any]) -> dict[str, Any]:
-    parts = {name: await _part(name, part) for name, part in told["parts"].items()}
+async def _report(pid: int, state: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: await _part(name, part) for name, part in state["parts"].items()}
     supervisor = {"pid": pid, "memoryMb": round(resident_mb(pid), 1)}
     total = sum(part["memoryMb"] for part in parts.values()) + supervisor["memoryMb"]
     return {
         "running": True,
-        "ready": bool(told["ready"]) and all(part["state"] == "ready" for part in parts.values()),
-        "cluster": told["cluster"],
-        "upSeconds": round(time.time() - told["startedAt"]),
+        "ready": bool(state["ready"]) and all(part["state"] == "ready" for part in parts.values()),
+        "cluster": state["cluster"],
+        "upSeconds": round(time.time() - state["startedAt"]),
         "memoryMb": round(total, 1),
         "supervisor": supervisor,
         "parts": parts,
@@ -105,13 +106,13 @@ def _print_status(report: dict[str, Any], endpoints: dict[str, Any] | None) -> N
     supervisor = report["supervisor"]
     print(f"{'supervisor':<25}{supervisor['pid']:>8}{'':>10}{report['upSeconds']:>8}{supervisor['memoryMb']:>8.0f}")
     kind = "Apache Kafka and a MongoDB-wire server" if report["cluster"] else "embedded"
-    print(f"in all {report['memoryMb']:.0f} MB; {kind}; {'ready' if report['ready'] else 'not ready'}")
+    print(f"total {report['memoryMb']:.0f} MB; {kind}; {'ready' if report['ready'] else 'not ready'}")
     if endpoints:
         print(f"gateway {endpoints['gateway']}, docs {endpoints['gateway']}/docs")
 
 
 def logs(settings: LocalSettings, part: str | None, *, follow: bool, lines: int) -> int:
-    """The end of the log of one part, or of all; `follow` goes on until Ctrl-C."""
+    """Prints the last lines of one part's log, or of all; `follow` keeps printing new lines until Ctrl-C."""
     folder = settings.data_dir / "logs"
     files = sorted(file for file in folder.glob("*.log") if part is None or file.stem == part)
     if not files:
@@ -138,7 +139,7 @@ def _follow(files: Sequence[Path], terminal: Terminal) -> None:
     while True:
         for file, position in positions.items():
             size = file.stat().st_size if file.exists() else 0
-            start = position if size >= position else 0  # it was rotated
+            start = position if size >= position else 0  # a smaller file is a new one, after rotation
             if size > start:
                 with file.open("rb") as handle:
                     handle.seek(start)
@@ -151,12 +152,12 @@ def _follow(files: Sequence[Path], terminal: Terminal) -> None:
 
 
 def env(settings: LocalSettings, command: Sequence[str]) -> int:
-    """Prints what a tool needs to reach the running stack, as shell lines, or runs `command` with it.
+    """Runs `command` with the environment of the running stack; without a command, prints it as shell lines.
 
-    3 when nothing runs.
+    Returns 3 when no stack runs.
     """
     environment = _tool_environment(settings)
-    # A stack elsewhere may be named in the environment, and help needs none.
+    # The environment may name a stack on another machine, and `--help` needs no stack.
     if not environment and settings.kafka_bootstrap_servers is None and "--help" not in command:
         print(_NOT_RUNNING, file=sys.stderr)
         return _NOTHING_RUNS_EXIT
@@ -170,19 +171,19 @@ def env(settings: LocalSettings, command: Sequence[str]) -> int:
 
 def _tool_environment(settings: LocalSettings) -> dict[str, str]:
     endpoints = read_json(settings.data_dir / ENDPOINTS_FILE) if running_pid(settings.data_dir) else None
-    told = read_json(settings.data_dir / SUPERVISOR_FILE) or {}
+    state = read_json(settings.data_dir / SUPERVISOR_FILE) or {}
     if endpoints is None:
-        return {}  # the environment may name a stack elsewhere
+        return {}
     environment = {
         **stack_secrets(settings),
-        "DATA_DIR": str((settings.data_dir / "cluster" if told.get("cluster") else settings.data_dir).resolve()),
+        "DATA_DIR": str((settings.data_dir / "cluster" if state.get("cluster") else settings.data_dir).resolve()),
         "KAFKA_BOOTSTRAP_SERVERS": endpoints["kafka"],
         "REDIS_URL": endpoints["redis"],
         "GATEWAY_URL": endpoints["gateway"],
     }
     if endpoints["mongodb"]:
         environment["MONGODB_URL"] = endpoints["mongodb"]
-    if "broker" in endpoints["pids"] and not told.get("cluster"):
+    if "broker" in endpoints["pids"] and not state.get("cluster"):
         environment["KAFKA_ENABLE_IDEMPOTENCE"] = "false"
     environment |= {f"{name.upper()}_URL": url for name, url in endpoints["services"].items()}
     return environment

@@ -1,4 +1,4 @@
-"""Whether the servers that settings point to are there, asked before anything is started."""
+"""Checks that the external servers named in settings accept connections, before anything is started."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,10 @@ Address = tuple[str, int]
 
 
 def outside_addresses(settings: LocalSettings) -> Mapping[str, Sequence[Address]]:
-    """Where the servers are, by the setting that says so; without those whose addresses only their client can find."""
+    """Returns host and port of each external server by the name of its setting.
+
+    Leaves out URLs that only the client library can resolve, such as `mongodb+srv:` and `unix:`.
+    """
     found: dict[str, Sequence[Address]] = {}
     if settings.kafka_bootstrap_servers:
         found["KAFKA_BOOTSTRAP_SERVERS"] = _addresses(settings.kafka_bootstrap_servers, _KAFKA_PORT)
@@ -30,11 +33,11 @@ def outside_addresses(settings: LocalSettings) -> Mapping[str, Sequence[Address]
     return found
 
 
-async def nobody_answers(addresses: Mapping[str, Sequence[Address]]) -> str | None:
-    """One line on the first setting at none of whose addresses a connection is accepted; None when there is none."""
-    for name, some in addresses.items():
-        if not any(await asyncio.gather(*(_answers(address) for address in some))):
-            return f"wrong setting: {name}: nothing answers at {', '.join(f'{host}:{port}' for host, port in some)}"
+async def unreachable_server(addresses: Mapping[str, Sequence[Address]]) -> str | None:
+    """Returns one line about the first setting none of whose addresses accepts connections, or None."""
+    for name, hosts in addresses.items():
+        if not any(await asyncio.gather(*(_answers(address) for address in hosts))):
+            return f"wrong setting: {name}: nothing answers at {', '.join(f'{host}:{port}' for host, port in hosts)}"
     return None
 
 
@@ -49,6 +52,6 @@ async def _answers(address: Address) -> bool:
 
 
 def _addresses(listed: str, default_port: int) -> list[Address]:
-    """`host`, `host:port` and `[::1]:port`, comma-separated. What is not written like that was refused before."""
+    """Parses comma-separated `host`, `host:port` and `[::1]:port`. The settings check has refused any other form."""
     split = [urlsplit(f"//{one.strip()}") for one in listed.split(",")]
     return [(parts.hostname or "localhost", parts.port or default_port) for parts in split]

@@ -1,4 +1,4 @@
-"""Output of the stack's parts: a rotated file for each, and lines for the operator's terminal."""
+"""Log output of the stack: a rotated file for each part, and readable lines on the operator's terminal."""
 
 import contextlib
 import json
@@ -15,10 +15,14 @@ _LONGEST_LINE_BYTES = 64 * 1024
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 _NAME_WIDTH = 10
 _HIDDEN_FIELDS = frozenset({"time", "timestamp", "level", "service", "event", "trace_id", "logger"})
+_SUPERVISOR_NAME = "stack"
+_SUPERVISOR_LOG_BYTES = 2_000_000
+_SUPERVISOR_LOG_FILES = 2
+READY, FAILED = "ready", "failed"
 
 
 class RotatedFile:
-    """A log file that moves to `<name>.1`, `<name>.2`, … when it passes its size; the oldest is dropped."""
+    """A log file that is renamed to `<name>.1`, `<name>.2`, … when it exceeds its size; the oldest is deleted."""
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,10 @@ class RotatedFile:
 
 
 class PartLog:
-    """Takes the output of one part in pieces, as it comes out of a pipe, and hands it on in lines."""
+    """Splits the output of one part, read from a pipe in pieces, into lines for its file and the terminal.
+
+    `tail` holds the last lines for error messages.
+    """
 
     def __init__(self, file: RotatedFile, show: Callable[[str], None] | None) -> None:
         self._file, self._show = file, show
@@ -56,7 +63,7 @@ class PartLog:
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def feed(self, data: bytes) -> None:
-        """A piece of output. A line without an end is cut at 64 KiB."""
+        """Adds a piece of output. A line longer than 64 KiB is split."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LONGEST_LINE_BYTES:
             lines.append(self._rest)
@@ -65,7 +72,7 @@ class PartLog:
             self._line(line)
 
     def flush(self) -> None:
-        """The output has ended: what stands without a line end is a line too."""
+        """Writes an unfinished last line, when the output has ended."""
         if self._rest:
             self._line(self._rest)
             self._rest = b""
@@ -84,7 +91,7 @@ class PartLog:
 
 
 class Terminal:
-    """Lines on the terminal with the name of their part in front; JSON log lines are made readable."""
+    """Prints lines with the name of their part in front, JSON log lines in readable form."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -98,7 +105,7 @@ class Terminal:
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (OSError, ValueError):  # the terminal went away; the files still have everything
+        except (OSError, ValueError):  # the terminal was closed; the log files stay complete
             self._stream = open("/dev/null", "w")  # noqa: SIM115
 
     def _prefix(self, part: str) -> str:
@@ -110,7 +117,7 @@ class Terminal:
 
 
 def readable(line: str) -> str:
-    """A JSON log line as `time level event key=value …`; any other line as it is."""
+    """Returns a JSON log line as `time level event key=value …`, and any other line unchanged."""
     if not line.startswith("{"):
         return line
     try:
@@ -129,38 +136,36 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-_NAME = "stack"
-_LOG_BYTES = 2_000_000
-READY, FAILED = "ready", "failed"
-
-
 class OperatorOutput:
-    """`terminal` is None when nobody looks on. `report_to` is the pipe of a waiting starter, closed when it is told."""
+    """The supervisor's messages: to its log file, to `terminal` if there is one, and to a waiting `run --detach`.
+
+    `report_to` is the write end of that command's pipe. It is closed when the stack is ready or has failed.
+    """
 
     def __init__(self, data_dir: Path, terminal: Terminal | None, report_to: int | None = None) -> None:
         self._terminal, self._report_to = terminal, report_to
-        self._file = RotatedFile(data_dir / "logs" / "supervisor.log", _LOG_BYTES, 2)
+        self._file = RotatedFile(data_dir / "logs" / "supervisor.log", _SUPERVISOR_LOG_BYTES, _SUPERVISOR_LOG_FILES)
 
     def say(self, text: str) -> None:
-        """A line (or several) of the supervisor's own."""
+        """Writes one or more lines of the supervisor."""
         now = time.strftime("%H:%M:%S")
         self._file.write(f"{time.strftime('%Y-%m-%d')} {now} {text}\n".encode())
         for line in text.splitlines():
             if self._terminal is not None:
-                self._terminal.line(_NAME, line)
+                self._terminal.line(_SUPERVISOR_NAME, line)
             self._report(line + "\n")
 
     def part_line(self, part: str, line: str) -> None:
-        """A line that a part wrote."""
+        """Shows a line that a part wrote."""
         if self._terminal is not None:
             self._terminal.line(part, line)
 
     def ready(self) -> None:
-        """The stack is up: whoever waits for it goes on."""
+        """Reports that the stack is ready."""
         self._end_report(READY)
 
     def failed(self, why: str) -> None:
-        """The stack could not be started."""
+        """Reports that the stack could not be started, and why."""
         self.say(why)
         self._end_report(FAILED)
 

@@ -1,4 +1,4 @@
-"""Upgrades one sample prompt through the running gateway, shows the result, and says how to go on."""
+"""Upgrades one sample prompt through the running gateway and prints the result, the addresses and a curl line."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ SAMPLE: dict[str, Any] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.sample_prompt", description=__doc__)
-    parser.add_argument("--detached", action="store_true", help="the stack goes on when this command has ended")
+    parser.add_argument("--detached", action="store_true", help="the stack keeps running when this command ends")
     detached: bool = parser.parse_args().detached
     settings = load_settings(LocalSettings)
     endpoints = read_json(settings.data_dir / ENDPOINTS_FILE)
@@ -39,14 +39,14 @@ def main() -> int:
     console = Console(highlight=False)
     key = stack_secrets(settings)["DEMO_API_KEY"]
     gateway: str = endpoints["gateway"]
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         upgrade = _upgrade(gateway, key)
     except (httpx.HTTPError, ValueError) as error:
         console.print(f"[red]The sample prompt was not upgraded:[/red] {error}", markup=True)
         _show_addresses(console, gateway, key, detached)
         return 1
-    _show_upgrade(console, upgrade, time.monotonic() - begun)
+    _show_upgrade(console, upgrade, time.monotonic() - started)
     _show_addresses(console, gateway, key, detached)
     return 0 if upgrade["status"] == "upgraded" else 1
 
@@ -70,15 +70,15 @@ def _show_upgrade(console: Console, upgrade: dict[str, Any], seconds: float) -> 
     console.print(Panel(Text(upgrade["userPrompt"]), title="sample prompt", title_align="left", border_style="dim"))
     prompt = upgrade["upgradedPrompt"] or json.dumps(upgrade["error"])
     console.print(Panel(Text(prompt), title=f"{upgrade['status']}, {upgrade['mode']}", title_align="left"))
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("why", Text(upgrade["reasoning"] or "-"))
-    facts.add_row("still open", Text("\n".join(upgrade["missingQuestions"]) or "-"))
+    details = Table.grid(padding=(0, 2))
+    details.add_row("why", Text(upgrade["reasoning"] or "-"))
+    details.add_row("still open", Text("\n".join(upgrade["missingQuestions"]) or "-"))
     confidence = upgrade["confidence"]
-    facts.add_row("confidence", "-" if confidence is None else f"{confidence:.2f}")
+    details.add_row("confidence", "-" if confidence is None else f"{confidence:.2f}")
     usage = upgrade["usage"]
-    facts.add_row("used", f"{usage['tokensIn']} tokens in, {usage['tokensOut']} out, ${usage['costUsd']}")
-    facts.add_row("took", f"{upgrade['latencyMs']} ms in the pipeline, {seconds * 1000:.0f} ms over HTTP")
-    console.print(facts)
+    details.add_row("used", f"{usage['tokensIn']} tokens in, {usage['tokensOut']} out, ${usage['costUsd']}")
+    details.add_row("took", f"{upgrade['latencyMs']} ms in the pipeline, {seconds * 1000:.0f} ms over HTTP")
+    console.print(details)
     if any(warning["code"] == "offline_model" for warning in upgrade["warnings"]):
         console.print(
             "\nThis was the offline model: fixed rules on this machine, no language model. "
@@ -97,7 +97,7 @@ def _show_addresses(console: Console, gateway: str, key: str, detached: bool) ->
             f"-d {shlex.quote(body)}",
         )
     )
-    # Plain lines: a wrapped one would break when it is pasted.
+    # Not through the console: a line that it wraps breaks when pasted.
     print(f"\ngateway   {gateway}\ndocs      {gateway}/docs\nAPI key   {key}\n\n{curl}\n")
     print("`make stop` ends it, `make status` shows it." if detached else "Ctrl-C ends it.", flush=True)
 

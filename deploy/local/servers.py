@@ -1,61 +1,27 @@
-"""Servers as child processes, for tests and the local stack: started, waited for, stopped, and ended with their
-parent.
-"""
+"""Runs single servers for tests and benchmarks: broker, Redis, MongoDB, or any other command."""
 
-import asyncio
-import contextlib
-import ctypes
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
-from deploy.local.server_commands import (
-    ServerCommand,
-    ServerUnavailable,
-    ensure_cluster_libs,
-    free_port,
-    kafka_command,
-    mongo_command,
-    port_is_taken,
-    tansu_command,
-    valkey_command,
-)
+from deploy.local.ports import HOST, free_port, port_is_free
+from deploy.local.processes import ChildProcess, ServerCommand, ServerUnavailable
+from deploy.local.server_commands import kafka_command, mongo_command, tansu_command, valkey_command
 
-_PR_SET_PDEATHSIG = 1
 _OUTPUT_TAIL_BYTES = 2000
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn`: the kernel kills the child when the thread that started it ends. None off Linux."""
-    if _libc is None:
-        return None
-    libc, parent = _libc, os.getpid()
-
-    def ask_the_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent died in between
-            os._exit(1)
-
-    return ask_the_kernel
+_ATTEMPTS_ON_FREE_PORTS = 3
 
 
 class ServerProcess:
-    """A running server. `url` is what clients connect to. An async context manager that stops it at the end."""
+    """A server as an async context manager that stops it on exit. Clients connect to `url`."""
 
     def __init__(self, command: ServerCommand, *, log_file: Path | None = None) -> None:
-        self.command = command
-        self._log_file = log_file
-        self._process: subprocess.Popen[bytes] | None = None
-        self._own_log: str | None = None
+        self.command, self._log_file = command, log_file
+        self._child: ChildProcess | None = None
 
     @property
     def url(self) -> str:
@@ -67,54 +33,40 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        if self._process is None:
+        if self._child is None:
             raise ServerUnavailable(f"{self.command.name} is not running")
-        return self._process.pid
+        return self._child.pid
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.running
 
     async def start(self) -> Self:
-        """Starts it and returns when it answers; if it does not, raises `ServerUnavailable` with its last output."""
-        if self.command.prepare is not None:
-            await self.command.prepare()
-        if port_is_taken(self.port):
+        """Starts the server and returns when it answers. Raises ServerUnavailable with its last output otherwise."""
+        if not port_is_free(HOST, self.port):
             raise ServerUnavailable(f"{self.command.name} cannot start: port {self.port} is taken")
-        log_path = self._log_path()
-        with log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - forking is quick; the wait below is not blocking
-                self.command.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.command.env},
-                start_new_session=True,  # a Ctrl-C at the terminal is for the parent to handle, in its order
-                preexec_fn=die_with_parent(),
-            )
-        try:
-            await self._wait_until_ready()
-        except BaseException:
-            await self.stop(grace_seconds=0)
-            raise
+        with self._open_log() as log:
+            self._child = await ChildProcess.spawn(self.command, os.environ, log)
+            try:
+                await self._child.wait_until_ready(self.command.start_timeout_seconds)
+            except ServerUnavailable as error:
+                await self.stop(grace_seconds=0)
+                raise ServerUnavailable(f"{error}\n{_tail(log)}") from None
+            except BaseException:
+                await self.stop(grace_seconds=0)
+                raise
         return self
 
     async def stop(self, grace_seconds: float = 10.0) -> None:
-        """SIGTERM, then SIGKILL when `grace_seconds` have passed. Stopping twice is fine."""
-        process, self._process = self._process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM if grace_seconds > 0 else signal.SIGKILL)
-            if not await _ended(process, grace_seconds):
-                process.kill()
-                await _ended(process, 10.0)
-        self._remove_own_log()
+        """Sends SIGTERM, then SIGKILL after `grace_seconds`. Does nothing when the server has been stopped."""
+        child, self._child = self._child, None
+        if child is not None:
+            await child.stop(grace_seconds)
 
     async def kill(self) -> None:
-        """SIGKILL, as a crash would end it; `start()` brings it back on the same port and data."""
-        process = self._process
-        if process is not None:
-            process.kill()
-            await _ended(process, 10.0)
+        """Sends SIGKILL, like a crash; `start()` runs the server again on the same port and data."""
+        if self._child is not None:
+            await self._child.stop(0)
 
     async def __aenter__(self) -> Self:
         return self if self.running else await self.start()
@@ -124,109 +76,47 @@ class ServerProcess:
     ) -> None:
         await self.stop()
 
-    async def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self.command.start_timeout_seconds
-        pause = 0.01
-        while True:
-            if not self.running:
-                code = self._process.returncode if self._process else None
-                raise ServerUnavailable(f"{self.command.name} ended at its start with code {code}:\n{self._tail()}")
-            with contextlib.suppress(OSError, TimeoutError):
-                await self.command.ready()
-                return
-            if time.monotonic() > deadline:
-                limit = self.command.start_timeout_seconds
-                raise ServerUnavailable(f"{self.command.name} did not answer within {limit:.0f} s:\n{self._tail()}")
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.2)
-
-    def _log_path(self) -> Path:
-        if self._log_file is not None:
-            self._log_file.parent.mkdir(parents=True, exist_ok=True)
-            return self._log_file
-        if self._own_log is None:
-            handle, self._own_log = tempfile.mkstemp(prefix=f"{self.command.name}-", suffix=".log")
-            os.close(handle)
-        return Path(self._own_log)
-
-    def _tail(self) -> str:
-        log_path = self._log_path()
-        text = log_path.read_bytes()[-_OUTPUT_TAIL_BYTES:].decode(errors="replace").strip()
-        return text or "(it wrote nothing)"
-
-    def _remove_own_log(self) -> None:
-        if self._own_log is not None:
-            Path(self._own_log).unlink(missing_ok=True)
-            self._own_log = None
+    def _open_log(self) -> IO[bytes]:
+        if self._log_file is None:
+            return tempfile.TemporaryFile()
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        return self._log_file.open("a+b")
 
 
-async def _ended(process: subprocess.Popen[bytes], within_seconds: float) -> bool:
-    deadline = time.monotonic() + within_seconds
-    while process.poll() is None:
-        if time.monotonic() >= deadline:
-            return False
-        await asyncio.sleep(0.02)
-    return True
-
-
-__all__ = [
-    "ServerCommand",
-    "ServerProcess",
-    "ServerUnavailable",
-    "ensure_cluster_libs",
-    "free_port",
-    "kafka_command",
-    "mongo_command",
-    "start_kafka",
-    "start_mongo",
-    "start_tansu",
-    "start_valkey",
-    "tansu_command",
-    "valkey_command",
-]
-
-_ATTEMPTS_ON_CHOSEN_PORTS = 3
-
-
-async def start_tansu(
-    port: int | None = None, cluster_id: str | None = None, *, log_file: Path | None = None
-) -> ServerProcess:
-    """The embedded broker. Its log lives in memory, so a cluster id that is not given is a new one."""
+async def start_tansu(port: int | None = None, cluster_id: str | None = None) -> ServerProcess:
+    """Starts the embedded broker. It keeps its log in memory, so the default cluster id is a new one."""
     name = cluster_id or f"embedded-{uuid.uuid4()}"
-    return await _start(lambda chosen: tansu_command(port=chosen, cluster_id=name), port, log_file)
+    return await _start(lambda chosen: tansu_command(port=chosen, cluster_id=name), port)
 
 
-async def start_valkey(
-    port: int | None = None, data_dir: Path | None = None, *, log_file: Path | None = None
-) -> ServerProcess:
-    """Valkey; with `data_dir` it writes an append-only file there and reads it at its next start."""
-    return await _start(lambda chosen: valkey_command(port=chosen, data_dir=data_dir), port, log_file)
+async def start_valkey(port: int | None = None, data_dir: Path | None = None) -> ServerProcess:
+    """Starts Valkey. With `data_dir` it writes an append-only file there and reads it at its next start."""
+    return await _start(lambda chosen: valkey_command(port=chosen, data_dir=data_dir), port)
 
 
-async def start_kafka(
-    port: int | None, data_dir: Path, libs: Path, *, controller_port: int | None = None, log_file: Path | None = None
-) -> ServerProcess:
-    """One Apache Kafka node on `data_dir`, which is formatted at the first start. `libs` holds the jars."""
-
-    def command(chosen: int) -> ServerCommand:
-        controller = controller_port or free_port()
-        return kafka_command(port=chosen, controller_port=controller, data_dir=data_dir, libs=libs)
-
-    return await _start(command, port, log_file)
+async def start_kafka(data_dir: Path, libs: Path) -> ServerProcess:
+    """Starts one Apache Kafka node on `data_dir`, which the first start formats. `libs` holds the jars."""
+    return await _start(
+        lambda chosen: kafka_command(port=chosen, controller_port=free_port(), data_dir=data_dir, libs=libs)
+    )
 
 
-async def start_mongo(port: int | None, file: Path, libs: Path, *, log_file: Path | None = None) -> ServerProcess:
-    """A MongoDB-wire server that keeps its data in `file`. `libs` holds the jars."""
-    return await _start(lambda chosen: mongo_command(port=chosen, file=file, libs=libs), port, log_file)
+async def start_mongo(file: Path, libs: Path) -> ServerProcess:
+    """Starts a MongoDB-wire server that keeps its data in `file`. `libs` holds the jars."""
+    return await _start(lambda chosen: mongo_command(port=chosen, file=file, libs=libs))
 
 
-async def _start(command: Callable[[int], ServerCommand], port: int | None, log_file: Path | None) -> ServerProcess:
+async def _start(command: Callable[[int], ServerCommand], port: int | None = None) -> ServerProcess:
     if port is not None:
-        return await ServerProcess(command(port), log_file=log_file).start()
-    for attempt in range(1, _ATTEMPTS_ON_CHOSEN_PORTS + 1):
+        return await ServerProcess(command(port)).start()
+    for _ in range(_ATTEMPTS_ON_FREE_PORTS - 1):  # another process may take a free port first
         try:
-            return await ServerProcess(command(free_port()), log_file=log_file).start()
+            return await ServerProcess(command(free_port())).start()
         except ServerUnavailable:
-            if attempt == _ATTEMPTS_ON_CHOSEN_PORTS:
-                raise
-    raise AssertionError("unreachable")
+            continue
+    return await ServerProcess(command(free_port())).start()
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _OUTPUT_TAIL_BYTES))
+    return log.read().decode(errors="replace").strip() or "(no output)"

@@ -1,4 +1,4 @@
-"""Every setting of the system, read from the settings classes: the table in docs/settings.md and `.env.example`."""
+"""Generates docs/settings.md and `.env.example` from the settings classes."""
 
 import importlib
 import inspect
@@ -25,42 +25,42 @@ _TITLES = {
     "shared.privacy": "Privacy",
     "shared.service": "Observability and the life of a process",
 }
-# Said here once for settings whose class leaves it unsaid.
+# Descriptions of settings whose field has none.
 _MEANINGS = {
-    "KAFKA_BOOTSTRAP_SERVERS": "where Kafka is, `host:port`, several separated by commas",
+    "KAFKA_BOOTSTRAP_SERVERS": "addresses of Kafka, `host:port`, separated by commas",
     "KAFKA_SECURITY_PROTOCOL": "how the connection to Kafka is secured",
-    "KAFKA_SASL_MECHANISM": "how a SASL connection logs in",
-    "KAFKA_SASL_USERNAME": "user of a SASL connection",
-    "KAFKA_SASL_PASSWORD": "password of a SASL connection",
-    "KAFKA_SSL_CAFILE": "file with the certificates to trust",
-    "KAFKA_REPLICATION_FACTOR": "copies of each topic that is created",
-    "KAFKA_FETCH_MAX_WAIT_MS": "how long the broker may hold back a fetch that finds nothing, ms",
-    "KAFKA_SESSION_TIMEOUT_MS": "without a heartbeat for this long, a member leaves its group, ms",
-    "KAFKA_REQUEST_TIMEOUT_MS": "limit of one request to the broker, ms",
-    "KAFKA_STATIC_MEMBERSHIP": "a process that comes back keeps its partitions without a rebalance",
-    "STAGE_CONCURRENCY": "messages that one process of a stage works on at a time",
-    "MONGODB_URL": "MongoDB to keep documents in; unset: SQLite files in `DATA_DIR`",
-    "DATA_DIR": "where SQLite files and indexes are kept",
-    "REDIS_URL": "where Redis is",
+    "KAFKA_SASL_MECHANISM": "mechanism of a SASL login",
+    "KAFKA_SASL_USERNAME": "user of a SASL login",
+    "KAFKA_SASL_PASSWORD": "password of a SASL login",
+    "KAFKA_SSL_CAFILE": "file with trusted certificates",
+    "KAFKA_REPLICATION_FACTOR": "replication factor of created topics",
+    "KAFKA_FETCH_MAX_WAIT_MS": "how long the broker may delay the answer to a fetch that finds no records, ms",
+    "KAFKA_SESSION_TIMEOUT_MS": "time without a heartbeat after which a member is removed from its group, ms",
+    "KAFKA_REQUEST_TIMEOUT_MS": "time limit of one request to the broker, ms",
+    "KAFKA_STATIC_MEMBERSHIP": "a restarted process keeps its partitions without a rebalance",
+    "STAGE_CONCURRENCY": "messages that one process of a stage handles at the same time",
+    "MONGODB_URL": "URL of the MongoDB that stores documents; unset: SQLite files in `DATA_DIR`",
+    "DATA_DIR": "folder of SQLite files and indexes",
+    "REDIS_URL": "URL of Redis",
     "OPENAI_API_KEY": "key of the model API",
-    "OPENAI_MODEL": "model that is asked for chat completions",
-    "OPENAI_EMBEDDING_MODEL": "model that is asked for embeddings",
-    "MODEL_ATTEMPT_TIMEOUT_SECONDS": "limit of one request to the model, seconds",
-    "LOG_LEVEL": "least severe log lines that are written",
-    "SENTRY_DSN": "where errors are reported; unset: nowhere",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "where traces are sent; unset: nothing is traced",
-    "METRICS_TOKEN": "Bearer token that `/metrics` asks for; unset: open",
+    "OPENAI_MODEL": "model for chat completions",
+    "OPENAI_EMBEDDING_MODEL": "model for embeddings",
+    "MODEL_ATTEMPT_TIMEOUT_SECONDS": "time limit of one request to the model, seconds",
+    "LOG_LEVEL": "least severe level that is logged",
+    "SENTRY_DSN": "Sentry DSN for error reports; unset: none are sent",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "address for traces; unset: nothing is traced",
+    "METRICS_TOKEN": "Bearer token required by `/metrics`; unset: no token required",
     "TRACE_SAMPLE_RATIO": "share of requests that are traced, 0 to 1",
-    "SHUTDOWN_GRACE_SECONDS": "how long a process may finish what it has begun, seconds",
-    "VAULT_KEY": "base64 keys of 32 bytes, separated by commas; the first seals, all open",
+    "SHUTDOWN_GRACE_SECONDS": "time that a stopping process has to finish its work, seconds",
+    "VAULT_KEY": "base64 keys of 32 bytes, separated by commas; the first one seals, every one opens",
 }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the name of its environment variable, its default as text, what is allowed, what it is for.
+    """One setting: the name of its environment variable, its default, allowed values and meaning as text.
 
-    `local` is what the supervisor of the local stack makes of it, where it reads the same name.
+    `local` is the setting of the same name in the local stack's own settings, if there is one.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Setting:
 
 
 def settings_by_group() -> dict[str, list[Setting]]:
-    """All settings under the title of their group, each name once."""
+    """Returns all settings by the title of their group, each name once."""
     owners: dict[str, set[str]] = {}
     found: list[tuple[str, Setting]] = []
     for settings_class in settings_classes():
@@ -96,7 +96,7 @@ def settings_by_group() -> dict[str, list[Setting]]:
 
 
 def settings_classes() -> Iterator[type[BaseSettings]]:
-    """The settings classes of the local stack, of shared code and of the services, in this order."""
+    """Yields the settings classes of the local stack, of shared code and of the services, in this order."""
     for package in _PACKAGES:
         for module_name in sorted(_settings_modules(package)):
             module = importlib.import_module(module_name)
@@ -105,28 +105,23 @@ def settings_classes() -> Iterator[type[BaseSettings]]:
                     yield value
 
 
-def unexplained() -> list[str]:
-    """Names of settings of which nothing says what they are for."""
-    return [setting.name for group in settings_by_group().values() for setting in group if not setting.meaning]
-
-
 def settings_page() -> str:
-    """docs/settings.md."""
+    """Returns the content of docs/settings.md."""
     lines = [
         "# Settings",
         "",
-        "Every process reads its settings from the environment, or from a file `.env` in the folder it is started in;",
-        "the environment wins. A setting that is wrong stops the start with one line that says which and why. An empty",
-        "value counts as unset. This page is generated from the settings classes (`make contracts`).",
+        "Every process reads its settings from the environment, or from a file `.env` in its working directory; the",
+        "environment takes precedence. A wrong setting stops the start with one line that names it and the reason. An",
+        "empty value counts as unset. This page is generated from the settings classes (`make contracts`).",
         "",
-        "Defaults are those of a service that is started by itself. `make run` tells the services where everything is",
-        "and makes the secrets: what it does with a setting that it reads itself is said after *local stack*.",
+        "Defaults are those of a service started on its own. `make run` sets the addresses and generates the secrets",
+        "of its services. *Local stack* marks settings with another default or meaning for `make run` itself.",
         "",
     ]
     for title, settings in settings_by_group().items():
-        lines += [f"## {title}", "", "| name | default | allowed | what it is for |", "|---|---|---|---|"]
+        lines += [f"## {title}", "", "| name | default | allowed | meaning |", "|---|---|---|---|"]
         lines += [
-            f"| `{setting.name}` | {_code(setting.default)} | {_cell(setting.allowed)} | {_cell(_explained(setting))} |"
+            f"| `{setting.name}` | {_code(setting.default)} | {_cell(setting.allowed)} | {_cell(_meaning(setting))} |"
             for setting in settings
         ]
         lines.append("")
@@ -134,8 +129,8 @@ def settings_page() -> str:
 
 
 def env_example() -> str:
-    """`.env.example`: every setting once, commented out, with its default."""
-    lines = ["# Every setting with its default; copy to .env and take the # away from what you change.", ""]
+    """Returns the content of `.env.example`: every setting once, commented out, with its default."""
+    lines = ["# Every setting with its default. Copy this file to .env and uncomment what you change.", ""]
     seen: set[str] = set()
     for title, settings in settings_by_group().items():
         new = [setting for setting in settings if setting.name not in seen]
@@ -149,14 +144,14 @@ def env_example() -> str:
     return "\n".join(lines)
 
 
-def _explained(setting: Setting) -> str:
+def _meaning(setting: Setting) -> str:
     local = setting.local
     if local is None or (local.meaning, local.default) == (setting.meaning, setting.default):
         return setting.meaning
     if local.default == setting.default != "unset" and local.allowed == setting.allowed:
         return setting.meaning
     default = "" if local.default in (setting.default, "unset") else f"{_code(local.default)}, "
-    return f"{setting.meaning}; *local stack:* {default}{local.meaning}"
+    return f"{setting.meaning}; *Local stack:* {default}{local.meaning}"
 
 
 def _settings_modules(package: str) -> Iterator[str]:

@@ -1,98 +1,36 @@
-"""What a stack consists of: which parts run here, on which ports, and the environment of each service."""
+"""Plans a stack: which parts run on this machine, on which ports, and with which environment."""
 
 import os
-import random
-import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.local.managed_process import Part
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import (
-    HOST,
-    ServerCommand,
-    kafka_command,
-    mongo_command,
-    tansu_command,
-    valkey_command,
-)
+from deploy.local.ports import HOST, choose_ports
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready
+from deploy.local.server_commands import kafka_command, mongo_command, tansu_command, valkey_command
 from deploy.local.settings import LocalSettings
+from deploy.local.startup_steps import create_topics
 
 SERVICES: tuple[str, ...] = ("gateway", "summarizer", "rag", "upgrader", "usage")
 
-
-_LOW, _HIGH = 20000, 32000
-_TRIES = 500
-
-
-def choose_ports(names: tuple[str, ...]) -> dict[str, int]:
-    """A free port for each name.
-
-    They lie below the range from which the kernel serves outgoing connections: otherwise such a connection could take
-    the port of a process that has just died, and its successor could not listen.
-    """
-    low, high = _range_below_outgoing()
-    chosen: dict[str, int] = {}
-    with ExitStack() as held:
-        for name in names:
-            chosen[name] = _free_port(held, low, high)
-    return chosen
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(held: ExitStack, low: int, high: int) -> int:
-    for _ in range(_TRIES):
-        candidate = random.randint(low, high)  # noqa: S311 - spreads stacks that start at once, nothing secret
-        probe = socket.socket()
-        try:
-            probe.bind(("127.0.0.1", candidate))
-        except OSError:
-            probe.close()
-            continue
-        held.enter_context(probe)
-        return candidate
-    raise OSError(f"no free port between {low} and {high}")
-
-
-def _range_below_outgoing() -> tuple[int, int]:
-    try:
-        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError):
-        return _LOW, _HIGH
-    return (_LOW, min(_HIGH, first - 1)) if first > _LOW + 1000 else (_LOW, _HIGH)
-
-
 PROJECT = Path(__file__).resolve().parents[2]
 VENDOR_MODEL_URL = "https://api.openai.com/v1"
-# A server is told only what it needs: some read general variables (a tracing address, say) in ways we do not mean.
+# Servers get only these variables: some of them interpret general ones, such as a tracing address, in their own way.
 _SERVER_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "JAVA_OPTS", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
 class StackPlan:
-    """The decided stack. `parts` holds what runs here by name; `environment` is what services and tools are given."""
+    """The planned stack: the parts that run here by name, and the environment of the services and tools."""
 
     parts: Mapping[str, Part]
     environment: Mapping[str, str]
     addresses: Mapping[str, Any]
-    offline_model: bool
     cluster: bool
 
     def endpoints(self, pids: Mapping[str, int]) -> dict[str, Any]:
@@ -100,18 +38,12 @@ class StackPlan:
         return {**self.addresses, "pids": dict(pids)}
 
 
-def plan_stack(
-    settings: LocalSettings,
-    secrets: Mapping[str, str],
-    *,
-    cluster_libs: Path | None,
-    create_topics: Callable[[Mapping[str, str]], Awaitable[None]],
-) -> StackPlan:
-    """Decides on ports and addresses. `cluster_libs` is the folder of jars when the stack is to be the cluster."""
+def plan_stack(settings: LocalSettings, secrets: Mapping[str, str], *, cluster_libs: Path | None) -> StackPlan:
+    """Chooses ports and addresses. `cluster_libs` is the folder of jars for a cluster, None for the embedded stack."""
     ports = choose_ports(("broker", "controller", "redis", "mongodb", "model", "gateway", *SERVICES[1:]))
     if settings.gateway_port:
         ports["gateway"] = settings.gateway_port
-    # The two stacks keep their documents in different places: each has its own folder, they do not mix.
+    # Separate folders: the two stacks store their documents differently.
     stack_dir = (settings.data_dir / "cluster" if cluster_libs else settings.data_dir).resolve()
     stack_dir.mkdir(parents=True, exist_ok=True)
     servers = _servers(settings, stack_dir, ports, cluster_libs)
@@ -119,7 +51,7 @@ def plan_stack(
     environment = _service_environment(settings, secrets, stack_dir, ports, addresses)
     if "broker" in servers and cluster_libs is None:
         environment["KAFKA_ENABLE_IDEMPOTENCE"] = "false"  # the embedded broker refuses idempotent producers
-        # Joining takes it half a session: a killed worker is replaced in 4 s instead of 11.
+        # A join takes this broker half a session timeout: a killed worker is replaced in 4 s instead of 11 s.
         environment.setdefault("KAFKA_SESSION_TIMEOUT_MS", "2500")
 
     server_environment = {name: os.environ[name] for name in _SERVER_VARIABLES if name in os.environ}
@@ -134,11 +66,11 @@ def plan_stack(
     for service in SERVICES:
         host = settings.gateway_host if service == "gateway" else HOST
         parts[service] = Part(service, _service(service, host, ports[service]), environment)
-    return StackPlan(parts, environment, addresses, settings.offline_model, cluster_libs is not None)
+    return StackPlan(parts, environment, addresses, cluster_libs is not None)
 
 
 def reachable(host: str) -> str:
-    """The address at which this machine reaches a server that listens on `host`."""
+    """Returns the address at which this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": HOST, "::": "::1", "": HOST}.get(host, host)
 
 
@@ -194,7 +126,7 @@ def _service_environment(
         **secrets,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
-        "MALLOC_ARENA_MAX": "2",  # fewer arenas, less memory that is held and not used
+        "MALLOC_ARENA_MAX": "2",  # with more arenas the allocator keeps more unused memory
         "DATA_DIR": str(stack_dir),
         "KAFKA_BOOTSTRAP_SERVERS": addresses["kafka"],
         "REDIS_URL": addresses["redis"],

@@ -1,56 +1,53 @@
-"""Starts the stack, keeps it running, and ends it so that nothing is lost and no process stays behind."""
+"""Starts the parts of a stack, restarts those that die, and stops all of them in an order that loses no work."""
 
 import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from deploy.local.data_folder import ENDPOINTS_FILE, SUPERVISOR_FILE, write_json
-from deploy.local.managed_process import ManagedProcess, Part, StartFailed
+from deploy.local.managed_process import ManagedProcess, Part
 from deploy.local.part_logs import OperatorOutput, PartLog, RotatedFile
-from deploy.local.process_table import resident_mb
-from deploy.local.servers import die_with_parent
+from deploy.local.processes import ServerUnavailable, resident_mb, run_to_end
 from deploy.local.settings import LocalSettings
-from deploy.local.stack_plan import PROJECT, SERVICES, StackPlan
+from deploy.local.stack_plan import SERVICES, StackPlan
+from deploy.local.startup_steps import create_topics
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SERVER_GRACE_SECONDS = 10.0
-_TOPICS_LIMIT_SECONDS = 60.0
-_TOPICS_ATTEMPTS = 3
 _MEMORY_CHECK_SECONDS = 1.0
 _MB = 1024 * 1024
 _DRAIN_MARGIN_SECONDS = 5.0
 _LEAST_GRACE_SECONDS = 5.0
-# A signal to a whole process group may arrive twice, once directly and once through make.
+# A signal to the process group may arrive twice: directly, and through make.
 _SAME_REQUEST_SECONDS = 1.0
 
 
 class Supervisor:
-    """Runs one stack from start to end."""
+    """Runs one stack until a signal stops it."""
 
     def __init__(self, settings: LocalSettings, plan: StackPlan, output: OperatorOutput) -> None:
         self._settings, self._plan, self._output = settings, plan, output
         self._started_at = time.time()
         self._ready = False
         self._stop = asyncio.Event()
-        self._asked_to_end_at = 0.0
+        self._stop_requested_at = 0.0
         self._processes = {name: self._managed(part) for name, part in plan.parts.items()}
 
     async def run(self, sample: Sequence[str] | None) -> int:
-        """Starts everything, runs the `sample` command once, and serves until a signal. The process's exit code."""
+        """Starts all parts, runs the `sample` command once, and serves until a signal. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in _ENDING_SIGNALS:
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
         try:
             return await self._run(sample)
         finally:
             await self._stop_all()
-            for number in _ENDING_SIGNALS:
+            for number in _STOP_SIGNALS:
                 loop.remove_signal_handler(number)
             for process in self._processes.values():
                 process.close()
@@ -61,7 +58,7 @@ class Supervisor:
             return 0
         try:
             starting.result()
-        except StartFailed as error:
+        except ServerUnavailable as error:
             self._output.failed(str(error))
             return 1
         watching = asyncio.create_task(self._watch_memory())
@@ -74,7 +71,7 @@ class Supervisor:
         return 0
 
     async def _start_all(self) -> None:
-        """Servers and the model first, services when their servers answer. Fails with the first part that does."""
+        """Starts the servers and the model, then the services. Raises the error of the first part that fails."""
         names = set(self._processes)
         try:
             async with asyncio.TaskGroup() as group:
@@ -87,7 +84,7 @@ class Supervisor:
                 for name in SERVICES:
                     group.create_task(self._start(name))
         except ExceptionGroup as failures:
-            failed, rest = failures.split(StartFailed)
+            failed, rest = failures.split(ServerUnavailable)
             raise (failed or rest or failures).exceptions[0] from None
         for process in self._processes.values():
             process.keep_alive()
@@ -95,12 +92,12 @@ class Supervisor:
         self._publish()
 
     async def _start(self, name: str) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         await self._processes[name].start()
-        self._output.say(f"{name} is ready after {time.monotonic() - begun:.1f} s")
+        self._output.say(f"{name} is ready after {time.monotonic() - started:.1f} s")
 
     async def _unless_stopped(self, task: "asyncio.Task[None]") -> bool:
-        """Waits for the task; cancels it, and gives False, when the operator asks for the end before."""
+        """Waits for the task and returns True. On a stop signal, cancels it and returns False."""
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -112,15 +109,9 @@ class Supervisor:
         return False
 
     async def _run_sample(self, command: Sequence[str]) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=PROJECT, env=dict(self._plan.environment), preexec_fn=die_with_parent()
+        code, _ = await run_to_end(
+            "sample", command, environment=self._plan.environment, limit_seconds=None, output=None
         )
-        try:
-            code = await process.wait()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
         if code != 0:
             self._output.say("the sample prompt was not upgraded; the stack keeps running, its logs say more")
 
@@ -138,7 +129,7 @@ class Supervisor:
             self._output.say("stopping")
         self._data_file(ENDPOINTS_FILE).unlink(missing_ok=True)
         deadline = time.monotonic() + self._settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS
-        # In the order of the pipeline: what one service hands over while it drains, the next one still finishes.
+        # In pipeline order: each service can still finish what the one before it passed on while it drained.
         for service in SERVICES if self._ready else ():
             await self._processes[service].stop(max(deadline - time.monotonic(), _LEAST_GRACE_SECONDS))
         rest = [process for name, process in self._processes.items() if name not in SERVICES or not self._ready]
@@ -150,9 +141,9 @@ class Supervisor:
     def _on_signal(self) -> None:
         now = time.monotonic()
         if not self._stop.is_set():
-            self._asked_to_end_at = now
+            self._stop_requested_at = now
             self._stop.set()
-        elif now - self._asked_to_end_at > _SAME_REQUEST_SECONDS:
+        elif now - self._stop_requested_at > _SAME_REQUEST_SECONDS:
             self._output.say("ending at once")
             for process in self._processes.values():
                 process.kill()
@@ -163,21 +154,23 @@ class Supervisor:
         log = PartLog(file, partial(self._output.part_line, part.name))
         limit = self._settings.local_start_timeout_seconds
         embedded_broker = part.name == "broker" and not self._plan.cluster
-        during_restart = self._services_held if embedded_broker else contextlib.nullcontext
+        during_restart = self._services_paused if embedded_broker else contextlib.nullcontext
         return ManagedProcess(part, log, self._output.say, self._publish, limit, during_restart)
 
     @contextlib.contextmanager
-    def _services_held(self) -> Iterator[None]:
-        """Holds the services still. The embedded broker confirms what is written to a topic that it does not have yet,
-        and loses it: nobody may write before the topics are there."""
-        held = [pid for name in SERVICES if (pid := self._processes[name].status.pid) is not None]
+    def _services_paused(self) -> Iterator[None]:
+        """Pauses the services while the embedded broker restarts without its topics.
+
+        The broker confirms a record for a topic that does not exist yet, and loses it.
+        """
+        paused = [pid for name in SERVICES if (pid := self._processes[name].status.pid) is not None]
         try:
-            for pid in held:
+            for pid in paused:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
             yield
         finally:
-            for pid in held:
+            for pid in paused:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
@@ -200,27 +193,3 @@ class Supervisor:
 
     def _data_file(self, name: str) -> Path:
         return self._settings.data_dir / name
-
-
-async def create_topics(environment: Mapping[str, str]) -> None:
-    """Creates the topics in a process of its own, so that the supervisor needs no Kafka client. Raises StartFailed."""
-    for attempt in range(1, _TOPICS_ATTEMPTS + 1):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deploy.local.create_topics"),
-            env=dict(environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=die_with_parent(),
-        )
-        try:
-            output, _ = await asyncio.wait_for(process.communicate(), _TOPICS_LIMIT_SECONDS)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
-        if process.returncode == 0:
-            return
-        if attempt == _TOPICS_ATTEMPTS:
-            lines = output.decode(errors="replace").strip().splitlines()[-15:]
-            raise StartFailed("The topics could not be created:\n" + "\n".join(f"    {line}" for line in lines))

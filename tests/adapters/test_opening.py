@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from deploy.local.ports import free_port
 from shared.storage.documents import CollectionSpec, StorageUnavailable
 from shared.storage.mongodb import MongoDatabase
 from shared.storage.opening import open_database
 from shared.storage.settings import StorageSettings
 from shared.storage.sqlite import SqliteDatabase
-from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 

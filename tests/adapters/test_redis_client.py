@@ -8,9 +8,9 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from deploy.local import servers
+from deploy.local.ports import free_port
 from shared.storage.opening import open_redis
 from shared.storage.settings import StorageSettings
-from tests.conftest import free_port
 
 
 def settings_for(url: str) -> StorageSettings:

@@ -1,4 +1,4 @@
-"""The servers that all else stands on: they start, say why they cannot, end with their parent, keep what they must."""
+"""Tests of the server processes that other tests use: start, failure messages, data kept, death with the parent."""
 
 import asyncio
 import os
@@ -11,8 +11,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
 
 from deploy.local import servers
-from deploy.local.server_commands import ServerCommand, port_answers
-from tests.conftest import REPOSITORY, eventually, free_port
+from deploy.local.ports import free_port
+from deploy.local.processes import ServerCommand, ServerUnavailable
+from deploy.local.readiness import port_answers
+from tests.conftest import REPOSITORY, eventually
 
 PARENT = """
 import asyncio, sys
@@ -25,7 +27,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_broker_that_starts_again_is_another_cluster() -> None:
+async def test_a_restarted_broker_has_a_new_cluster_id() -> None:
     async def cluster_id(address: str) -> str:
         admin = AIOKafkaAdminClient(bootstrap_servers=address)
         await admin.start()
@@ -42,7 +44,7 @@ async def test_a_broker_that_starts_again_is_another_cluster() -> None:
         assert await cluster_id(broker.url) != first
 
 
-async def test_valkey_with_a_folder_keeps_what_it_was_told(tmp_path: Path) -> None:
+async def test_valkey_with_a_folder_keeps_its_data(tmp_path: Path) -> None:
     async with await servers.start_valkey(data_dir=tmp_path / "redis") as valkey:
         async with Redis.from_url(valkey.url) as redis:
             await redis.set("key", "value")
@@ -55,25 +57,25 @@ async def test_valkey_with_a_folder_keeps_what_it_was_told(tmp_path: Path) -> No
 
 async def test_a_taken_port_is_named() -> None:
     async with await servers.start_valkey() as valkey:
-        with pytest.raises(servers.ServerUnavailable, match=f"port {valkey.port} is taken"):
+        with pytest.raises(ServerUnavailable, match=f"port {valkey.port} is taken"):
             await servers.start_valkey(valkey.port)
 
 
-async def test_a_server_that_ends_at_once_is_quoted() -> None:
+async def test_the_output_of_a_server_that_exits_is_in_the_error() -> None:
     command = ServerCommand(
         "broken", ("sh", "-c", "echo out of luck; exit 3"), free_port(), "", lambda: port_answers(1)
     )
-    with pytest.raises(servers.ServerUnavailable, match=r"code 3[\s\S]*out of luck"):
+    with pytest.raises(ServerUnavailable, match=r"code 3[\s\S]*out of luck"):
         await servers.ServerProcess(command).start()
 
 
-async def test_a_server_that_never_answers_is_given_up_and_killed() -> None:
+async def test_a_server_that_never_answers_is_killed() -> None:
     port = free_port()
     command = ServerCommand(
         "mute", ("sh", "-c", "echo waiting; exec sleep 600"), port, "", lambda: port_answers(port), 0.3
     )
     process = servers.ServerProcess(command)
-    with pytest.raises(servers.ServerUnavailable, match=r"did not answer[\s\S]*waiting"):
+    with pytest.raises(ServerUnavailable, match=r"did not answer[\s\S]*waiting"):
         await process.start()
     assert not process.running
 

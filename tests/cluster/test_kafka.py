@@ -130,7 +130,7 @@ async def test_no_topic_comes_into_being_by_accident(apache_kafka: str) -> None:
 
 async def test_a_restart_keeps_the_log_and_the_committed_offsets(cluster_libs: Path, tmp_path: Path) -> None:
     topic = all_topics()[0].name
-    async with await servers.start_kafka(None, tmp_path / "kafka", cluster_libs) as kafka:
+    async with await servers.start_kafka(tmp_path / "kafka", cluster_libs) as kafka:
         await create_topics(settings_for(kafka.url))
         producer = AIOKafkaProducer(bootstrap_servers=kafka.url, enable_idempotence=True, acks="all")
         await producer.start()

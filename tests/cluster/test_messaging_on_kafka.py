@@ -1,12 +1,10 @@
 """The behaviour of the stage runner, the batch runner and their groups, on Apache Kafka."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from shared.messaging.publish.producer import EventProducer
-from shared.messaging.settings import KafkaSettings
-from tests.component.messaging_setup import OTHER_BROKERS, settings_for, started_producer
+from tests.component.messaging_setup import OTHER_BROKERS
+from tests.component.messaging_setup import broker_settings as broker_settings
+from tests.component.messaging_setup import running_producer as running_producer
 from tests.component.test_messaging_batch_runner import (
     test_a_transient_error_is_retried_and_nothing_is_committed_meanwhile as test_batches_are_retried,
 )
@@ -67,15 +65,3 @@ def kafka_servers(apache_kafka: str) -> str:
     """The same tests, another broker: it has idempotent producers and takes no shorter session time-out."""
     OTHER_BROKERS[apache_kafka] = {"kafka_enable_idempotence": True, "kafka_session_timeout_ms": 6000}
     return apache_kafka
-
-
-@pytest.fixture
-def settings(kafka_servers: str) -> KafkaSettings:
-    return settings_for(kafka_servers)
-
-
-@pytest.fixture
-async def producer(settings: KafkaSettings) -> AsyncIterator[EventProducer]:
-    producer = await started_producer(settings)
-    yield producer
-    await producer.stop(1)

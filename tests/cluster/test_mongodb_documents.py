@@ -64,7 +64,7 @@ async def test_a_reader_sees_the_whole_of_an_update_or_none_of_it(mongodb_url: s
 async def test_a_server_that_is_gone_is_unavailable_and_comes_back_with_its_data(
     cluster_libs: Path, tmp_path: Path
 ) -> None:
-    async with await servers.start_mongo(None, tmp_path / "data.mv", cluster_libs) as server:
+    async with await servers.start_mongo(tmp_path / "data.mv", cluster_libs) as server:
         url = f"{server.url}/?serverSelectionTimeoutMS=500"
         database = MongoDatabase(url, "test_restart")
         things = database.collection(SPEC)

@@ -1,4 +1,4 @@
-"""The gateway's admission on a real Valkey and a real store, with a clock and a usage service that a test moves."""
+"""The gateway's admission on a real Valkey and store, with a clock and a usage service that the test controls."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ class Clock:
 
 
 class LocalUsage:
-    """`Usage` over the stand-in, without HTTP."""
+    """`Usage` on the stand-in, without HTTP."""
 
     def __init__(self) -> None:
         self.results: dict[str, UpgradeResult] = {}
@@ -72,7 +72,7 @@ RECORDED_WITHIN_SECONDS = 0.2
 
 
 class AdmissionParts:
-    """One replica's admission, and what surrounds it."""
+    """The admission of one replica with its Redis, store and usage stand-in."""
 
     def __init__(self, valkey: ServerProcess, database: SqliteDatabase) -> None:
         self.valkey = valkey
@@ -108,7 +108,7 @@ class AdmissionParts:
         self.usage.stand_in.set_plan(TENANT, Plan.ENTERPRISE, **overrides)
 
     async def set_limits(self, **overrides: int | None) -> None:
-        """As `limit`, also in a state that is warm."""
+        """Like `limit`, and also updates an installed state."""
         self.limit(**overrides)
         await self.state.set_limits(self.usage.stand_in.quota(TENANT, self.period))
 
@@ -164,7 +164,7 @@ class AdmissionParts:
         )  # fmt: skip
 
     async def end(self, hold: Hold, *, settle: bool = True, error: str | None = None, tokens: int = 30) -> None:
-        """The upgrade ends; usage may count it from now on."""
+        """Ends the upgrade; from now on usage may count it."""
         status = UpgradeStatus.UPGRADED if error is None else UpgradeStatus.ORIGINAL
         result = UpgradeResult(
             upgrade_id=hold.upgrade_id,
@@ -186,7 +186,7 @@ class AdmissionParts:
             await self.admissions.settle([ended])
 
     async def meter(self, name: str, period: str | None = None) -> tuple[int, int]:
-        """Used and held of one meter."""
+        """Returns `used` and `held` of one meter."""
         state = await self.state.read(TENANT, period or self.period, 0)
         assert state is not None
         meter = next(meter for meter in state.meters if meter.meter.value == name)

@@ -1,16 +1,14 @@
-"""Two gateways and a usage service, all real processes, and a worker that tells the ledger what it ended."""
+"""Runs two gateways and a usage service as processes, and a worker that publishes usage for what it ends."""
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from deploy.local.server_commands import ServerCommand
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.quota.held_work import end_event_of
 from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER
@@ -22,6 +20,7 @@ from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.publish.producer import EventProducer
 from tests.component.gateway_world import TOKEN, Worker, World, world_in
+from tests.component.service_process import service_process
 from tests.conftest import eventually
 
 PROMPT = {"userPrompt": "write about rain", "options": {"enableRAG": False}}
@@ -29,15 +28,15 @@ WITH_RAG = {"userPrompt": "write about rain"}
 ASYNC = {"Prefer": "respond-async"}
 
 
-class TellingWorker(Worker):
-    """Ends upgrades as the others do, and publishes what an upgrader and its stages owe the ledger."""
+class ReportingWorker(Worker):
+    """Ends upgrades, and publishes the facts that the upgrader and the stages would publish for the ledger."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._producer = EventProducer(world.kafka, source="upgrader")
         self._started = False
-        self.untold: list[UpgradeResult] = []
-        self.telling = True
+        self.unreported: list[UpgradeResult] = []
+        self.reporting = True
 
     async def start(self) -> None:
         await self._producer.start()
@@ -46,18 +45,18 @@ class TellingWorker(Worker):
 
     async def answer(self, envelope: Envelope) -> UpgradeResult:
         result = await super().answer(envelope)
-        self.untold.append(result)
-        if self.telling:
-            await self.tell()
+        self.unreported.append(result)
+        if self.reporting:
+            await self.report()
         return result
 
-    async def tell(self) -> None:
-        """Publishes the facts of everything that was ended and not told of."""
-        untold, self.untold = self.untold, []
-        await asyncio.gather(*(self._tell(result) for result in untold))
+    async def report(self) -> None:
+        """Publishes the facts of ended upgrades that have not been published."""
+        unreported, self.unreported = self.unreported, []
+        await asyncio.gather(*(self._report(result) for result in unreported))
 
     async def answer_all(self) -> None:
-        """Ends everything that was received and is not ended."""
+        """Ends all received upgrades that are open."""
         done = self._world.siblings.results
         for _, envelope in list(self.received):
             task = envelope.data
@@ -65,7 +64,7 @@ class TellingWorker(Worker):
             if task.upgrade_id not in done:
                 await self.answer(envelope)
 
-    async def _tell(self, result: UpgradeResult) -> None:
+    async def _report(self, result: UpgradeResult) -> None:
         fact, key = UpgradeCompleted.of(result), result.tenant_id
         await self._producer.publish(COMPLETED, key, fact, event_id=end_event_of(result.upgrade_id))
         task = UpgradeTask(
@@ -82,37 +81,20 @@ class TellingWorker(Worker):
 
 
 def usage_process(world: World) -> ServerProcess:
-    """A usage service on the world's broker, not started yet."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-
-    async def ready() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=2.0) as client:
-            try:
-                answer = await client.get("/health/ready")
-            except httpx.HTTPError as error:
-                raise OSError(str(error)) from error
-            if answer.status_code != 200:
-                raise OSError(answer.text)
-
+    """A usage service on the world's broker, not started."""
     variables = {
-        "USAGE_PORT": str(port),
-        "DATA_DIR": str(world.data_dir),
         "KAFKA_BOOTSTRAP_SERVERS": world.tansu.url,
         "KAFKA_ENABLE_IDEMPOTENCE": "false",
         "REDIS_URL": world.valkey.url,
         "INTERNAL_TOKEN": TOKEN,
-        "PYTHONPATH": ":".join(sys.path),
     }
-    argv = (sys.executable, "-m", "services.usage")
-    command = ServerCommand("usage", argv, port, url, ready, env=variables)
-    return ServerProcess(command, log_file=world.data_dir / "usage.log")
+    return service_process("usage", variables, world.data_dir)
 
 
 class AdmissionWorld:
-    """The world, its usage service, and the questions that these tests ask."""
+    """A world with a usage service, and the operations of the admission tests."""
 
-    def __init__(self, world: World, worker: TellingWorker, usage: ServerProcess) -> None:
+    def __init__(self, world: World, worker: ReportingWorker, usage: ServerProcess) -> None:
         self.world = world
         self.worker = worker
         self.usage = usage
@@ -124,7 +106,7 @@ class AdmissionWorld:
         return self.one, self.two
 
     async def limit(self, plan: Plan = Plan.ENTERPRISE, **overrides: int | None) -> None:
-        """Gives the demo tenant what it has used and so much more of each meter; None stays unlimited."""
+        """Sets the demo tenant's limits to current use plus the given amount of each meter; None is unlimited."""
         used = await self.meters()
         limits = {
             Meter(meter): None if more is None else used[meter]["used"] + used[meter]["held"] + more
@@ -155,7 +137,7 @@ class AdmissionWorld:
         return meters
 
     async def settled(self, timeout: float = 30) -> dict[str, dict[str, Any]]:
-        """The meters once nothing is held any more."""
+        """The meters, once nothing is held."""
 
         async def nothing_held() -> dict[str, dict[str, Any]] | None:
             meters = await self.meters()
@@ -166,13 +148,13 @@ class AdmissionWorld:
         return found
 
     async def burst(self, count: int, body: Any = PROMPT, **headers: str) -> list[httpx.Response]:
-        """So many upgrades at once, half of them at each gateway."""
+        """Sends `count` upgrades at once, half of them to each gateway."""
         sent = (self.clients[i % 2].post("/api/upgrade", json=body, headers=ASYNC | headers) for i in range(count))
         return await asyncio.gather(*sent)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[list[dict[str, dict[str, Any]]]]:
-        """Reads the quota again and again meanwhile; each reading has to add up and to be within its limits."""
+        """Reads the quota repeatedly meanwhile and checks that each reading adds up and stays within its limits."""
         seen: list[dict[str, dict[str, Any]]] = []
 
         async def watch() -> None:
@@ -195,7 +177,7 @@ class AdmissionWorld:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def warm(self) -> None:
-        """Returns once upgrades can be admitted again."""
+        """Returns when upgrades can be admitted."""
 
         async def answers() -> bool:
             return all([(await client.get("/api/quota")).status_code == 200 for client in self.clients])
@@ -213,7 +195,7 @@ def adds_up(meter: dict[str, Any]) -> None:
 
 
 def verdicts(answers: list[httpx.Response]) -> dict[str, int]:
-    """How many answers of each kind: the status, or the code of the problem."""
+    """Counts answers by status, or by the code of the problem."""
     found: dict[str, int] = {}
     for answer in answers:
         kind = str(answer.json()["code"]) if answer.status_code >= 400 else str(answer.status_code)
@@ -223,13 +205,13 @@ def verdicts(answers: list[httpx.Response]) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def admission_world_in(data_dir: Path, **environment: str) -> AsyncIterator[AdmissionWorld]:
-    """A running world of its own in `data_dir`."""
-    async with world_in(data_dir, worker=TellingWorker) as world:
+    """A running world in `data_dir`."""
+    async with world_in(data_dir, worker=ReportingWorker) as world:
         worker = world.worker
-        assert isinstance(worker, TellingWorker)
+        assert isinstance(worker, ReportingWorker)
         usage = usage_process(world)
         async with await usage.start():
-            # The first gateway of the world knows only the stand-in.
+            # The first gateway of the world uses only the stand-ins.
             await world.gateway.stop()
             gateways = [world.new_gateway(USAGE_URL=usage.url, **environment) for _ in range(2)]
             async with await gateways[0].start(), await gateways[1].start():

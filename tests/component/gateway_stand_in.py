@@ -1,20 +1,19 @@
-"""Stands where the gateway is, for rag: takes holds on embeddings, refuses them, or is out."""
+"""A stand-in for the gateway in tests of rag: it takes holds on embeddings, refuses them, or is down."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from deploy.local.servers import free_port
+from deploy.local.ports import free_port
 from shared.contracts.problems import PROBLEM_MEDIA_TYPE
 from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
+from tests.http_server import served
 
 
 class GatewayStandIn:
-    """One real server. `room` is how many embeddings it still gives out, None for any number."""
+    """A real HTTP server. `room` is the number of embeddings that it still grants, None for any number."""
 
     def __init__(self) -> None:
         self.taken: dict[str, EmbeddingsHold] = {}
@@ -51,13 +50,5 @@ class GatewayStandIn:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["GatewayStandIn"]:
-        server = uvicorn.Server(
-            uvicorn.Config(self._app(), host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
-        )
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
-        task = asyncio.create_task(server.serve())
-        try:
+        async with served(self._app(), self.port):
             yield self
-        finally:
-            server.should_exit = True
-            await task

@@ -1,23 +1,21 @@
-"""A gateway process with real Kafka, Redis and SQLite around it, and a worker in the test that ends upgrades."""
+"""Runs a gateway process with real Kafka, Redis and SQLite, and a worker in the test that ends upgrades."""
 
 import asyncio
 import base64
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
-import uvicorn
+import pytest
 from aiokafka import AIOKafkaConsumer
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from redis.asyncio import Redis
 
-from deploy.local.server_commands import ServerCommand
-from deploy.local.servers import ServerProcess, free_port, start_tansu, start_valkey
+from deploy.local.ports import free_port
+from deploy.local.servers import ServerProcess, start_tansu, start_valkey
 from services.gateway.http.idempotency import CREATIONS
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from services.gateway.upgrades.accepted_store import ACCEPTED
@@ -41,7 +39,9 @@ from shared.messaging.topics import create_topics
 from shared.privacy.sealing import Vault
 from shared.storage.documents import Collection, CollectionSpec
 from shared.storage.sqlite import SqliteDatabase
+from tests.component.service_process import service_process
 from tests.component.usage_stand_in import UsageStandIn
+from tests.http_server import served
 
 API_KEY = "pu_component_test_key"
 VAULT_KEY = base64.b64encode(b"k" * 32).decode()
@@ -50,7 +50,7 @@ DEADLINE_SECONDS = 20
 
 
 def key_hash(idempotency_key: str) -> str:
-    """How the demo tenant's records know a request with that key."""
+    """The hash under which the demo tenant's records store an idempotency key."""
     vault = Vault([base64.b64decode(VAULT_KEY)])
     return vault.keyed_hash("idempotency-key", DEMO_TENANT_ID, idempotency_key)
 
@@ -59,7 +59,7 @@ TenantId = Annotated[str, Query(alias="tenantId")]
 
 
 class Siblings:
-    """Stands where the upgrader, rag and usage are: their internal HTTP, in one real server."""
+    """A stand-in for the internal HTTP of upgrader, rag and usage, in one real server."""
 
     def __init__(self) -> None:
         self.results: dict[str, UpgradeResult] = {}
@@ -72,9 +72,6 @@ class Siblings:
         self.lookups = 0
         self.erased: list[tuple[str, str]] = []
         self.port = free_port()
-        self._server = uvicorn.Server(
-            uvicorn.Config(self._app(), host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
-        )
 
     @property
     def url(self) -> str:
@@ -82,13 +79,8 @@ class Siblings:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Siblings"]:
-        self._server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
-        task = asyncio.create_task(self._server.serve())
-        try:
+        async with served(self._app(), self.port):
             yield self
-        finally:
-            self._server.should_exit = True
-            await task
 
     def _app(self) -> FastAPI:
         app = FastAPI()
@@ -175,7 +167,7 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 
 def ended(task: UpgradeTask, **changes: Any) -> UpgradeResult:
-    """How an upgrade ends whose model repeats the prompt with a word in front."""
+    """The result of an upgrade whose model repeats the prompt with a prefix."""
     fields: dict[str, Any] = {
         "upgrade_id": task.upgrade_id,
         "tenant_id": task.tenant_id,
@@ -200,7 +192,7 @@ def ended(task: UpgradeTask, **changes: Any) -> UpgradeResult:
 
 
 class Worker:
-    """Reads all stage inboxes. While `answering`, it ends every upgrade at once, the first end wins."""
+    """Reads all stage inboxes. While `answering`, it ends every upgrade at once; the first end is final."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -266,7 +258,7 @@ def _task_of(envelope: Envelope) -> UpgradeTask:
 
 
 class World:
-    """All that a gateway needs, and the gateway."""
+    """A gateway with the servers that it needs."""
 
     def __init__(self, tansu: ServerProcess, valkey: ServerProcess, siblings: Siblings, data_dir: Path) -> None:
         self.tansu = tansu
@@ -279,22 +271,8 @@ class World:
         self.second = self.gateway
 
     def new_gateway(self, **environment: str) -> ServerProcess:
-        """A replica of the gateway on the same store, not started yet."""
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-
-        async def ready() -> None:
-            async with httpx.AsyncClient(base_url=url, timeout=2.0) as client:
-                try:
-                    answer = await client.get("/health/ready")
-                except httpx.HTTPError as error:
-                    raise OSError(str(error)) from error
-                if answer.status_code != 200:
-                    raise OSError(answer.text)
-
+        """A replica of the gateway on the same store, not started."""
         variables = {
-            "GATEWAY_PORT": str(port),
-            "DATA_DIR": str(self.data_dir),
             "KAFKA_BOOTSTRAP_SERVERS": self.tansu.url,
             "KAFKA_ENABLE_IDEMPOTENCE": "false",
             "REDIS_URL": self.valkey.url,
@@ -309,11 +287,8 @@ class World:
             "UPGRADE_DEADLINE_SECONDS": str(DEADLINE_SECONDS),
             "SHUTDOWN_GRACE_SECONDS": "8",
             "CORS_ALLOWED_ORIGINS": "https://app.example.org",
-            "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        argv = (sys.executable, "-m", "services.gateway")
-        command = ServerCommand("gateway", argv, port, url, ready, env=variables | environment)
-        return ServerProcess(command, log_file=self.data_dir / f"gateway-{port}.log")
+        return service_process("gateway", variables | environment, self.data_dir)
 
     def client(self, gateway: ServerProcess | None = None, **options: Any) -> httpx.AsyncClient:
         """An authenticated client of a gateway."""
@@ -322,7 +297,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def collection(self, spec: CollectionSpec) -> AsyncIterator[Collection]:
-        """One of the gateway's collections, beside the gateways."""
+        """One of the gateway's collections, opened beside the running gateways."""
         database = SqliteDatabase(self.data_dir / "gateway.sqlite3")
         collection = database.collection(spec)
         await database.start()
@@ -332,12 +307,12 @@ class World:
             await database.stop(1)
 
     async def records(self) -> list[dict[str, Any]]:
-        """Everything in the gateway's store of accepted upgrades."""
+        """All accepted records of the gateway."""
         async with self.collection(ACCEPTED) as collection:
             return await collection.find({}, sort=[("_id", 1)], limit=10_000)
 
     async def claims_of(self, tenant_id: str) -> list[dict[str, Any]]:
-        """What the gateway keeps of a tenant's idempotency keys of documents, keys and members."""
+        """The gateway's records of a tenant's idempotency keys for documents, keys and members."""
         async with self.collection(CREATIONS) as collection:
             claims = await collection.find({}, limit=10_000)
         return [claim for claim in claims if claim["tenantId"].startswith(tenant_id)]
@@ -347,18 +322,18 @@ class World:
             assert await collection.update_one({"_id": upgrade_id}, {"$set": fields}) == 1
 
     async def files_hold(self, texts: Iterable[str]) -> list[str]:
-        """Those of the texts that stand in any file of the data folder, logs included."""
+        """Returns the texts that occur in any file of the data folder, logs included."""
         content = b"".join(path.read_bytes() for path in self.data_dir.rglob("*") if path.is_file())
         return [text for text in texts if text.encode() in content]
 
     async def new_broker(self) -> None:
-        """Kills the broker; another one with an empty log and a new cluster id takes its place on its port."""
+        """Replaces the broker by one with an empty log and a new cluster id on the same port."""
         await self.worker.stop()
         await self.tansu.kill()
         await self.new_broker_after_kill()
 
     async def new_broker_after_kill(self) -> None:
-        """The second half of `new_broker`, for tests that do something while there is no broker."""
+        """Starts the new broker of `new_broker`, for tests that act while no broker runs."""
         self.tansu = await start_tansu(self.tansu.port)
         await create_topics(self.kafka)
         await self.worker.start()
@@ -366,7 +341,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world_in(data_dir: Path, worker: "type[Worker] | None" = None) -> AsyncIterator[World]:
-    """A running world of its own in `data_dir`; `worker` is the class of the one that ends upgrades."""
+    """A running world in `data_dir`; `worker` is the class of the worker that ends upgrades."""
     siblings = Siblings()
     async with siblings.serving(), await start_valkey() as valkey:
         world = World(await start_tansu(), valkey, siblings, data_dir)
@@ -378,7 +353,7 @@ async def world_in(data_dir: Path, worker: "type[Worker] | None" = None) -> Asyn
             await world.worker.start()
             await world.gateway.start()
             async with world.client() as client:
-                # A Redis that nobody knows yet keeps the first request waiting for 3 s.
+                # The first request waits for 3 s, because the gateway does not know this Redis process yet.
                 assert (await client.get("/api/quota")).status_code == 200
             yield world
         finally:
@@ -386,3 +361,17 @@ async def world_in(data_dir: Path, worker: "type[Worker] | None" = None) -> Asyn
             await world.worker.stop()
             await world.worker.close()
             await world.tansu.stop()
+
+
+@pytest.fixture(scope="module", name="world")
+async def module_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A world for all tests of a module. Import it to use it."""
+    async with world_in(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", name="client")
+async def module_client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the module's gateway. Import it to use it."""
+    async with world.client() as connected:
+        yield connected

@@ -1,28 +1,28 @@
-"""What tests of identity need beside a gateway: tokens of persons, replicas that know them, and a server of keys."""
+"""Helpers of the identity tests: clients with tokens, gateway replicas that accept them, and a JWKS server."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import free_port
+from deploy.local.servers import ServerProcess
 from tests.component.gateway_world import World
+from tests.http_server import served
 from tests.unit.jwt_keys import AUDIENCE, ISSUER, SECRET, document_of, secret_token
 
-# How often somebody may fail is for other tests to try.
+# A high limit, because other tests cover failed authentications.
 TOKEN_SETTINGS = {"JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE, "RATE_LIMIT_PER_MINUTE": "100000"}
 
 
 @contextlib.asynccontextmanager
 async def replica(world: World, **environment: str) -> AsyncIterator[ServerProcess]:
-    """One more gateway on the same store; without other settings one that knows HS256 tokens."""
+    """Another gateway on the same store. Without `environment` it accepts HS256 tokens."""
     gateway = world.new_gateway(**TOKEN_SETTINGS, **(environment or {"JWT_SECRET": SECRET}))
     await gateway.start()
     try:
@@ -32,7 +32,7 @@ async def replica(world: World, **environment: str) -> AsyncIterator[ServerProce
 
 
 def person(gateway: ServerProcess, subject: str, workspace_id: str | None = None) -> httpx.AsyncClient:
-    """A client with a token of that subject."""
+    """A client with a token for that subject."""
     return with_token(gateway, secret_token(sub=subject), workspace_id)
 
 
@@ -52,7 +52,7 @@ async def home_of(client: httpx.AsyncClient) -> str:
 
 
 def visible(answer: httpx.Response) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """All of an answer that could tell one thing from another: without the request's own id and time."""
+    """Status, headers and body of an answer, without request id and date, to compare answers with."""
     headers = {name: value for name, value in answer.headers.items() if name not in ("x-request-id", "date")}
     body = answer.json() if answer.content else {}
     body.pop("requestId", None)
@@ -60,7 +60,7 @@ def visible(answer: httpx.Response) -> tuple[int, dict[str, str], dict[str, Any]
 
 
 class KeyServer:
-    """Publishes keys as an identity provider does, and counts who asks."""
+    """Publishes keys like an identity provider, and counts the requests."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
@@ -77,13 +77,5 @@ class KeyServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["KeyServer"]:
-        app = Starlette(routes=[Route("/keys", self._keys)])
-        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
-        task = asyncio.create_task(server.serve())
-        try:
+        async with served(Starlette(routes=[Route("/keys", self._keys)]), self.port):
             yield self
-        finally:
-            server.should_exit = True
-            await task

@@ -1,9 +1,10 @@
-"""What the messaging tests share: topics of their own, settings for the embedded broker, a telemetry that remembers."""
+"""Helpers of the messaging tests: topics, settings, runners, and fixtures for a broker and a producer."""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from shared.contracts.contract import Contract, Timestamp
@@ -17,10 +18,10 @@ from shared.messaging.settings import KafkaSettings
 from shared.messaging.topics import create_topics
 
 EMBEDDED: dict[str, object] = {"kafka_enable_idempotence": False, "kafka_session_timeout_ms": 2000}
-"""How the embedded broker is spoken to: joining a group takes half a session time-out there."""
+"""Settings for the embedded broker, where joining a group takes half a session timeout."""
 
 OTHER_BROKERS: dict[str, dict[str, object]] = {}
-"""By address: how a broker is spoken to that is not the embedded one."""
+"""Settings for other brokers, by address."""
 
 
 class Parcel(Contract):
@@ -31,14 +32,14 @@ class Parcel(Contract):
 
 
 class TimedParcel(Parcel):
-    """A message with one."""
+    """A message with a deadline."""
 
     deadline: Timestamp
 
 
 @dataclass
 class Ended:
-    """Stands where telemetry does and remembers why the process was to end."""
+    """A stand-in for the telemetry that records the reasons of fatal errors."""
 
     reasons: list[str] = field(default_factory=list)
 
@@ -112,7 +113,7 @@ def number_of(envelope: Envelope) -> int:
 
 
 async def committed(settings: KafkaSettings, topic: Topic, group: str | None = None) -> int:
-    """The sum of the offsets that a group has committed on a topic."""
+    """Returns the sum of the offsets that a group has committed on a topic."""
     consumer: AIOKafkaConsumer = make_consumer(settings, group_id=group or f"tests.{topic.name}")
     await consumer.start()
     try:
@@ -124,7 +125,7 @@ async def committed(settings: KafkaSettings, topic: Topic, group: str | None = N
 
 
 async def records_of(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord]:
-    """Every record of a topic now."""
+    """Returns every record of a topic."""
     consumer: AIOKafkaConsumer = make_consumer(settings, max_partition_fetch_bytes=8 << 20)
     await consumer.start()
     try:
@@ -138,3 +139,17 @@ async def records_of(settings: KafkaSettings, topic: Topic) -> list[ConsumerReco
         return found
     finally:
         await consumer.stop()
+
+
+@pytest.fixture(name="settings")
+def broker_settings(kafka_servers: str) -> KafkaSettings:
+    """Settings for the broker of the test. Import it to use it."""
+    return settings_for(kafka_servers)
+
+
+@pytest.fixture(name="producer")
+async def running_producer(settings: KafkaSettings) -> AsyncIterator[EventProducer]:
+    """A producer on the broker of the test. Import it to use it."""
+    producer = await started_producer(settings)
+    yield producer
+    await producer.stop(1)

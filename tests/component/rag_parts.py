@@ -1,4 +1,4 @@
-"""rag's use cases on their real store, index, preparation processes and embeddings, without broker and HTTP."""
+"""rag's use cases on a real store, index and embeddings, without broker and HTTP."""
 
 import base64
 import os
@@ -47,7 +47,7 @@ def _wordllama() -> Any:
 
 
 class LocalEmbeddings:
-    """Real embeddings, computed here. `error` makes it fail; `texts` is what it was asked."""
+    """Real embeddings, computed in this process. `error` makes calls fail; `texts` holds the embedded texts."""
 
     def __init__(self, model: str = "offline-embedding") -> None:
         self.model = model
@@ -67,7 +67,7 @@ class LocalEmbeddings:
 
 @dataclass
 class HeardFacts:
-    """Facts as they are handed to the outbox."""
+    """Records the facts passed to the outbox."""
 
     indexed_facts: dict[str, DocumentIndexed] = field(default_factory=dict)
     usage: dict[str, UsageRecorded] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class RagParts:
         self.submitted.append(submitted)
 
     async def add(self, tenant_id: str, text: str | bytes, title: str = "Handbook", filename: str = "a.md") -> str:
-        """Takes a document in and indexes it; gives its id."""
+        """Uploads and indexes a document; returns its id."""
         data = text.encode() if isinstance(text, str) else text
         view = await self.documents.take_in(Upload(tenant_id, data, title, filename))
         await self.indexing.index(tenant_id, view.id)
@@ -142,7 +142,7 @@ class RagParts:
         return record
 
     async def find(self, tenant_id: str, query: str, min_score: float = 0.0) -> list[tuple[str, float, str]]:
-        """Document id, score and redacted text of what a search finds, best first."""
+        """Returns document id, score and redacted text of each hit, best first."""
         deadline = datetime.now(UTC) + timedelta(seconds=10)
         result = await self.search.search(tenant_id, [query], top_k=5, min_score=min_score, deadline=deadline)
         return [(found.row.document_id, found.score, found.row.text) for found in result.found]
@@ -169,7 +169,7 @@ def task_for(
     counts: dict[str, int] | None = None,
     options: TaskOptions | None = None,
 ) -> UpgradeTask:
-    """An upgrade on its way through rag."""
+    """An upgrade task for rag."""
     now = datetime.now(UTC)
     return UpgradeTask(
         upgrade_id=new_id(),

@@ -1,4 +1,4 @@
-"""The whole of rag as it runs: HTTP in, both inboxes on a broker, Redis, store, index and a model server."""
+"""Runs all of rag in a test: HTTP, both inboxes on a broker, Redis, store, index and a model server."""
 
 import os
 from base64 import b64encode

@@ -30,10 +30,10 @@ async def lasting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Adm
 @pytest.fixture
 async def world(lasting: AdmissionWorld) -> AdmissionWorld:
     """One world for all tests here; each begins with nothing held, and brings back what it takes away."""
-    lasting.worker.answering = lasting.worker.telling = True
+    lasting.worker.answering = lasting.worker.reporting = True
     lasting.worker.changes.clear()
     await lasting.worker.answer_all()
-    await lasting.worker.tell()
+    await lasting.worker.report()
     await lasting.settled()
     await lasting.limit()
     lasting.worker.received.clear()

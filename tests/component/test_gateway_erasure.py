@@ -1,30 +1,18 @@
 """Erasure: what is gone, when, and what stays. The gateway is real; the other services stand in the test."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import pytest
 from redis.asyncio import Redis
 
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from shared.contracts import redis_keys
-from tests.component.gateway_world import World, world_in
+from tests.component.gateway_world import World
+from tests.component.gateway_world import module_client as module_client
+from tests.component.gateway_world import module_world as module_world
 from tests.component.test_gateway_requests import problem
 from tests.conftest import eventually
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world_in(tmp_path_factory.mktemp("erasure")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with world.client() as connected:
-        yield connected
 
 
 async def record_of(world: World, upgrade_id: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from shared.contracts.contract import format_utc, now_utc
 from tests.component.gateway_world import World, key_hash, world_in
+from tests.component.gateway_world import module_client as module_client
 from tests.conftest import eventually
 
 PROMPT = {"userPrompt": "write about rain"}
@@ -24,12 +25,6 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         async with await second.start():
             running.second = second
             yield running
-
-
-@pytest.fixture(scope="module")
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with world.client() as connected:
-        yield connected
 
 
 async def test_fifty_at_once_are_one_upgrade(world: World, client: httpx.AsyncClient) -> None:

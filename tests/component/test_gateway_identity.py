@@ -20,17 +20,12 @@ from services.gateway.identity.identify import Authenticator
 from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, People, Person, Workspaces
 from shared.contracts.contract import format_utc, new_id, now_utc
 from shared.storage.sqlite import SqliteDatabase
-from tests.component.gateway_world import API_KEY, World, world_in
+from tests.component.gateway_world import API_KEY, World
+from tests.component.gateway_world import module_world as module_world
 from tests.component.identity_world import KeyServer, home_of, person, replica, visible, with_key, with_token
 from tests.component.test_gateway_requests import problem
 from tests.conftest import eventually
 from tests.unit.jwt_keys import ISSUER, SECRET, ec_key, ed_key, rsa_key, secret_token
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world_in(tmp_path_factory.mktemp("identity")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,12 @@ import httpx
 import pytest
 
 from shared.contracts.upgrade_http import UpgradeRequest
-from tests.component.gateway_world import API_KEY, World, world_in
+from tests.component.gateway_world import API_KEY, World
+from tests.component.gateway_world import module_client as module_client
+from tests.component.gateway_world import module_world as module_world
 from tests.conftest import eventually
 
 PROMPT = {"userPrompt": "write about rain"}
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world_in(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with world.client() as connected:
-        yield connected
 
 
 def _bytes(text: str | bytes) -> bytes:

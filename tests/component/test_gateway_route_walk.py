@@ -14,7 +14,8 @@ import pytest
 
 from deploy.local.servers import ServerProcess
 from shared.contracts.contract import new_id
-from tests.component.gateway_world import API_KEY, World, world_in
+from tests.component.gateway_world import API_KEY, World
+from tests.component.gateway_world import module_world as module_world
 from tests.component.identity_world import home_of, person, replica, visible, with_key
 from tests.component.test_gateway_requests import problem
 
@@ -99,12 +100,6 @@ class Walked:
     def clients(self) -> dict[str, httpx.AsyncClient]:
         by_token = {f"{role} by token": client for role, client in self.persons.items()}
         return by_token | {f"{role} by key": client for role, client in self.keys.items()}
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world_in(tmp_path_factory.mktemp("walk")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,12 @@ import pytest
 from shared.contracts.upgrade_results import UpgradeStatus
 from shared.contracts.upgrade_tasks import Stage
 from shared.messaging.cloudevents import Envelope
-from tests.component.gateway_world import World, world_in
+from tests.component.gateway_world import World
+from tests.component.gateway_world import module_world as module_world
 from tests.conftest import eventually
 
 PROMPT = {"userPrompt": "write about rain"}
 ASYNC = {"Prefer": "respond-async"}
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world_in(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """The batch runner against a real broker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-
-import pytest
+from collections.abc import Awaitable, Callable
 
 from shared.contracts.topics import Topic, dead_letter_topic
 from shared.messaging.cloudevents import Envelope
@@ -20,22 +18,10 @@ from tests.component.messaging_setup import (
     own_topic,
     records_of,
     send,
-    settings_for,
-    started_producer,
 )
+from tests.component.messaging_setup import broker_settings as broker_settings
+from tests.component.messaging_setup import running_producer as running_producer
 from tests.conftest import eventually
-
-
-@pytest.fixture
-def settings(kafka_servers: str) -> KafkaSettings:
-    return settings_for(kafka_servers)
-
-
-@pytest.fixture
-async def producer(settings: KafkaSettings) -> AsyncIterator[EventProducer]:
-    producer = await started_producer(settings)
-    yield producer
-    await producer.stop(1)
 
 
 def batches(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.local import servers
+from deploy.local.ports import free_port
 from shared.contracts.topics import DOCUMENTS_SUBMITTED, HOUR_MS, all_topics, dead_letter_topic
 from shared.messaging.connection import make_admin
 from shared.messaging.publish.dead_letters import DeadLetters
@@ -95,7 +96,7 @@ async def test_a_broker_that_changes_no_topic_serves_it_as_it_is(
 
 
 async def test_without_a_broker_creating_topics_says_so_in_time() -> None:
-    settings = settings_for(f"127.0.0.1:{servers.free_port()}")
+    settings = settings_for(f"127.0.0.1:{free_port()}")
     with pytest.raises(TopicsNotReady):
         await create_topics(settings, within_seconds=0.5)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,21 +28,10 @@ from tests.component.messaging_setup import (
     send,
     settings_for,
     stage,
-    started_producer,
 )
+from tests.component.messaging_setup import broker_settings as broker_settings
+from tests.component.messaging_setup import running_producer as running_producer
 from tests.conftest import eventually
-
-
-@pytest.fixture
-def settings(kafka_servers: str) -> KafkaSettings:
-    return settings_for(kafka_servers)
-
-
-@pytest.fixture
-async def producer(settings: KafkaSettings) -> AsyncIterator[EventProducer]:
-    producer = await started_producer(settings)
-    yield producer
-    await producer.stop(1)
 
 
 async def everything_committed(settings: KafkaSettings, topic: Topic, count: int) -> None:

@@ -14,15 +14,8 @@ from tests.component.rag_parts import task_for
 from tests.component.rag_world import LEAVE, World, rag_settings, running
 from tests.conftest import eventually
 from tests.model_server import ModelServer, Step
+from tests.model_server import module_model as module_model
 from tests.unit.test_rag_files import pdf_of
-
-
-@pytest.fixture(scope="module")
-async def model() -> AsyncIterator[ModelServer]:
-    server = ModelServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture(scope="module")

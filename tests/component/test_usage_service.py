@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.ports import free_port
 from services.usage.counting.increments import increments_of
 from services.usage.counting.ledger_event import LedgerEvent, of_usage
 from shared.contracts.contract import new_id, now_utc
@@ -21,7 +22,7 @@ from shared.contracts.usage import UsageRecorded
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topics import create_topics
-from tests.conftest import eventually, free_port
+from tests.conftest import eventually
 
 TOKEN = "inside"
 ROOT = Path(__file__).parents[2]

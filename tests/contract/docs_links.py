@@ -1,4 +1,4 @@
-"""Finds links in the project's Markdown that lead nowhere: `python -m tests.contract.docs_links`. Asks no network."""
+"""Finds dead links and paths in the project's Markdown: `python -m tests.contract.docs_links`. Uses no network."""
 
 import re
 import sys
@@ -10,23 +10,27 @@ from urllib.parse import unquote
 PROJECT = Path(__file__).resolve().parents[2]
 _SKIPPED = {".venv", ".git", ".data", ".cluster", "node_modules"}
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s+(\S+)", re.MULTILINE)
+_PATH = re.compile(r"`((?:services|shared|deploy|tests|benchmarks|docs)/[\w./-]+)`")
+_FENCED = re.compile(r"```.*?```", re.DOTALL)
 _CODE = re.compile(r"```.*?```|~~~.*?~~~|`[^`\n]*`", re.DOTALL)
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _ELSEWHERE = ("http://", "https://", "mailto:")
 
 
 def pages(root: Path = PROJECT) -> list[Path]:
-    """All Markdown files of the project."""
+    """Returns all Markdown files of the project."""
     return [page for page in sorted(root.rglob("*.md")) if not _SKIPPED & set(page.relative_to(root).parts)]
 
 
 def dead_links(root: Path = PROJECT) -> list[str]:
-    """Each link to a file or heading that is not there, as `page: link`."""
+    """Returns each link to a missing file or heading, and each missing path of the project in code, as `page: link`."""
     return [f"{page.relative_to(root)}: {link}" for page in pages(root) for link in _dead_links_of(page, root)]
 
 
 def _dead_links_of(page: Path, root: Path) -> Iterator[str]:
-    text = _CODE.sub(lambda code: "`" * len(code[0]), page.read_text(encoding="utf-8"))
+    content = page.read_text(encoding="utf-8")
+    yield from (path for path in _PATH.findall(_FENCED.sub("", content)) if not (root / path).exists())
+    text = _CODE.sub(lambda code: "`" * len(code[0]), content)
     for found in _LINK.finditer(text):
         link = found[1] or found[2]
         if link.startswith(_ELSEWHERE):
@@ -39,8 +43,8 @@ def _dead_links_of(page: Path, root: Path) -> Iterator[str]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The anchors of a page's headings, as code hosts make them."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Returns the anchors of a page's headings, in the form that code hosts use."""
+    text = _FENCED.sub("", page.read_text(encoding="utf-8"))
     found: dict[str, int] = {}
     result = set()
     for heading in _HEADING.findall(text):

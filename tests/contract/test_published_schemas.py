@@ -1,4 +1,4 @@
-"""The published schemas are what the models say, and nothing in them has broken."""
+"""The published schemas match the models and contain no breaking change."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def example(topic: Topic) -> dict[str, Any]:
     return content
 
 
-def test_schemas_are_current_and_break_nobody() -> None:
+def test_schemas_are_current_and_compatible() -> None:
     assert schema_files.problems() == []
 
 
@@ -33,7 +33,7 @@ def test_the_example_keeps_to_the_schema_and_shows_every_field(topic: Topic) -> 
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=topic_names)
-def test_the_example_goes_through_the_model_unchanged(topic: Topic) -> None:
+def test_the_example_round_trips_through_the_model(topic: Topic) -> None:
     assert topic.model is not None
     assert topic.model.model_validate(example(topic)).to_document() == example(topic)
 
@@ -56,7 +56,7 @@ def test_writing_refuses_a_breaking_change(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads(file.read_text()) == published
 
 
-def test_an_addition_only_wants_the_file_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_addition_only_requires_rewriting_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema_files, "SCHEMAS", tmp_path)
     schema_files.write()
     topic = TOPICS[-1]
@@ -69,7 +69,7 @@ def test_an_addition_only_wants_the_file_written_again(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=topic_names)
-def test_the_example_holds_nothing_personal(topic: Topic) -> None:
+def test_the_example_holds_no_personal_values(topic: Topic) -> None:
     texts = list(texts_of(example(topic)))
     placeholders = PlaceholderMap()
     assert [redact(text, placeholders) for text in texts] == texts
@@ -77,7 +77,7 @@ def test_the_example_holds_nothing_personal(topic: Topic) -> None:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """Every text in a JSON value that people wrote; ids, times and names of things are not."""
+    """Yields every text written by people in a JSON value, but no ids, times or names."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name in {"userPrompt", "upgradedPrompt", "reasoning", "missingQuestions", "content", "text", "title"}:

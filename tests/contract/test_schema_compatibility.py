@@ -75,7 +75,7 @@ def test_additive(change: Callable[[dict[str, Any]], object]) -> None:
     assert breaking_changes(OLD, changed(change)) == []
 
 
-def test_a_definition_that_contains_itself_ends() -> None:
+def test_a_recursive_definition_terminates() -> None:
     tree: dict[str, Any] = {
         "$ref": "#/$defs/Node",
         "$defs": {

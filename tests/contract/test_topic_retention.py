@@ -1,4 +1,4 @@
-"""How long the log keeps what was said in upgrades, which no erasure takes out of it."""
+"""Retention of topics with content of upgrades, which an erasure cannot remove from the log."""
 
 from annotated_types import Le
 
@@ -15,7 +15,7 @@ def test_topics_say_whether_they_hold_content() -> None:
         assert dead_letter_topic(topic).has_content == topic.has_content
 
 
-def test_content_is_kept_for_no_longer_than_it_has_to_be() -> None:
+def test_content_has_the_shortest_retention() -> None:
     inboxes = {topic.name for topic in TOPICS if topic.has_content and topic.kind is TopicKind.INBOX}
     assert inboxes == {topic.name for topic in INBOX_OF.values()}
     for topic in all_topics():
@@ -23,7 +23,7 @@ def test_content_is_kept_for_no_longer_than_it_has_to_be() -> None:
             assert topic.retention_ms <= (HOUR_MS if topic.kind is TopicKind.INBOX else 7 * DAY_MS), topic.name
 
 
-def test_a_file_of_the_log_is_closed_long_before_its_records_are_too_old() -> None:
+def test_log_segments_are_short_compared_with_the_retention() -> None:
     for topic in all_topics():
         assert topic.segment_ms <= topic.retention_ms / 6
 

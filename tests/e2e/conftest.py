@@ -1,4 +1,4 @@
-"""Stacks that the end-to-end tests share. Each worker of a test run starts the ones it needs once."""
+"""Stacks shared by the end-to-end tests. Each worker of a test run starts the stacks that it needs once."""
 
 from collections.abc import AsyncIterator
 

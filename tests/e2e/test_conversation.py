@@ -1,4 +1,4 @@
-"""What a client of the gateway sees, on the offline model."""
+"""Upgrades over the public API on the offline model: conversations, events and idempotency."""
 
 import pytest
 

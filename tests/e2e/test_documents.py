@@ -1,4 +1,4 @@
-"""A tenant's documents, from the upload to the citation and away again."""
+"""Documents over the public API: upload, citation and deletion."""
 
 import asyncio
 import io
@@ -40,7 +40,7 @@ async def indexed(client: httpx.AsyncClient, document_id: str) -> dict[str, obje
         await asyncio.sleep(0.1)
 
 
-async def test_a_pdf_is_cited_by_other_words_and_never_after_its_deletion(offline_stack: RunningStack) -> None:
+async def test_a_pdf_is_cited_by_meaning_until_it_is_deleted(offline_stack: RunningStack) -> None:
     question = {"userPrompt": "How much vacation time do I get each year at our company?"}
     async with offline_stack.client() as client:
         upload = await client.post("/api/documents", files={"file": ("handbook.pdf", pdf(POLICY), "application/pdf")})

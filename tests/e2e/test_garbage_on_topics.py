@@ -1,4 +1,4 @@
-"""What nobody should have written to a topic goes to its dead letters, and the partition moves on."""
+"""Unreadable records on a topic are dead-lettered, and the partition continues."""
 
 import time
 
@@ -20,7 +20,7 @@ GARBAGE: dict[str, tuple[bytes, list[tuple[str, bytes]]]] = {
 
 
 @pytest.mark.parametrize("topic", [SUMMARIZE, REWRITE, USAGE_RECORDED, COMPLETED], ids=lambda topic: topic.name)
-async def test_the_partition_moves_on(offline_stack: RunningStack, topic: Topic) -> None:
+async def test_the_partition_continues(offline_stack: RunningStack, topic: Topic) -> None:
     servers = offline_stack.endpoints()["kafka"]
     producer = AIOKafkaProducer(bootstrap_servers=servers, max_request_size=8_000_000)
     await producer.start()

@@ -1,4 +1,4 @@
-"""`python -m deploy.local run --cluster`: the same services, and nothing lost over a restart of everything."""
+"""`python -m deploy.local run --cluster`: the services on Kafka and MongoDB, with data kept over a full restart."""
 
 import os
 import signal
@@ -6,24 +6,23 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deploy.local.process_table import is_running
+from deploy.local.processes import is_running
 from deploy.local.stack_plan import SERVICES
 from tests.conftest import eventually
-from tests.e2e.local_command import Local, all_pids
+from tests.running_stack import RunningStack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local]:
-    stack = Local(tmp_path_factory.mktemp("cluster") / "data")
-    started = stack.run("run", "--detach", "--cluster")
-    assert started.returncode == 0, started.stdout + started.stderr
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningStack]:
+    stack = RunningStack(tmp_path_factory.mktemp("cluster") / "data", cluster=True)
+    await stack.start(sample=True)
     yield stack
     stack.run("stop")
 
 
-def test_the_services_run_on_kafka_and_mongodb(local: Local) -> None:
+def test_the_services_run_on_kafka_and_mongodb(local: RunningStack) -> None:
     endpoints = local.endpoints()
     assert set(endpoints["pids"]) == {*SERVICES, "broker", "redis", "mongodb", "model"}
     assert endpoints["mongodb"].startswith("mongodb://")
@@ -31,7 +30,7 @@ def test_the_services_run_on_kafka_and_mongodb(local: Local) -> None:
     assert not list(local.data_dir.rglob("*.sqlite3"))
 
 
-async def test_a_killed_kafka_comes_back_with_its_log(local: Local) -> None:
+async def test_a_killed_kafka_comes_back_with_its_log(local: RunningStack) -> None:
     before = local.endpoints()
     os.kill(before["pids"]["broker"], signal.SIGKILL)
 
@@ -42,9 +41,9 @@ async def test_a_killed_kafka_comes_back_with_its_log(local: Local) -> None:
     assert (await local.upgrade("explain what a broker is"))["status"] == "upgraded"
 
 
-async def test_upgrades_are_there_after_everything_was_stopped_and_started(local: Local) -> None:
+async def test_upgrades_survive_a_full_restart(local: RunningStack) -> None:
     upgrade = await local.upgrade("write a haiku about restarts")
-    pids = all_pids(local)
+    pids = local.all_pids()
     assert local.run("stop").returncode == 0
     assert not any(is_running(pid) for pid in pids)
     started = local.run("run", "--detach", "--cluster", "--no-sample")

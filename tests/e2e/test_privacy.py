@@ -1,6 +1,5 @@
-"""Personal values and secrets: in no topic, file or model call, and in the right places of the answer."""
+"""Personal values and secrets are in no topic, file or model call, and are restored in the answer."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.contracts.topics import all_topics
 from tests.model_server import ModelServer
+from tests.model_server import module_model as module_model
 from tests.running_stack import RunningStack
 
 pytestmark = pytest.mark.xdist_group("scripted stack")
@@ -27,14 +27,6 @@ HISTORY = [
 
 
 @pytest.fixture(scope="module")
-async def model() -> AsyncIterator[ModelServer]:
-    server = ModelServer()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture(scope="module")
 async def stack(model: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningStack]:
     environment = {"OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "scripted", "LOG_LEVEL": "DEBUG"}
     async with RunningStack(tmp_path_factory.mktemp("stack"), environment=environment) as running:
@@ -42,7 +34,7 @@ async def stack(model: ModelServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 async def everything_on_topics(servers: str) -> bytes:
-    """The bytes of every record of every topic, keys and headers included."""
+    """Returns the bytes of every record of every topic, keys and headers included."""
     consumer = AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", enable_auto_commit=False)
     await consumer.start()
     try:
@@ -96,7 +88,5 @@ async def test_values_stay_with_the_client(stack: RunningStack, model: ModelServ
     assert upgraded["id"].encode() in on_topics
     assert traces_of_values(on_topics) == []
     assert b'"maria"' not in on_topics
-    # Logs are written by a thread of the supervisor; a moment later they are on disk.
-    await asyncio.sleep(0)
     for path, content in everything_on_disk(stack.data_dir).items():
         assert traces_of_values(content) == [], path

@@ -1,4 +1,4 @@
-"""Judges a run under faults by its evidence. Every finding is one sentence; none means that everything held."""
+"""Checks the evidence of a run with faults. Returns one sentence for each violation."""
 
 from collections import Counter
 from datetime import datetime
@@ -9,7 +9,7 @@ _COUNTED = {"upgraded", "cached"}
 
 
 def check(evidence: Evidence) -> list[str]:
-    """What did not hold."""
+    """Returns all violations."""
     return [
         *_every_accepted_upgrade_ended_once(evidence),
         *_the_ledger_holds_what_was_recorded(evidence),

@@ -1,4 +1,4 @@
-"""What a run under faults left behind, read from where it lies: answers, stores, and the model's own log."""
+"""Collects the evidence of a run with faults: answers, stored records, and the requests that the model received."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ OUTPUTS = {"summarizer": "outputs", "rag": "outputs", "upgrader": "results"}
 
 @dataclass(frozen=True)
 class ModelCall:
-    """One request at the model. `stage` is who asked, `at` epoch seconds."""
+    """One model request. `stage` is the caller, `at` the time in epoch seconds."""
 
     marker: str
     stage: str
@@ -29,7 +29,7 @@ class ModelCall:
 
 @dataclass
 class Evidence:
-    """Everything the checker judges by. Markers name upgrades in the words of their prompts."""
+    """Everything that the checker reads. A marker is a word in the prompt that identifies an upgrade."""
 
     upgrade_ids: dict[str, str]
     ends_seen: dict[str, set[tuple[str, str]]]
@@ -40,7 +40,7 @@ class Evidence:
     calls: list[ModelCall] = field(default_factory=list)
 
     def owed_events(self) -> dict[str, str]:
-        """The ids of all usage and ends that the ledger must have, each with whose they are."""
+        """The ids of all events that the ledger must have, each with a description of its origin."""
         owed = {
             fact["eventId"]: f"{service}'s {fact['topic']} of {record['_id']}"
             for service, records in self.records.items()
@@ -53,7 +53,7 @@ class Evidence:
 
 
 def store_of(stack: RunningStack, service: str) -> Database:
-    """The store of one service of a running stack, to be opened beside it."""
+    """The store of one service of a running stack, not started."""
     endpoints = stack.endpoints()
     directory = stack.data_dir / "cluster" if stack.cluster else stack.data_dir
     settings = StorageSettings.model_validate(
@@ -64,7 +64,7 @@ def store_of(stack: RunningStack, service: str) -> Database:
 
 @asynccontextmanager
 async def opened(stack: RunningStack, service: str, *names: str) -> AsyncIterator[list[Collection]]:
-    """Collections of one service of a running stack."""
+    """Opens collections of one service of a running stack."""
     database = store_of(stack, service)
     collections = [database.collection(CollectionSpec(name=name)) for name in names]
     await database.start()
@@ -75,7 +75,7 @@ async def opened(stack: RunningStack, service: str, *names: str) -> AsyncIterato
 
 
 async def read_all(collection: Collection) -> list[dict[str, Any]]:
-    """All documents of a collection."""
+    """Returns all documents of a collection."""
     documents: list[dict[str, Any]] = []
     after = ""
     while True:
@@ -87,7 +87,7 @@ async def read_all(collection: Collection) -> list[dict[str, Any]]:
 
 
 async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
-    """Adds what the stages have recorded, the ledger and the counters."""
+    """Adds the records of the stages, the ledger and the counters to the evidence."""
     for service, name in OUTPUTS.items():
         async with opened(stack, service, name) as (outputs,):
             evidence.records[service] = {record["_id"]: record for record in await read_all(outputs)}
@@ -104,7 +104,7 @@ async def read_stores(stack: RunningStack, evidence: Evidence) -> Evidence:
 
 
 def calls_of(requests: list[Received], markers: list[str]) -> list[ModelCall]:
-    """The model calls that belong to marked upgrades."""
+    """Returns the model calls of marked upgrades."""
     calls = []
     for request in requests:
         text = str(request.body)

@@ -1,4 +1,4 @@
-"""Clients that do not give up: they post marked upgrades, again under the same key when a connection breaks."""
+"""Clients that post marked upgrades and retry with the same idempotency key when a connection breaks."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ def _body(marker: str) -> dict[str, object]:
 
 
 async def post_marked(stack: RunningStack, client: httpx.AsyncClient, markers: list[str]) -> dict[str, str]:
-    """Posts one upgrade per marker; gives their ids once each was accepted."""
+    """Posts one upgrade per marker and returns their ids when all are accepted."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def post(marker: str) -> tuple[str, str]:
@@ -45,7 +45,7 @@ async def post_marked(stack: RunningStack, client: httpx.AsyncClient, markers: l
 
 
 async def watch_ends(stack: RunningStack, client: httpx.AsyncClient, evidence: Evidence, within: float) -> None:
-    """Reads every upgrade until all have ended, and notes each end that was ever seen."""
+    """Reads every upgrade until all have ended, and adds each end seen to the evidence."""
     deadline = time.monotonic() + within
     waiting = set(evidence.upgrade_ids.values()) - set(evidence.ends_seen)
     while waiting and time.monotonic() < deadline:
@@ -55,7 +55,7 @@ async def watch_ends(stack: RunningStack, client: httpx.AsyncClient, evidence: E
 
 
 async def read_ends(client: httpx.AsyncClient, evidence: Evidence, upgrade_ids: set[str]) -> None:
-    """Notes how each of these upgrades has ended, as far as it has."""
+    """Adds the ends of these upgrades to the evidence, for those that have ended."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def read(upgrade_id: str) -> None:

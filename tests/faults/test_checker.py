@@ -1,4 +1,4 @@
-"""The checker proves itself on evidence that was spoilt on purpose."""
+"""Tests of the checker with evidence that contains deliberate violations."""
 
 import copy
 from typing import Any
@@ -61,7 +61,7 @@ def test_an_event_that_was_never_counted_is_found() -> None:
     assert check(evidence) == ["event e-1 is in the ledger and not counted"]
 
 
-def test_a_doubled_count_is_found() -> None:
+def test_a_double_count_is_found() -> None:
     evidence = sound()
     evidence.counters = copy.deepcopy(evidence.counters)
     evidence.counters[0]["tokens"] += 5

@@ -1,6 +1,6 @@
-"""A hundred places, 150 clients, two gateways, and everything is killed in turn: nobody is let in too many.
+"""150 clients compete for 100 upgrades at two gateways while parts are killed: the limit is never exceeded.
 
-The stack is the whole one, on a model that takes its time, so that all hundred are in flight when the part is killed.
+The model is slow, so that all 100 upgrades are in flight when a part is killed.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import HOST, ServerCommand
-from deploy.local.servers import ServerProcess, free_port
+from deploy.local.ports import HOST, free_port
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready
+from deploy.local.servers import ServerProcess
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
 from tests.component.admission_world import adds_up
 from tests.conftest import eventually
@@ -37,27 +38,27 @@ ENVIRONMENT = {
     "ADMIN_API_KEY": ADMIN_KEY,
 }
 POST_WITHIN_SECONDS = 60.0
-# The longest that a hold lives whose gateway died before it had a record: the deadline, 10 s more, and a look at it.
+# The longest life of a hold whose gateway died before recording it: the deadline, 10 s, and the next check.
 HOLDS_END_WITHIN_SECONDS = 90.0
 
 
 @dataclass
 class Round:
-    """What became of the clients of one kill."""
+    """The outcome of one round of requests."""
 
     accepted: dict[str, str] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Limited:
-    """The stack with a second gateway, and a demo tenant whose limit of upgrades the test sets."""
+    """A stack with two gateways, and a demo tenant whose upgrade limit the test sets."""
 
     def __init__(self, stack: RunningStack, clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
         self.stack = stack
         self.clients = clients
 
     async def leave_places(self, places: int) -> dict[str, Any]:
-        """Sets the limit to so many more upgrades than are used; gives the meter as it stands then."""
+        """Sets the limit to current use plus `places` and returns the meter."""
         used = (await self.settled())["used"]
         body = {"plan": "ENTERPRISE", "overrides": {"upgrades": used + places}}
         path = f"/api/admin/tenants/{DEMO_TENANT_ID}/plan"
@@ -66,7 +67,7 @@ class Limited:
         return await self.settled()
 
     async def upgrades_meter(self, client: httpx.AsyncClient) -> dict[str, Any] | None:
-        """The meter, which has to add up; None while nobody answers."""
+        """Reads the meter and checks that it adds up; None while the gateway does not answer."""
         with contextlib.suppress(httpx.TransportError):
             answer = await client.get("/api/quota")
             if answer.status_code == 200:
@@ -77,7 +78,7 @@ class Limited:
         return None
 
     async def settled(self) -> dict[str, Any]:
-        """The meter once nothing is held any more."""
+        """The meter, once nothing is held."""
 
         async def nothing_held() -> dict[str, Any] | None:
             meter = await self.upgrades_meter(self.clients[0])
@@ -89,7 +90,7 @@ class Limited:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Meanwhile both gateways are asked again and again whether anything is above its limit."""
+        """Reads the meters of both gateways repeatedly meanwhile and checks them against the limit."""
 
         async def watch(client: httpx.AsyncClient) -> None:
             while True:
@@ -106,7 +107,7 @@ class Limited:
             await asyncio.gather(*watching, return_exceptions=True)
 
     async def post_all(self, name: str) -> Round:
-        """Every client posts until it is accepted or told that there is no place."""
+        """Posts from every client until each is accepted or refused."""
         found = Round()
         await asyncio.gather(*(self._post(f"{name}-{number:03}", number, found) for number in range(CLIENTS)))
         return found
@@ -135,7 +136,7 @@ class Limited:
             await asyncio.sleep(0.1)
 
     async def ends(self, round_: Round) -> Counter[str]:
-        """How the accepted upgrades have ended."""
+        """Counts the accepted upgrades by final status."""
         deadline = time.monotonic() + HOLDS_END_WITHIN_SECONDS
         known = dict.fromkeys(round_.accepted.values(), "unread")
         while waiting := [upgrade_id for upgrade_id, status in known.items() if status not in ENDED]:
@@ -172,7 +173,7 @@ async def limited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 def second_gateway(stack: RunningStack) -> ServerProcess:
-    """Another replica of the stack's gateway, on its store, its broker and its Redis."""
+    """A second gateway on the stack's store, broker and Redis."""
     port = free_port()
     tool = (sys.executable, "-m", "deploy.local", "env", "--", sys.executable, "-m", "services.gateway")
     environment = {**stack.environment, "GATEWAY_PORT": str(port)}
@@ -181,7 +182,7 @@ def second_gateway(stack: RunningStack) -> ServerProcess:
 
 
 async def in_flight(limited: Limited, places: int) -> None:
-    """Returns when so many upgrades are held."""
+    """Returns when at least `places` upgrades are held."""
 
     async def held() -> bool:
         meter = await limited.upgrades_meter(limited.clients[1])
@@ -196,12 +197,12 @@ def judge(name: str, round_: Round, before: dict[str, Any], after: dict[str, Any
     assert len(round_.accepted) + len(round_.refused) == CLIENTS
     for problem in round_.refused:
         assert problem["code"] == "quota_exceeded"
-        assert problem["used"] + problem["held"] + 1 > problem["limit"], "refused although there was a place"
+        assert problem["used"] + problem["held"] + 1 > problem["limit"], "refused below the limit"
     assert after["used"] - before["used"] == ends["upgraded"] + ends["cached"]
 
 
 async def reconciled(limited: Limited) -> str:
-    """What `make reconcile` prints; fails on a difference."""
+    """Returns the output of `make reconcile`; fails on a difference."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -223,7 +224,7 @@ async def reconciled(limited: Limited) -> str:
 
 
 @pytest.mark.parametrize("victim", ["gateway", "usage", "broker", "redis"])
-async def test_no_limit_is_passed_whatever_is_killed(limited: Limited, victim: str) -> None:
+async def test_no_limit_is_exceeded_when_parts_are_killed(limited: Limited, victim: str) -> None:
     before = await limited.leave_places(PLACES)
     async with limited.watched():
         posting = asyncio.create_task(limited.post_all(victim))
@@ -236,7 +237,7 @@ async def test_no_limit_is_passed_whatever_is_killed(limited: Limited, victim: s
     print(await reconciled(limited))
 
 
-async def test_no_limit_is_passed_when_redis_is_emptied_at_it(limited: Limited) -> None:
+async def test_no_limit_is_exceeded_when_redis_is_emptied(limited: Limited) -> None:
     before = await limited.leave_places(PLACES)
     async with limited.watched():
         round_ = await limited.post_all("emptied")
@@ -244,7 +245,7 @@ async def test_no_limit_is_passed_when_redis_is_emptied_at_it(limited: Limited) 
         async with Redis.from_url(limited.stack.endpoints()["redis"]) as redis:
             await redis.flushall()
         late = await limited.post_all("late")
-        assert late.accepted == {}, "there was no place, whether Redis knew or not"
+        assert late.accepted == {}, "accepted above the limit after Redis was emptied"
         for number, (key, upgrade_id) in enumerate(round_.accepted.items()):
             again = await limited.post(key, number)
             assert again is not None

@@ -1,6 +1,7 @@
-"""A process for the supervisor's tests: serves /health/ready, and misbehaves as told.
+"""A child process for the supervisor tests: it serves /health/ready, or misbehaves as requested.
 
-Arguments: port, file that gets a line for each start and end, and what to do: `serve`, `fail`, `hang`, `ignore-term`.
+Arguments: port, a file next to which `diary` gets a line for each start and end, and the behaviour: `serve`, `fail`,
+`hang` or `ignore-term`.
 """
 
 import http.server

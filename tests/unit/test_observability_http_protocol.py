@@ -9,10 +9,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
+from deploy.local.ports import free_port
 from shared.service import http_protocol
 from shared.service.http import bad_request
 from shared.service.http_protocol import MAX_HEAD_BYTES, limited_http
-from tests.conftest import eventually, free_port
+from tests.conftest import eventually
 
 HOST = b"Host: x\r\n"
 GET = b"GET /held HTTP/1.1\r\n" + HOST

@@ -1,28 +1,18 @@
-"""What the offline model reads in a prompt: negations, abbreviations, given texts, follow-ups and documents."""
+"""What the offline model extracts from prompts: negations, abbreviations, material, follow-ups and documents."""
 
 import json
 
 import pytest
 
-from deploy.local.offline_model.chat import answer
 from deploy.local.offline_model.documents import read_documents, relevant_sentences
-from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import language_of
-from deploy.local.offline_model.prompt_parts import take_apart
+from deploy.local.offline_model.prompt_parts import split_prompt
 from deploy.local.offline_model.text_pieces import split_sentences
-from shared.llm.sections import render_sections
+from tests.unit.offline_model_calls import EMBEDDER, rewrite
 
-EMBEDDER = Embedder()
-FORMAT = {"type": "json_schema", "json_schema": {"name": "prompt_rewrite", "schema": {}}}
 CONVERSATION = (
     "user: Write a backup schedule for MySQL on Linux.\n\nassistant: Options:\n1. Nightly dumps\n2. Log shipping"
 )
-
-
-def rewrite(prompt: str, language: str = "en", mode: str = "full", **sections: str) -> dict[str, object]:
-    text = render_sections({"mode": mode, "language": language, "prompt": prompt, **sections})
-    answered: dict[str, object] = json.loads(answer([{"role": "user", "content": text}], FORMAT, EMBEDDER))
-    return answered
 
 
 def follow_up(prompt: str, conversation: str = CONVERSATION, language: str = "en", **sections: str) -> str:
@@ -44,12 +34,12 @@ def follow_up(prompt: str, conversation: str = CONVERSATION, language: str = "en
         ("vi", "Viết về đệ quy, không dùng bảng."),
     ],
 )
-def test_a_form_that_is_ruled_out_is_not_the_form(language: str, prompt: str) -> None:
-    assert take_apart(prompt, language_of(language)).format != "table"
+def test_a_negated_format_is_not_used(language: str, prompt: str) -> None:
+    assert split_prompt(prompt, language_of(language)).format != "table"
 
 
-def test_what_follows_a_but_is_wanted_again() -> None:
-    assert take_apart("Write about tea, no table but a checklist", language_of("en")).format == "bullets"
+def test_a_contrast_ends_a_negation() -> None:
+    assert split_prompt("Write about tea, no table but a checklist", language_of("en")).format == "bullets"
 
 
 @pytest.mark.parametrize(
@@ -88,15 +78,15 @@ def test_sentences_do_not_end_at_abbreviations(text: str, count: int) -> None:
         ),
     ],
 )
-def test_a_text_given_on_the_same_line_stays_whole_and_is_not_asked_for(head: str, given: str) -> None:
+def test_material_on_the_same_line_stays_whole_and_is_not_asked_for(head: str, given: str) -> None:
     answered = rewrite(f"{head[0].lower()}{head[1:]} {given}")
 
     assert f"TASK\n{head}\n{given}\n\nCONTEXT" in str(answered["upgraded_prompt"])
     assert "Which text is meant? Please add it." not in answered["missing_questions"]  # type: ignore[operator]
 
 
-def test_limits_that_a_colon_announces_are_no_given_text() -> None:
-    parts = take_apart("Write a poem about my cat with these constraints: max 10 lines, no rhymes", language_of("en"))
+def test_constraints_after_a_colon_are_not_material() -> None:
+    parts = split_prompt("Write a poem about my cat with these constraints: max 10 lines, no rhymes", language_of("en"))
 
     assert parts.blocks == []
 
@@ -136,7 +126,7 @@ def test_one_weak_word_in_common_is_not_cited() -> None:
     assert rewrite("plan a day in Rome", documents=documents)["cited_documents"] == []
 
 
-def test_findings_stand_in_the_order_of_their_numbers() -> None:
+def test_findings_are_ordered_by_document_number() -> None:
     section = (
         "[1] Travel\nEmployees book train tickets for business travel through the portal.\n\n"
         "[2] Travel costs\nBusiness travel costs of employees are refunded: train tickets in second class."
@@ -152,7 +142,7 @@ def test_findings_stand_in_the_order_of_their_numbers() -> None:
     assert [finding.number for finding in findings] == sorted(finding.number for finding in findings)
 
 
-def test_the_users_own_follow_up_is_no_rule() -> None:
+def test_an_earlier_follow_up_is_not_a_constraint() -> None:
     conversation = f"{CONVERSATION}\n\nuser: and for windows?\n\nassistant: Use the scheduler."
     summary = json.dumps({"goal": "backups", "facts": [], "constraints": ["and for windows?."]})
 
@@ -161,7 +151,7 @@ def test_the_users_own_follow_up_is_no_rule() -> None:
     assert text == "Write a backup schedule for MySQL on windows. Make it weekly."
 
 
-def test_what_the_replaced_word_contradicts_is_not_carried_on() -> None:
+def test_facts_that_contradict_the_new_product_are_dropped() -> None:
     summary = json.dumps({"goal": "backups", "facts": ["MySQL commands are used", "The disk has 2 TB"]})
 
     text = follow_up("what about postgres instead", summary=summary)
@@ -179,11 +169,11 @@ def test_what_the_replaced_word_contradicts_is_not_carried_on() -> None:
         ("the second one", "option 2 of the previous answer: “Log shipping”"),
     ],
 )
-def test_a_follow_up_without_a_wish_of_its_own(prompt: str, expected: str) -> None:
+def test_a_follow_up_without_a_change(prompt: str, expected: str) -> None:
     assert expected in follow_up(prompt)
 
 
-def test_undoing_goes_back_to_the_wishes_before() -> None:
+def test_undo_restores_the_earlier_changes() -> None:
     conversation = f"{CONVERSATION}\n\nuser: make it shorter\n\nassistant: ok\n\nuser: as a table\n\nassistant: ok"
 
     assert follow_up("undo that", conversation) == "Write a backup schedule for MySQL on Linux. Keep the answer short."
@@ -196,7 +186,7 @@ def test_english_for_a_german_answer_is_a_translation() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["shorter", "and for Linux?", "continue", "the second one"])
-def test_a_follow_up_to_nothing_is_asked_about(prompt: str) -> None:
+def test_a_follow_up_without_a_conversation_gets_a_question(prompt: str) -> None:
     assert rewrite(prompt)["missing_questions"] == ["Which earlier answer or request does this refer to?"]
 
 
@@ -212,7 +202,7 @@ def test_a_follow_up_to_nothing_is_asked_about(prompt: str) -> None:
         ("explain json", "Valid JSON"),
     ],
 )
-def test_a_word_alone_does_not_make_the_role_or_the_form(prompt: str, wrong: str) -> None:
+def test_a_single_word_does_not_decide_role_or_format(prompt: str, wrong: str) -> None:
     assert wrong not in str(rewrite(prompt)["upgraded_prompt"])
 
 
@@ -221,7 +211,7 @@ def test_questions_are_announced_only_where_there_are_any() -> None:
     assert "questions" in str(rewrite("marketing ideas")["reasoning"])
 
 
-def test_limits_keep_their_words() -> None:
+def test_constraints_keep_their_words() -> None:
     text = str(
         rewrite("write a poem, 3 stanzas, approx. 50 words, not too long, don't use complicated words, cite sources")[
             "upgraded_prompt"
@@ -247,7 +237,7 @@ def test_languages_without_rules_have_headings_of_their_own(language: str, headi
     assert [line for line in lines if line in headings] == headings
 
 
-def test_without_rules_for_a_language_it_says_so() -> None:
+def test_the_reasoning_names_a_language_without_rules() -> None:
     assert "no rules for the language" in str(rewrite("Napisz wiersz o jesieni", "pl")["reasoning"])
 
 
@@ -270,7 +260,7 @@ def test_a_length_in_words_is_a_length() -> None:
         ("it", "scrivi una mail al mio capo", "Un'e-mail con", "argomento di questo compito"),
     ],
 )
-def test_what_a_prompt_speaks_of(language: str, prompt: str, said: str, not_said: str) -> None:
+def test_the_domain_of_a_prompt(language: str, prompt: str, said: str, not_said: str) -> None:
     answered = rewrite(prompt, language)
     text = f"{answered['upgraded_prompt']} {answered['missing_questions']}"
 

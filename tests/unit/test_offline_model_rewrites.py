@@ -1,26 +1,16 @@
-"""The offline model's rewrites: what is picked out of a prompt, and what a follow-up becomes."""
+"""Rewrites of the offline model: structured prompts, and follow-ups merged with their request."""
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.local.offline_model.chat import answer
-from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.languages import CODES, language_of
-from deploy.local.offline_model.summaries import as_json, summarize
-from shared.llm.sections import render_sections
-
-EMBEDDER = Embedder()
-FORMAT = {"type": "json_schema", "json_schema": {"name": "prompt_rewrite", "schema": {}}}
-
-
-def rewrite(prompt: str, language: str = "en", mode: str = "full", **sections: str) -> dict[str, object]:
-    text = render_sections({"mode": mode, "language": language, "prompt": prompt, **sections})
-    answered: dict[str, object] = json.loads(answer([{"role": "user", "content": text}], FORMAT, EMBEDDER))
-    return answered
+from deploy.local.offline_model.summaries import summarize
+from tests.unit.offline_model_calls import rewrite
 
 
 def written(prompt: str, language: str = "en", **sections: str) -> str:
@@ -94,7 +84,7 @@ def contextual(earlier: str, prompt: str, language: str = "en", **sections: str)
         ),
     ],
 )
-def test_a_prompt_is_taken_apart_in_its_own_language(
+def test_a_prompt_is_split_in_its_own_language(
     language: str, prompt: str, headings: list[str], task: str, limits: list[str]
 ) -> None:
     lines = written(prompt, language).splitlines()
@@ -105,7 +95,7 @@ def test_a_prompt_is_taken_apart_in_its_own_language(
 
 
 @pytest.mark.parametrize("language", [*CODES, "ja", "pt-BR"])
-def test_it_says_that_it_is_offline(language: str) -> None:
+def test_the_reasoning_names_the_offline_model(language: str) -> None:
     known = language_of(language) or language_of("en")
     assert known is not None
 
@@ -131,7 +121,7 @@ def test_a_list_of_requirements_becomes_constraints() -> None:
     assert "- no discounts." in text
 
 
-def test_background_and_budget_find_their_place() -> None:
+def test_background_is_context_and_budget_a_constraint() -> None:
     text = written("We are a bakery with 12 employees. Suggest 10 ideas for Instagram. Budget is $500.")
 
     assert "CONTEXT\nWe are a bakery with 12 employees." in text
@@ -140,7 +130,7 @@ def test_background_and_budget_find_their_place() -> None:
 
 
 @pytest.mark.parametrize("language", CODES)
-def test_all_five_headings_are_there_however_little_was_said(language: str) -> None:
+def test_short_prompts_get_all_five_headings(language: str) -> None:
     known = language_of(language)
     assert known is not None
 
@@ -149,11 +139,11 @@ def test_all_five_headings_are_there_however_little_was_said(language: str) -> N
     assert [line for line in lines if line in known.headings] == known.headings
 
 
-def test_a_language_that_is_asked_for_is_the_answers() -> None:
+def test_a_requested_answer_language_is_used() -> None:
     assert "Answer in Vietnamese." in written('Translate "Good morning" into Vietnamese')
 
 
-def test_what_is_missing_is_asked_for() -> None:
+def test_missing_information_is_asked_for() -> None:
     sparse = rewrite("marketing ideas")
     rich = rewrite("Write a friendly 200-word newsletter for our customers as a list. We are a bakery in Hue.")
 
@@ -181,7 +171,7 @@ DOCUMENTS = (
 
 
 @pytest.mark.parametrize("mode", ["full", "contextual"])
-def test_documents_are_cited_where_they_bear_on_it_and_never_obeyed(mode: str) -> None:
+def test_relevant_documents_are_cited_and_never_obeyed(mode: str) -> None:
     answered = rewrite(
         "How much vacation do I get each year?",
         mode=mode,
@@ -196,7 +186,7 @@ def test_documents_are_cited_where_they_bear_on_it_and_never_obeyed(mode: str) -
     assert "cafeteria" not in text
 
 
-def test_documents_about_something_else_are_not_cited() -> None:
+def test_unrelated_documents_are_not_cited() -> None:
     assert rewrite("Explain photosynthesis to pupils", documents=DOCUMENTS)["cited_documents"] == []
 
 
@@ -209,7 +199,7 @@ def test_a_new_topic_leaves_the_old_conversation_behind() -> None:
     assert "Fritzbox" not in text
 
 
-def test_a_placeholder_is_never_doubled() -> None:
+def test_a_placeholder_is_never_duplicated() -> None:
     summary = json.dumps({"facts": ["Write to <EMAIL_1> at the bakery.", "The bakery's phone is <PHONE_1>."]})
 
     text = written("Write a letter to my boss <EMAIL_1> about the bakery, in max <CARD_1> words", summary=summary)
@@ -249,7 +239,7 @@ HTTPS = {
         ("nl", "maak het korter en voor beginners", "Houd het antwoord kort. Schrijf het voor beginners."),
     ],
 )
-def test_a_follow_up_is_completed_with_what_it_refers_to(language: str, follow_up: str, added: str) -> None:
+def test_a_follow_up_is_merged_with_its_request(language: str, follow_up: str, added: str) -> None:
     assert contextual(HTTPS[language], follow_up, language) == f"{HTTPS[language]} {added}"
 
 
@@ -265,13 +255,13 @@ def test_a_follow_up_is_completed_with_what_it_refers_to(language: str, follow_u
         ("en", "Explain this theorem.", "shorter", "Keep the answer short."),
     ],
 )
-def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, follow_up: str, added: str) -> None:
+def test_a_summary_does_not_repeat_the_request(language: str, earlier: str, follow_up: str, added: str) -> None:
     conversation = f"user: {earlier}\n\nassistant: Voilà."
-    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+    summary = json.dumps(asdict(summarize({"conversation": conversation})))
 
     for constraints in ([], [earlier]):
-        told = json.dumps({**json.loads(summary), "constraints": constraints})
-        answered = rewrite(follow_up, language, "contextual", conversation=conversation, summary=told)
+        extended = json.dumps({**json.loads(summary), "constraints": constraints})
+        answered = rewrite(follow_up, language, "contextual", conversation=conversation, summary=extended)
         assert answered["upgraded_prompt"] == f"{earlier} {added}"
     assert json.loads(summary)["constraints"] == []
 
@@ -289,14 +279,14 @@ def test_with_a_summary_the_request_is_said_once(language: str, earlier: str, fo
 )
 def test_items_of_a_list_within_a_line_stay_whole(answered: str, kept: str) -> None:
     conversation = f"user: How do I back up PostgreSQL?\n\nassistant: {answered}"
-    summary = json.dumps(as_json(summarize({"conversation": conversation})))
+    summary = json.dumps(asdict(summarize({"conversation": conversation})))
 
     text = rewrite("make it shorter", mode="contextual", conversation=conversation, summary=summary)["upgraded_prompt"]
 
     assert text == f"How do I back up PostgreSQL? Keep the answer short.{kept}"
 
 
-def test_an_end_mark_is_not_doubled() -> None:
+def test_a_final_mark_is_not_duplicated() -> None:
     summary = json.dumps({"goal": HTTPS["en"], "facts": ["The class has 24 pupils. ."]})
 
     text = rewrite("shorter", mode="contextual", summary=summary)["upgraded_prompt"]
@@ -330,18 +320,18 @@ def test_an_end_mark_is_not_doubled() -> None:
         ("nl", "Hoe installeer ik Docker op Windows?", "en op Linux?", "Hoe installeer ik Docker op Linux?"),
     ],
 )
-def test_a_question_moves_to_another_thing_of_the_kind(language: str, earlier: str, follow_up: str, moved: str) -> None:
+def test_a_transfer_replaces_the_product(language: str, earlier: str, follow_up: str, moved: str) -> None:
     assert contextual(earlier, follow_up, language) == moved
 
 
-def test_a_question_about_the_answer_names_what_it_is_about() -> None:
+def test_a_question_about_the_answer_names_the_request() -> None:
     text = contextual(HTTPS["en"], "why does the browser trust the CA?")
 
     assert HTTPS["en"] in text
     assert text.endswith("Why does the browser trust the CA?")
 
 
-def test_an_item_of_the_answer_is_filled_in() -> None:
+def test_a_referenced_item_of_the_answer_is_quoted() -> None:
     assert "“Second thing.”" in contextual(HTTPS["en"], "explain the second point in more detail")
 
 
@@ -353,7 +343,7 @@ def test_follow_ups_add_up_and_the_later_one_wins() -> None:
     assert text == f"{HTTPS['en']} Keep the answer short. Answer in German."
 
 
-def test_without_the_conversation_the_summary_says_what_it_is_about() -> None:
+def test_the_summary_replaces_a_missing_conversation() -> None:
     summary = json.dumps(
         {"goal": HTTPS["en"], "constraints": ["make it longer", "max 300 words"], "facts": ["The class has 24 pupils."]}
     )
@@ -365,7 +355,7 @@ def test_without_the_conversation_the_summary_says_what_it_is_about() -> None:
     assert "The class has 24 pupils" in text
 
 
-def test_a_follow_up_to_nothing_asks_what_is_meant() -> None:
+def test_an_unresolved_follow_up_asks_for_the_request() -> None:
     answered = rewrite("make it shorter", mode="contextual")
 
     assert answered["upgraded_prompt"] == "Make it shorter."
@@ -413,7 +403,7 @@ def test_numbers_placeholders_quotations_and_code_survive(pieces: list[str], joi
 
 @settings(deadline=None, max_examples=100)
 @given(TEXTS, TEXTS, st.sampled_from([*CODES, "ja", ""]))
-def test_any_text_gives_an_answer(prompt: str, conversation: str, language: str) -> None:
+def test_any_text_gets_an_answer(prompt: str, conversation: str, language: str) -> None:
     for mode in ("full", "contextual"):
         answered = rewrite(prompt, language, mode, conversation=f"user: {conversation}", documents=conversation)
         assert isinstance(answered["upgraded_prompt"], str)
@@ -450,5 +440,5 @@ def test_any_text_gives_an_answer(prompt: str, conversation: str, language: str)
         ),
     ],
 )
-def test_what_the_prompt_is_about_is_left_as_it_is(prompt: str, material: str) -> None:
+def test_material_stays_unchanged(prompt: str, material: str) -> None:
     assert material in written(prompt, "vi" if "Tóm" in prompt else "en")

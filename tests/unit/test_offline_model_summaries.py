@@ -1,6 +1,7 @@
-"""The offline model's summaries, and the values it makes for a schema that no rule knows."""
+"""Summaries of the offline model, and minimal values for unknown schemas."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import jsonschema
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploy.local.offline_model.answers import minimal_value
 from deploy.local.offline_model.languages import CODES, Language, detect, language_of
-from deploy.local.offline_model.summaries import as_json, summarize
+from deploy.local.offline_model.summaries import summarize
 
 SHOP = """user: Hi! I run a small online shop for ceramic mugs. We ship from Da Nang to 14 countries. Can you write a \
 product description for our new blue mug? It costs 25 € and holds 350 ml. Please keep it under 80 words.
@@ -30,7 +31,7 @@ def summary_of(conversation: str, previous: dict[str, Any] | None = None) -> dic
     sections = {"conversation": conversation}
     if previous is not None:
         sections["previous_summary"] = json.dumps(previous)
-    return as_json(summarize(sections))
+    return asdict(summarize(sections))
 
 
 def test_a_conversation_is_sorted_into_what_the_rewrite_needs() -> None:
@@ -46,7 +47,7 @@ def test_a_conversation_is_sorted_into_what_the_rewrite_needs() -> None:
     assert "<EMAIL_1>" in json.dumps(summary)
 
 
-def test_vietnamese_is_sorted_too() -> None:
+def test_a_vietnamese_conversation_is_summarized() -> None:
     summary = summary_of(
         "user: Tôi là giáo viên lớp 8 ở Huế. Hãy giải thích quang hợp là gì cho học sinh của tôi, dưới 200 từ.\n\n"
         "assistant: Cây dùng ánh sáng.\n\nuser: Tôi đã thử dùng video nhưng học sinh không hiểu."
@@ -58,7 +59,7 @@ def test_vietnamese_is_sorted_too() -> None:
     assert summary["tried"] == ["Tôi đã thử dùng video nhưng học sinh không hiểu."]
 
 
-def test_what_still_holds_is_kept_and_what_is_new_is_added() -> None:
+def test_a_summary_extends_the_previous_one() -> None:
     previous = summary_of(SHOP)
 
     summary = summary_of("user: now in German please", previous)
@@ -95,7 +96,7 @@ def test_a_broken_previous_summary_counts_as_none(previous: str) -> None:
 
 @settings(deadline=None, max_examples=80)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=400))
-def test_any_conversation_gives_a_summary(text: str) -> None:
+def test_any_conversation_gets_a_summary(text: str) -> None:
     for conversation in (text, f"user: {text}\n\nassistant: {text}"):
         assert set(summary_of(conversation)) == {"goal", "facts", "constraints", "decisions", "tried"}
 
@@ -115,14 +116,14 @@ def test_any_conversation_gives_a_summary(text: str) -> None:
         ("", None),
     ],
 )
-def test_the_language_is_known_by_its_small_words(text: str, code: str | None) -> None:
+def test_a_language_is_detected_by_its_stopwords(text: str, code: str | None) -> None:
     found = detect(text)
 
     assert (found.code if found else None) == code
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_language_has_all_that_english_has(code: str) -> None:
+def test_every_language_has_the_entries_of_english(code: str) -> None:
     language, english = language_of(code), language_of("en")
     assert isinstance(language, Language)
     assert isinstance(english, Language)
@@ -159,6 +160,6 @@ def test_values_for_an_unknown_schema_are_valid(schema: dict[str, Any]) -> None:
     jsonschema.validate(minimal_value(schema), schema)
 
 
-def test_a_schema_that_contains_itself_comes_to_an_end() -> None:
+def test_a_recursive_schema_terminates() -> None:
     minimal_value({"$ref": "#"})
     minimal_value({"type": "array", "minItems": 1, "items": {"$ref": "#"}})

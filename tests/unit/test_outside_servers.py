@@ -1,4 +1,4 @@
-"""Servers that settings point to: found in their addresses, and missed before anything starts."""
+"""External servers named in settings: their addresses, and the check that they answer."""
 
 import socket
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.outside_servers import nobody_answers, outside_addresses
+from deploy.local.outside_servers import outside_addresses, unreachable_server
 from deploy.local.settings import LocalSettings
 
 
@@ -21,7 +21,7 @@ def listening() -> Iterator[int]:
 @pytest.fixture
 def closed() -> Iterator[int]:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        server.bind(("127.0.0.1", 0))  # bound but not listening: no other process gets the port
         yield server.getsockname()[1]
 
 
@@ -39,7 +39,7 @@ def test_addresses_are_found_in_every_kind_of_setting() -> None:
     }
 
 
-def test_addresses_that_only_the_client_can_find_are_left_to_it() -> None:
+def test_urls_that_only_the_client_can_resolve_are_not_checked() -> None:
     settings = LocalSettings(
         _env_file=None,
         redis_url=SecretStr("unix:///run/redis.sock"),
@@ -49,10 +49,10 @@ def test_addresses_that_only_the_client_can_find_are_left_to_it() -> None:
     assert outside_addresses(LocalSettings(_env_file=None)) == {}
 
 
-async def test_one_address_of_a_setting_is_enough(listening: int, closed: int) -> None:
+async def test_one_reachable_address_per_setting_is_enough(listening: int, closed: int) -> None:
     there, away = ("127.0.0.1", listening), ("127.0.0.1", closed)
-    assert await nobody_answers({}) is None
-    assert await nobody_answers({"REDIS_URL": [there], "KAFKA_BOOTSTRAP_SERVERS": [away, there]}) is None
-    assert await nobody_answers({"REDIS_URL": [there], "MONGODB_URL": [away]}) == (
+    assert await unreachable_server({}) is None
+    assert await unreachable_server({"REDIS_URL": [there], "KAFKA_BOOTSTRAP_SERVERS": [away, there]}) is None
+    assert await unreachable_server({"REDIS_URL": [there], "MONGODB_URL": [away]}) == (
         f"wrong setting: MONGODB_URL: nothing answers at 127.0.0.1:{closed}"
     )

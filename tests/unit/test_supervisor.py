@@ -1,4 +1,4 @@
-"""The supervisor with real child processes that stand in for the parts."""
+"""The supervisor with real child processes in place of the parts."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,11 @@ import pytest
 
 from deploy.local.managed_process import Part
 from deploy.local.part_logs import OperatorOutput
-from deploy.local.process_table import http_ready
-from deploy.local.server_commands import ServerCommand
+from deploy.local.ports import choose_ports, port_is_free
+from deploy.local.processes import ServerCommand
+from deploy.local.readiness import http_ready
 from deploy.local.settings import LocalSettings
-from deploy.local.stack_plan import SERVICES, StackPlan, choose_ports, port_is_free
+from deploy.local.stack_plan import SERVICES, StackPlan
 from deploy.local.supervisor import Supervisor
 from tests.conftest import eventually
 
@@ -25,7 +26,7 @@ SCRIPT = Path(__file__).parent / "supervised_part.py"
 
 
 class Stack:
-    """A supervisor over stand-in parts, running as a task."""
+    """A supervisor with stand-in parts, running as a task."""
 
     def __init__(self, folder: Path, behaviours: dict[str, str], *, start_seconds: float = 20.0) -> None:
         self.folder = folder
@@ -36,7 +37,7 @@ class Stack:
         self.ports = choose_ports(names)
         self.topics_created = 0
         parts = {name: self._part(name, behaviours.get(name, "serve")) for name in names}
-        plan = StackPlan(parts, dict(os.environ), {"gateway": "http://x", "services": {}}, False, False)
+        plan = StackPlan(parts, dict(os.environ), {"gateway": "http://x", "services": {}}, False)
         self.output = OperatorOutput(folder, None)
         self.supervisor = Supervisor(self.settings, plan, self.output)
         self.task = asyncio.create_task(self.supervisor.run(None))
@@ -134,7 +135,7 @@ async def test_a_dead_process_is_started_again_at_once_on_the_same_port(start: C
     assert await stack.end() == 0
 
 
-async def test_the_topics_are_created_again_when_the_broker_was_replaced(start: Callable[..., Stack]) -> None:
+async def test_topics_are_created_again_after_the_broker_is_replaced(start: Callable[..., Stack]) -> None:
     stack = start()
     before = await stack.ready()
     assert stack.topics_created == 1

@@ -1,4 +1,4 @@
-"""The small parts of the supervisor: ports, pauses, logs, secrets, the lock, the command line."""
+"""Building blocks of the supervisor: ports, restart pauses, logs, secrets, the lock and the stack plan."""
 
 import io
 import json
@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from deploy.local.data_folder import AlreadyRunning, InstanceLock, read_json, running_pid, write_json
 from deploy.local.managed_process import RestartPauses
 from deploy.local.part_logs import PartLog, RotatedFile, Terminal, readable
+from deploy.local.ports import choose_ports, port_is_free
 from deploy.local.settings import LocalSettings, stack_secrets
-from deploy.local.stack_plan import choose_ports, plan_stack, port_is_free
+from deploy.local.stack_plan import plan_stack
 
 
 def settings(folder: Path, **values: object) -> LocalSettings:
@@ -34,7 +35,7 @@ def test_ports_are_free_different_and_below_those_of_outgoing_connections() -> N
     assert max(ports.values()) < first_outgoing
 
 
-def test_a_port_somebody_listens_on_is_not_free() -> None:
+def test_a_port_in_use_is_not_free() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -47,7 +48,7 @@ def test_pauses_grow_and_become_slow_in_a_crash_loop() -> None:
     assert pauses.crash_loop
 
 
-def test_a_steady_run_starts_the_pauses_over() -> None:
+def test_a_steady_run_resets_the_pauses() -> None:
     pauses = RestartPauses()
     for _ in range(9):
         pauses.after_death(0.1)
@@ -100,7 +101,7 @@ def test_the_terminal_names_the_part() -> None:
     assert stream.getvalue() == "rag        | hello\n"
 
 
-def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     made = stack_secrets(settings(tmp_path))
     assert made == stack_secrets(settings(tmp_path))
     assert made["DEMO_API_KEY"].startswith("pu_")
@@ -117,7 +118,7 @@ def test_a_secret_that_is_set_is_used_and_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "demo-key").exists()
 
 
-def test_one_supervisor_to_a_folder(tmp_path: Path) -> None:
+def test_one_supervisor_per_data_folder(tmp_path: Path) -> None:
     assert running_pid(tmp_path) is None
     lock = InstanceLock(tmp_path)
     with pytest.raises(AlreadyRunning) as refused:
@@ -137,9 +138,7 @@ def test_json_files_are_replaced_in_one_step(tmp_path: Path) -> None:
     assert read_json(tmp_path / "nothing.json") is None
 
 
-async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
-    async def create_topics(_: object) -> None: ...
-
+def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
     given = settings(
         tmp_path,
         kafka_bootstrap_servers="kafka.example:9092",
@@ -147,7 +146,7 @@ async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
         mongodb_url=SecretStr("mongodb://mongo.example"),
         openai_api_key=SecretStr("sk-mine"),
     )
-    plan = plan_stack(given, {}, cluster_libs=None, create_topics=create_topics)
+    plan = plan_stack(given, {}, cluster_libs=None)
     assert not {"broker", "redis", "mongodb", "model"} & set(plan.parts)
     addresses = plan.endpoints({})
     assert addresses["kafka"] == "kafka.example:9092"
@@ -155,13 +154,11 @@ async def test_an_address_that_is_set_replaces_its_part(tmp_path: Path) -> None:
     assert addresses["mongodb"] == "mongodb://mongo.example"
     assert addresses["model"] == "https://api.openai.com/v1"
     assert "KAFKA_ENABLE_IDEMPOTENCE" not in plan.environment
-    assert not plan.offline_model
+    assert not given.offline_model
 
 
-async def test_each_start_of_the_embedded_broker_has_a_new_cluster_id(tmp_path: Path) -> None:
-    async def create_topics(_: object) -> None: ...
-
-    plan = plan_stack(settings(tmp_path), {}, cluster_libs=None, create_topics=create_topics)
+def test_each_start_of_the_embedded_broker_has_a_new_cluster_id(tmp_path: Path) -> None:
+    plan = plan_stack(settings(tmp_path), {}, cluster_libs=None)
     first, second = (plan.parts["broker"].command().argv for _ in range(2))
     assert first != second
     assert plan.parts["broker"].memory_limit_mb == 1024

@@ -1,4 +1,4 @@
-"""Upgrades as tests need them."""
+"""Builds upgrade tasks and chunks for tests."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Ledger events for the tests of the usage service."""
+"""Builds ledger events for tests of the usage service."""
 
 import random
 from typing import Any

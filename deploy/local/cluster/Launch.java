@@ -21,25 +21,25 @@ import org.h2.mvstore.MVMap;
 import org.h2.mvstore.MVStore;
 
 /**
- * MongoDB's wire protocol over one H2 file: `java -cp 'libs/*' Launch.java PORT FILE`. Ends cleanly on SIGTERM.
+ * Serves MongoDB's wire protocol from one H2 file: `java -cp 'libs/*' Launch.java PORT FILE`. Stops cleanly on SIGTERM.
  *
- * The library ignores `partialFilterExpression`. An index whose name ends in `_if_FIELD` covers here, as it does in
- * MongoDB by such an expression, only the documents in which FIELD is a string.
+ * The library ignores `partialFilterExpression`. Instead, an index whose name ends in `_if_FIELD` covers only the
+ * documents in which FIELD is a string, as such an expression does in MongoDB.
  *
- * The library changes a stored document field by field while others may be reading it, and H2 writing it to the file.
- * Here an update changes a copy and then puts it in the document's place, so that all see the whole update or none.
+ * The library updates a stored document field by field while other threads may read it and H2 may write it to the file.
+ * Here an update changes a copy and then replaces the document, so that readers see the whole update or none.
  */
 public class Launch {
     private static final int COMMIT_DELAY_MS = 50;
     private static final String PARTIAL = "_if_";
 
     public static void main(String[] args) {
-        // The delay bounds what a crash of this server can lose: the library does not commit each write by itself.
+        // The delay limits what a crash of this server can lose: the library does not commit after each write.
         MVStore store = new MVStore.Builder().fileName(args[1]).open();
         store.setAutoCommitDelay(COMMIT_DELAY_MS);
         H2Backend backend = new Backend(store);
         backend.version(new MongoVersion() {
-            // Today's clients refuse the wire version that the library states by itself.
+            // Current clients refuse the library's default wire version.
             public List<Integer> getVersionArray() {
                 return List.of(5, 0, 0);
             }
@@ -62,7 +62,7 @@ public class Launch {
             return new Database(name);
         }
 
-        /** An inner class, since H2Database's constructor opens collections: a field would not be set by then. */
+        /** An inner class, because H2Database's constructor opens collections before fields of this class are set. */
         class Database extends H2Database {
             Database(String name) {
                 super(name, getMvStore(), getCursorRegistry());
@@ -85,13 +85,13 @@ public class Launch {
     }
 
     /**
-     * Gives an update copies to change: the library puts what it changed in the place of what it found.
+     * Passes copies of documents to updates; the library then replaces each document by its changed copy.
      *
-     * A query with an `_id` finds the one document by it, as in MongoDB. The library does so only for a query of no other
-     * field, and else reads the whole collection.
+     * A query with an `_id` finds the document by it, as in MongoDB. The library does so only when the query has no other
+     * field, and otherwise reads the whole collection.
      */
     static class CopyOnWriteCollection extends H2Collection {
-        private boolean updating; // guarded by this collection's monitor, as all that updates is
+        private boolean updating; // guarded by this collection's monitor, like all updates
 
         CopyOnWriteCollection(
                 MongoDatabase in, String name, CollectionOptions options, MVMap<Object, Document> documents,
@@ -135,13 +135,13 @@ public class Launch {
         }
     }
 
-    /** Shows the index behind it only the documents that it covers. */
+    /** Passes only covered documents to the underlying index. */
     static class PartialIndex extends Index<Object> {
         private final Index<Object> covered;
         private final String field;
 
         PartialIndex(Index<Object> covered, List<IndexKey> keys, String field) {
-            super(covered.getName(), keys, true); // sparse: a document that it does not cover is no error
+            super(covered.getName(), keys, true); // sparse: an uncovered document is not an error
             this.covered = covered;
             this.field = field;
         }

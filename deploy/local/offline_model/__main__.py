@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-# One thread does all the work; the tokenizer's own pool would only cost memory.
+# One thread does all the work; the tokenizer's own pool would only use memory.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -20,14 +20,14 @@ import uvloop
 
 from deploy.local.offline_model.app import build_app
 
-# Longer than any client keeps a connection, so that none is closed under a request.
+# Longer than any client keeps an idle connection: otherwise the server may close one that is being reused.
 _KEEP_ALIVE_SECONDS = 75
 _GRACE_SECONDS = 5
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT. Exit code 2 with one line when the address cannot be had."""
-    parser = argparse.ArgumentParser(prog="offline_model", description="An OpenAI-compatible model by fixed rules.")
+    """Serves until SIGTERM or SIGINT. Exits with code 2 and one line when the address cannot be used."""
+    parser = argparse.ArgumentParser(prog="offline_model", description="An OpenAI-compatible server with fixed rules.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8081)
     arguments = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> None:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Nothing: uvicorn's own handling ends the process by the signal instead of with exit code 0."""
+        """Disables uvicorn's own handling, which ends the process by the signal instead of with exit code 0."""
         yield
 
 

@@ -1,7 +1,9 @@
-"""Answers of the offline model: the structured ones it knows, and minimal values for a schema it does not know."""
+"""Structured answers of the offline model: rewrites, summaries, and minimal values for any other JSON schema."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+_MAX_DEPTH = 12
 
 
 @dataclass
@@ -17,7 +19,7 @@ class Rewrite:
 
 @dataclass
 class Summary:
-    """What a conversation comes down to."""
+    """A summarized conversation. Field names are those of the structured output."""
 
     goal: str = ""
     facts: list[str] = field(default_factory=list)
@@ -26,11 +28,8 @@ class Summary:
     tried: list[str] = field(default_factory=list)
 
 
-_MAX_DEPTH = 12
-
-
 def minimal_value(schema: dict[str, Any]) -> Any:
-    """The emptiest value that the schema allows: "", 0, false, [], null; only required fields of an object."""
+    """Returns the emptiest value that the schema allows: "", 0, false, [] or null; objects get required fields only."""
     return _value(schema, schema, 0)
 
 

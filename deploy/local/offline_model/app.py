@@ -1,4 +1,4 @@
-"""The HTTP side: the part of the OpenAI protocol that the services use. Streaming and sampling are not in it."""
+"""HTTP routes of the offline model: the part of the OpenAI API that the services use, without streaming."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ _MAX_TEXTS = 2048
 
 
 class Message(BaseModel):
-    """A chat message; content in parts is joined."""
+    """A chat message; `text()` joins content that is sent in parts."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -35,7 +35,7 @@ class Message(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """Body of `POST /v1/chat/completions`. Sampling parameters are ignored: the rules have no dice."""
+    """Body of `POST /v1/chat/completions`. Sampling parameters are ignored, because the rules are deterministic."""
 
     model: str = chat.MODEL
     messages: list[Message] = Field(min_length=1)
@@ -52,7 +52,7 @@ class EmbeddingsBody(BaseModel):
 
 
 class OfflineModel:
-    """The routes, over one embedder; the work is done in one thread so that health stays answered."""
+    """The routes, on one embedder. The work runs in one thread, so health checks are answered meanwhile."""
 
     def __init__(self) -> None:
         self._embedder = embedder.Embedder()
@@ -135,7 +135,7 @@ class OfflineModel:
 
 
 def build_app() -> Starlette:
-    """The application; loads the embeddings."""
+    """Returns the application; loads the embeddings."""
     model = OfflineModel()
     return Starlette(
         routes=[

@@ -1,4 +1,4 @@
-"""Which rules answer a chat request: told by the schema's name or, without a schema, by the sections."""
+"""Answers chat requests: chooses the rules by the name of the requested JSON schema or by the prompt's sections."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from deploy.local.offline_model.answers import minimal_value
 from deploy.local.offline_model.contextual_rewrite import contextual_rewrite
 from deploy.local.offline_model.embedder import Embedder
 from deploy.local.offline_model.full_rewrite import full_rewrite
-from deploy.local.offline_model.summaries import as_json, read_summary, summarize
+from deploy.local.offline_model.summaries import read_summary, summarize
 from shared.llm.sections import parse_sections
 
 MODEL = "offline-rules-1"
@@ -19,14 +19,14 @@ _OFFLINE_NOTE = (
 
 
 def answer(messages: list[dict[str, Any]], response_format: dict[str, Any], embedder: Embedder) -> str:
-    """The content of the answer: JSON where a structured output is asked for, else a plain sentence."""
+    """Returns the content of the answer: JSON where structured output is requested, else a plain sentence."""
     sections = _sections(messages)
     wanted = response_format.get("json_schema") or {}
     name = wanted.get("name")
     if name == "prompt_rewrite" or (name is None and "prompt" in sections):
         return _json(_rewrite(sections, embedder))
     if name == "conversation_summary" or (name is None and "conversation" in sections):
-        return _json(as_json(summarize(sections)))
+        return _json(asdict(summarize(sections)))
     if wanted:
         return _json(minimal_value(wanted.get("schema") or {"type": "object"}))
     return _json({"note": _OFFLINE_NOTE}) if response_format.get("type") == "json_object" else _OFFLINE_NOTE
@@ -41,7 +41,7 @@ def _rewrite(sections: dict[str, str], embedder: Embedder) -> dict[str, Any]:
 
 
 def _sections(messages: list[dict[str, Any]]) -> dict[str, str]:
-    """The sections of the first user message that has any: later ones are hints on the form of the answer."""
+    """Returns the sections of the first user message that has any; later ones only describe the answer's format."""
     for message in messages:
         if message["role"] == "user":
             sections = parse_sections(message["content"])

@@ -1,4 +1,4 @@
-"""A follow-up as one short prompt that stands alone: the earlier request with the change that was asked for."""
+"""Rewrites a follow-up as one short, self-contained prompt: the earlier request with the requested change."""
 
 import re
 
@@ -15,7 +15,7 @@ from deploy.local.offline_model.conversations import (
 )
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.languages import Language, detect, language_of
+from deploy.local.offline_model.languages import NO_RULES, Language, detect, language_of
 from deploy.local.offline_model.passages import without_polite_words
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,
@@ -29,7 +29,6 @@ from deploy.local.offline_model.text_pieces import (
     split_sentences,
     words,
 )
-from deploy.local.offline_model.unruled_languages import NO_RULES
 
 _REQUEST_CHARACTERS = 800
 _CODE_CHARACTERS = 2000
@@ -45,7 +44,7 @@ _OPTIONS = frozenset(
 
 
 def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Embedder) -> Rewrite:
-    """The follow-up merged with what it refers to, in the language of the `language` section."""
+    """Merges the follow-up with the request it refers to, in the language of the `language` section."""
     language = language_of(sections.get("language", ""))
     prompt = sections["prompt"].strip()
     turns = read_conversation(sections.get("conversation", ""))
@@ -63,7 +62,7 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     if simple:
         return Rewrite(simple, f"{phrases['offline']} {phrases['filled']}", [], 0.6)
     if language and between and language.pattern["undo"].fullmatch(prompt.strip(" .!?")):
-        # Without the change that is taken back, the one before it is the last one.
+        # The undone change is dropped, so the change before it is the last one.
         between, prompt = between[:-2], between[-2] if len(between) > 1 else ""
     if language is None:
         written = _without_rules(request, [*between, prompt])
@@ -83,7 +82,7 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
 def _referred(
     prompt: str, turns: list[Turn], summary: Summary | None, language: Language | None
 ) -> tuple[str | None, list[str]]:
-    """The request that the follow-up is about and the follow-ups between the two."""
+    """Returns the request that the follow-up refers to, and the follow-ups between the two."""
     earlier = [turn for turn in turns if not (turn.role == "user" and turn.text == prompt)] or turns
     spoken = detect(" ".join(turn.text for turn in earlier if turn.role == "user"))
     request, between = last_request(earlier, spoken)
@@ -106,7 +105,7 @@ def _referred(
 def _simple_follow_up(
     prompt: str, request: str, between: list[str], turns: list[Turn], language: Language
 ) -> str | None:
-    """The whole prompt for a follow-up such as "continue" or "the second one"; None for any other."""
+    """Returns the whole prompt for a follow-up such as "continue" or "the second one"; None for any other."""
     bare, phrases = prompt.strip(" .!?¡¿"), language.change_phrases
     asked = _plainly(request, language)
     if language.pattern["go_on"].fullmatch(bare):
@@ -149,16 +148,16 @@ def _written(
                 sentences.append(_transfer(follow_up.transfer, language))
         _merge(changes, follow_up)
         if follow_up.verbatim:
-            said = " ".join(follow_up.verbatim)
-            sentences.append(as_sentence(said) + _meant_item(said, turns, language))
-    told = _change_sentences(changes, language)
+            quoted = " ".join(follow_up.verbatim)
+            sentences.append(as_sentence(quoted) + _referenced_item(quoted, turns, language))
+    change_sentences = _change_sentences(changes, language)
     moved_to = f"{target} {prompt}"
-    alone = _kept(summary, f"{asked} {prompt} {' '.join(sentences)}", [*between, prompt], moved_to, language)
-    if sentences and sentences[-1].rstrip().endswith("?") and not told and not between:
-        # A question about the earlier answer: name the request it is about, and ask.
+    kept = _kept(summary, f"{asked} {prompt} {' '.join(sentences)}", [*between, prompt], moved_to, language)
+    if sentences and sentences[-1].rstrip().endswith("?") and not change_sentences and not between:
+        # A question about the earlier answer: name the request, then ask.
         about = language.change_phrases["about"].format(request=asked.rstrip(), follow_up=sentences[-1])
-        return " ".join([about, *alone])
-    return " ".join([asked, *sentences, *told, *alone])
+        return " ".join([about, *kept])
+    return " ".join([asked, *sentences, *change_sentences, *kept])
 
 
 def _plainly(request: str, language: Language) -> str:
@@ -180,12 +179,12 @@ def _merge(changes: FollowUp, follow_up: FollowUp) -> None:
 
 def _change_sentences(changes: FollowUp, language: Language) -> list[str]:
     phrases = language.change_phrases
-    told = [phrases[change] for change in changes.changes]
+    sentences = [phrases[change] for change in changes.changes]
     if changes.audience:
-        told.append(phrases["audience"].format(changes.audience))
+        sentences.append(phrases["audience"].format(changes.audience))
     if changes.language:
-        told.append(phrases["language"].format(language.language_names[changes.language]))
-    return told
+        sentences.append(phrases["language"].format(language.language_names[changes.language]))
+    return sentences
 
 
 def _transfer(target: str, language: Language) -> str:
@@ -193,8 +192,8 @@ def _transfer(target: str, language: Language) -> str:
     return language.change_phrases["transfer" if connected else "transfer_topic"].format(target)
 
 
-def _meant_item(follow_up: str, turns: list[Turn], language: Language) -> str:
-    """What "the second point" of the last answer says, as a sentence; nothing when there is no such item."""
+def _referenced_item(follow_up: str, turns: list[Turn], language: Language) -> str:
+    """Quotes the item that "the second point" refers to in the last answer; empty when there is no such item."""
     items = _items_of_last_answer(turns)
     for number, pattern in enumerate(language.ordinal_patterns):
         if pattern.search(follow_up) and number < len(items):
@@ -209,12 +208,12 @@ def _items_of_last_answer(turns: list[Turn]) -> list[str]:
 
 
 def _kept(summary: Summary | None, said: str, follow_ups: list[str], moved_to: str, language: Language) -> list[str]:
-    """Limits and facts of the conversation that the prompt does not say yet and that fit what it is moved to."""
+    """Returns constraints and facts of the summary that the prompt lacks and that do not contradict `moved_to`."""
     if summary is None:
         return []
     present = normalized(said)
     used = set(PLACEHOLDER.findall(said))
-    told = {normalized(text) for text in follow_ups}
+    repeated = {normalized(text) for text in follow_ups}
 
     def new(items: list[str]) -> list[str]:
         fresh = [
@@ -222,7 +221,7 @@ def _kept(summary: Summary | None, said: str, follow_ups: list[str], moved_to: s
             for item in distinct(items)
             if normalized(item) not in present
             and not used & set(PLACEHOLDER.findall(item))
-            and normalized(item) not in told
+            and normalized(item) not in repeated
             and not item.rstrip().endswith(("?", "？"))
             and not contradicts(item, moved_to)
             and not read_follow_up(item, language).transfer
@@ -247,8 +246,7 @@ def _is_change(item: str, language: Language) -> bool:
 
 def _cited(findings: list[Finding], language: Language | None) -> str:
     heading = [language.phrases["documents"]] if language else []
-    lines = [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
-    return "\n".join([*heading, *lines])
+    return "\n".join([*heading, *(finding.cited() for finding in findings)])
 
 
 def _without_rules(request: str, follow_ups: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads a conversation: who said what, what a follow-up changes, and what it substitutes."""
+"""Reads conversations: the turns, the request that a follow-up refers to, and the changes that it asks for."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,19 +8,47 @@ from deploy.local.offline_model.passages import asks, without_polite_words
 from deploy.local.offline_model.text_pieces import PLACEHOLDER, split_clauses, split_sentences, words
 
 _TURN = re.compile(r"(?:\A|\n\n)(user|assistant|system): ")
-_SHORT = 14
+_FOLLOW_UP_WORDS = 14
+_CLAUSE_WORDS = 9
+# Products of one kind each. Product names are the same in all languages, unlike names of countries, for example.
+_PRODUCTS = (
+    "windows|macos|mac os|mac|linux|ubuntu|debian|fedora|android|ios|iphone|raspberry pi",
+    "python|javascript|typescript|java|c\\+\\+|c#|rust|golang|go|php|ruby|kotlin|swift|bash|powershell",
+    "postgresql|postgres|mysql|mariadb|sqlite|mongodb|oracle|sql server|redis",
+    "aws|azure|google cloud|gcp",
+    "react|angular|vue|svelte|django|flask|fastapi|spring boot|rails|laravel",
+    "docker|podman|kubernetes",
+    "chrome|firefox|safari|edge",
+    "excel|google sheets|libreoffice calc",
+    "kafka|rabbitmq|nats|pulsar",
+    "instagram|facebook|linkedin|tiktok|youtube|twitter",
+)
+# A version is replaced together with its product: "Windows 11" becomes "Linux", and "Java 17" becomes "Python 3".
+_VERSION = r"(?:[ ]v?\d{1,4}(?:\.\d{1,4}){0,2}(?![\w%€$]))?"
+_PRODUCT_PATTERNS = tuple(re.compile(rf"(?<!\w)({kind})(?!\w){_VERSION}", re.IGNORECASE) for kind in _PRODUCTS)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message."""
+    """One message of a conversation."""
 
     role: str
     text: str
 
 
+@dataclass
+class FollowUp:
+    """A parsed follow-up. `changes` are the recognised kinds of change; `verbatim` sentences are to be quoted."""
+
+    changes: list[str] = field(default_factory=list)
+    audience: str | None = None
+    language: str | None = None
+    transfer: str | None = None
+    verbatim: list[str] = field(default_factory=list)
+
+
 def read_conversation(section: str) -> list[Turn]:
-    """The messages of a `conversation` section in order."""
+    """Parses the messages of a `conversation` section, in order."""
     starts = list(_TURN.finditer(section))
     ends = [match.start() for match in starts[1:]] + [len(section)] if starts else []
     turns = [Turn(s.group(1), section[s.end() : end].strip()) for s, end in zip(starts, ends, strict=True)]
@@ -28,11 +56,11 @@ def read_conversation(section: str) -> list[Turn]:
 
 
 def is_follow_up(text: str, language: Language | None) -> bool:
-    """Whether a message leans on an earlier one, so that it says little by itself."""
+    """Whether a message depends on an earlier one and is incomplete without it."""
     size = len(text.split())
     if language is None:
         return len(words(text)) <= 6
-    if size > _SHORT:
+    if size > _FOLLOW_UP_WORDS:
         return False
     if language.pattern["follow_up"].match(text.strip()):
         return True
@@ -43,9 +71,9 @@ def is_follow_up(text: str, language: Language | None) -> bool:
 
 
 def last_request(turns: list[Turn], language: Language | None) -> tuple[str | None, list[str]]:
-    """The latest user message that asks for something and stands on its own, and the user messages after it.
+    """Returns the latest user message with a complete request of its own, and the user messages after it.
 
-    None and all user messages when none does.
+    Returns None and all user messages when there is no such message.
     """
     asked = [turn.text for turn in turns if turn.role == "user"]
     for index in range(len(asked) - 1, -1, -1):
@@ -56,40 +84,26 @@ def last_request(turns: list[Turn], language: Language | None) -> tuple[str | No
 
 
 def main_sentences(text: str, language: Language | None, limit: int = 3) -> list[str]:
-    """What a message asks for: its sentences with a goal or a question, else its first one."""
+    """Returns the sentences of a message that ask for something, or else its first sentences."""
     sentences = [sentence for sentence in split_sentences(text) if not sentence.startswith("```")]
     asking = [sentence for sentence in sentences if asks(sentence, language)] if language else []
     return (asking or sentences or [text])[:limit]
 
 
-_CLAUSE_WORDS = 9
-
-
-@dataclass
-class FollowUp:
-    """`changes` are kinds of change that are fully understood; `verbatim` is what has to be said in its own words."""
-
-    changes: list[str] = field(default_factory=list)
-    audience: str | None = None
-    language: str | None = None
-    transfer: str | None = None
-    verbatim: list[str] = field(default_factory=list)
-
-
 def read_follow_up(text: str, language: Language) -> FollowUp:
-    """The follow-up taken apart clause by clause."""
+    """Parses a follow-up clause by clause."""
     follow_up = FollowUp()
     text = without_polite_words(text.strip().lstrip("¿¡"), language)
     transfer = language.pattern["transfer"].fullmatch(text.rstrip(" ?.!"))
     if transfer and len(text.split()) <= _CLAUSE_WORDS:
         target = next((group for group in transfer.groups() if group), "").strip(" ?.!")
-        if target and _not_understood(target, language, FollowUp()):
+        if target and _unrecognised(target, language, FollowUp()):
             follow_up.transfer = target
             return follow_up
     for sentence in re.split(r"(?<=[.!?])\s+", text):
         clauses = _clauses(sentence, language)
         understood = FollowUp()
-        rests = [_not_understood(clause, language, understood) for clause in clauses]
+        rests = [_unrecognised(clause, language, understood) for clause in clauses]
         if not any(rests) and (understood.changes or understood.audience or understood.language):
             follow_up.changes += [change for change in understood.changes if change not in follow_up.changes]
             follow_up.audience = understood.audience or follow_up.audience
@@ -99,13 +113,33 @@ def read_follow_up(text: str, language: Language) -> FollowUp:
     return follow_up
 
 
+def substituted(request: str, target: str) -> str | None:
+    """Returns the request with its product replaced by the target's product of the same kind; None without one."""
+    for pattern in _PRODUCT_PATTERNS:
+        wanted = pattern.search(target)
+        present = {match.group(1).lower() for match in pattern.finditer(request)}
+        if wanted and len(present) == 1 and wanted.group(1).lower() not in present:
+            return pattern.sub(wanted.group(0).replace("\\", r"\\"), request)
+    return None
+
+
+def contradicts(text: str, target: str) -> bool:
+    """Whether a text names another product of the target's kind: "MySQL 8 is installed" for Postgres."""
+    for pattern in _PRODUCT_PATTERNS:
+        wanted = {match.group(1).lower() for match in pattern.finditer(target)}
+        present = {match.group(1).lower() for match in pattern.finditer(text)}
+        if wanted and present and not wanted & present:
+            return True
+    return False
+
+
 def _clauses(sentence: str, language: Language) -> list[str]:
     parts = [piece for clause in split_clauses(sentence) for piece in language.pattern["clause_break"].split(clause)]
     return [part.strip(" .!?,") for part in parts if part and part.strip(" .!?,")]
 
 
-def _not_understood(clause: str, language: Language, into: FollowUp) -> str:
-    """What is left of the clause without the changes that are known and filler words; they are added to `into`."""
+def _unrecognised(clause: str, language: Language, into: FollowUp) -> str:
+    """Adds the recognised changes of the clause to `into` and returns the remaining words, without filler words."""
     if PLACEHOLDER.search(clause):
         return clause
     rest = clause
@@ -126,42 +160,3 @@ def _not_understood(clause: str, language: Language, into: FollowUp) -> str:
     for name in ("polite", "leftover"):
         rest = language.pattern[name].sub(" ", rest)
     return " ".join(re.findall(r"\w+", rest))
-
-
-# Things of one kind. Names of products are the same in all languages; names of countries and the like are not, and
-# are left to be said as a sentence of their own.
-_KINDS = (
-    "windows|macos|mac os|mac|linux|ubuntu|debian|fedora|android|ios|iphone|raspberry pi",
-    "python|javascript|typescript|java|c\\+\\+|c#|rust|golang|go|php|ruby|kotlin|swift|bash|powershell",
-    "postgresql|postgres|mysql|mariadb|sqlite|mongodb|oracle|sql server|redis",
-    "aws|azure|google cloud|gcp",
-    "react|angular|vue|svelte|django|flask|fastapi|spring boot|rails|laravel",
-    "docker|podman|kubernetes",
-    "chrome|firefox|safari|edge",
-    "excel|google sheets|libreoffice calc",
-    "kafka|rabbitmq|nats|pulsar",
-    "instagram|facebook|linkedin|tiktok|youtube|twitter",
-)
-# A version belongs to its product: "Windows 11" becomes "Linux", and "Java 17" becomes "Python 3".
-_VERSION = r"(?:[ ]v?\d{1,4}(?:\.\d{1,4}){0,2}(?![\w%€$]))?"
-_PATTERNS = tuple(re.compile(rf"(?<!\w)({kind})(?!\w){_VERSION}", re.IGNORECASE) for kind in _KINDS)
-
-
-def substituted(request: str, target: str) -> str | None:
-    """The request about the target's subject instead of its own; None where the two do not meet in one kind."""
-    for pattern in _PATTERNS:
-        wanted = pattern.search(target)
-        present = {match.group(1).lower() for match in pattern.finditer(request)}
-        if wanted and len(present) == 1 and wanted.group(1).lower() not in present:
-            return pattern.sub(wanted.group(0).replace("\\", r"\\"), request)
-    return None
-
-
-def contradicts(text: str, target: str) -> bool:
-    """Whether a text is about another subject of the target's kind: "MySQL 8 is installed" for Postgres."""
-    for pattern in _PATTERNS:
-        wanted = {match.group(1).lower() for match in pattern.finditer(target)}
-        present = {match.group(1).lower() for match in pattern.finditer(text)}
-        if wanted and present and not wanted & present:
-            return True
-    return False

@@ -1,4 +1,4 @@
-"""Picking from retrieved documents what bears on a prompt. Documents are data: nothing in them is followed."""
+"""Selects sentences of retrieved documents that are relevant to a prompt. Their instructions are never followed."""
 
 import re
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _PICKED_PER_DOCUMENT = 2
 _PICKED = 5
 _UNKNOWN_LANGUAGE_FLOOR = 0.9
 _SHARED_WORD = 0.1
-# One word in common is chance below this cosine.
+# Below this cosine, one shared word is a coincidence.
 _WEAK = 0.25
 _SHARE_OF_BEST = 0.55
 _HEADING_WORDS = 8
 _HEADING_LINE = re.compile(r"^(?:#{1,6} [^\n]*|[^\n]* > [^\n]*)\n?", re.MULTILINE)
 
-# What speaks to a model and not about the subject is never passed on. A placeholder looks like markup and is none.
-_SPEAKS_TO_A_MODEL = re.compile(
+# Sentences addressed to a model are left out. A placeholder looks like markup but is none.
+_ADDRESSES_A_MODEL = re.compile(
     r"ignore|disregard|previous instructions|system prompt|you are (?:now )?an? |as an ai|assistant|jailbreak|"
     r"developer mode|reveal|\bprompt\b|do not tell|override|forget (?:all|everything)|ignorier|anweisungen|"
     r"ignorez|instructions précédentes|ignora|instrucciones|instruções|istruzioni|negeer|bỏ qua|chỉ dẫn|"
@@ -32,7 +32,7 @@ _SPEAKS_TO_A_MODEL = re.compile(
 
 @dataclass(frozen=True)
 class Document:
-    """One retrieved piece with the number it is cited by."""
+    """A retrieved piece of a document and the number by which it is cited."""
 
     number: int
     title: str
@@ -41,16 +41,20 @@ class Document:
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence of a document that bears on the prompt."""
+    """A relevant sentence of a document."""
 
     number: int
     title: str
     sentence: str
     score: float
 
+    def cited(self) -> str:
+        """The sentence as a list item with the document's number and title."""
+        return f"- [{self.number}] {self.title}: {self.sentence}"
+
 
 def read_documents(section: str) -> list[Document]:
-    """The documents of a `documents` section; a heading inside a text counts only with the number that comes next."""
+    """Parses a `documents` section. A line that looks like a heading counts only with the next number in sequence."""
     starts: list[re.Match[str]] = []
     for match in _BLOCK.finditer(section):
         if int(match.group(1)) == len(starts) + 1:
@@ -65,34 +69,34 @@ def read_documents(section: str) -> list[Document]:
 def relevant_sentences(
     question: str, documents: list[Document], language: Language | None, embedder: Embedder, most: int = _PICKED
 ) -> list[Finding]:
-    """The `most` passages nearest to the question in meaning or words, by number; none where none is near."""
+    """Returns up to `most` passages close to the question in meaning or words, ordered by document number."""
     stopwords = language.stopword_set if language else frozenset()
     floor = language.meaning_floor if language else _UNKNOWN_LANGUAGE_FLOOR
     asked = set(words(question, stopwords))
-    meant, _ = embedder.embed(question)
+    question_vector, _ = embedder.embed(question)
     findings: list[Finding] = []
     for document in documents:
         scored = [
             Finding(document.number, document.title, text, score)
             for heading, text in _candidates(document)
-            if (score := _score(heading, text, asked, meant, stopwords, floor, embedder)) > 0
+            if (score := _score(heading, text, asked, question_vector, stopwords, floor, embedder)) > 0
         ]
         findings += sorted(scored, key=lambda finding: -finding.score)[:_PICKED_PER_DOCUMENT]
     best = sorted(findings, key=lambda finding: -finding.score)[:most]
-    # Next to a passage that clearly answers, what shares a word with the question only distracts.
+    # Passages far below the best one usually only share a word with the question.
     best = [finding for finding in best if finding.score >= _SHARE_OF_BEST * best[0].score]
     return sorted(best, key=lambda finding: finding.number)
 
 
 def _candidates(document: Document) -> list[tuple[str, str]]:
-    """What may be quoted, each with the heading above it: the whole of a short piece, else its sentences."""
+    """Returns quotable texts, each with the heading above it: a short piece as a whole, a longer one by sentences."""
     heading, candidates = "", list[tuple[str, str]]()
     for sentence in split_sentences(unwrapped(_headings_apart(document.text)))[:_SENTENCES_PER_DOCUMENT]:
         if _is_heading(sentence):
             heading = sentence.lstrip("# ").strip()
             continue
         plain = LIST_ITEM.sub("", sentence, count=1) if LIST_ITEM.match(sentence) else sentence
-        if plain.startswith("```") or _SPEAKS_TO_A_MODEL.search(plain):
+        if plain.startswith("```") or _ADDRESSES_A_MODEL.search(plain):
             continue
         candidates.append((heading, plain.lstrip("#> ").strip()))
     whole = " ".join(text for _, text in candidates)
@@ -102,12 +106,12 @@ def _candidates(document: Document) -> list[tuple[str, str]]:
 
 
 def _headings_apart(text: str) -> str:
-    """The text with a full line end after each heading, so that none is taken for the start of a sentence."""
+    """Adds a line end after each heading, so that a heading is not joined to the sentence below it."""
     return _HEADING_LINE.sub(lambda match: match.group(0) + "\n", text)
 
 
 def _is_heading(sentence: str) -> bool:
-    """A line of a Markdown heading, a path of headings such as `Benefits > Leave`, or a few words without an end."""
+    """Whether a line is a Markdown heading, a path such as `Benefits > Leave`, or a few words without punctuation."""
     if sentence.startswith("#") or " > " in sentence:
         return True
     return (
@@ -121,16 +125,16 @@ def _score(
     heading: str,
     text: str,
     asked: set[str],
-    meant: Vector,
+    question: Vector,
     stopwords: frozenset[str],
     floor: float,
     embedder: Embedder,
 ) -> float:
-    """How near a text is to the question; what its heading says counts for it, as long as it says something itself."""
+    """Scores a text by its similarity to the question, also with its heading in front; 0 when it is unrelated."""
     shared = len(asked & set(words(f"{heading} {text}", stopwords)))
-    near = embedder.similarity(meant, embedder.embed(text)[0])
+    near = embedder.similarity(question, embedder.embed(text)[0])
     if heading:
-        near = max(near, 0.95 * embedder.similarity(meant, embedder.embed(f"{heading}. {text}")[0]))
+        near = max(near, 0.95 * embedder.similarity(question, embedder.embed(f"{heading}. {text}")[0]))
     weak = max(floor * 0.7, _WEAK)
     related = near >= floor or (shared > 0 and near >= weak) or (shared >= 2 and near >= weak / 2)
     return near + _SHARED_WORD * min(shared, 3) if related else 0.0

@@ -1,4 +1,4 @@
-"""Real embeddings and token counts by WordLlama, whose weights come with its package. No network."""
+"""Embeddings and token counts by WordLlama, whose package includes the weights, so no network is needed."""
 
 from pathlib import Path
 
@@ -24,19 +24,19 @@ class Embedder:
         self._tokenizer.no_padding()
 
     def tokens(self, text: str) -> int:
-        """How many tokens the text has."""
+        """Returns the number of tokens in the text."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def embed(self, text: str) -> tuple[Vector, int]:
-        """The mean of the text's token vectors as a unit vector, and the number of tokens."""
+        """Returns the mean of the token vectors, scaled to length 1, and the number of tokens."""
         ids = self._tokenizer.encode(text or " ", add_special_tokens=False).ids
         total = np.zeros(DIMENSIONS, dtype=np.float32)
-        # One long text at a time would otherwise need a kilobyte of memory for each of its tokens.
+        # In pieces: all vectors of a long text at once need a kilobyte of memory per token.
         for start in range(0, len(ids), _TOKENS_AT_A_TIME):
             total += self._vectors[ids[start : start + _TOKENS_AT_A_TIME]].sum(axis=0)
         length = float(np.linalg.norm(total))
         return (total / length if length > 0 else total), len(ids)
 
     def similarity(self, one: Vector, other: Vector) -> float:
-        """Cosine, -1 to 1."""
+        """Returns the cosine, -1 to 1."""
         return float(one @ other)

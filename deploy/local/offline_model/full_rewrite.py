@@ -1,4 +1,4 @@
-"""A first prompt, or a new topic, as a whole structured prompt: role, task, context, constraints, format."""
+"""Rewrites a first prompt, or one on a new topic, as a structured prompt: role, task, context, constraints, format."""
 
 import re
 
@@ -6,8 +6,14 @@ from deploy.local.offline_model.answers import Rewrite, Summary
 from deploy.local.offline_model.conversations import read_follow_up
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.languages import Language, language_of
-from deploy.local.offline_model.prompt_parts import PromptParts, take_apart
+from deploy.local.offline_model.languages import (
+    NO_RULES,
+    Language,
+    UnruledLanguage,
+    language_of,
+    unruled_language,
+)
+from deploy.local.offline_model.prompt_parts import PromptParts, split_prompt
 from deploy.local.offline_model.summaries import summarize
 from deploy.local.offline_model.text_pieces import (
     PLACEHOLDER,
@@ -17,7 +23,6 @@ from deploy.local.offline_model.text_pieces import (
     split_sentences,
     words,
 )
-from deploy.local.offline_model.unruled_languages import NO_RULES, UnruledLanguage, unruled_language
 
 _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
@@ -31,22 +36,22 @@ _FORMS_WITH_A_PURPOSE = ("email", "letter", "post", "story")
 
 
 def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Embedder) -> Rewrite:
-    """The structured prompt in the language of the `language` section; the user's own words stay as they are."""
+    """Returns the structured prompt in the language of the `language` section, with the user's own words unchanged."""
     language = language_of(sections.get("language", ""))
     prompt = sections["prompt"].strip()
-    parts = take_apart(prompt, language)
+    parts = split_prompt(prompt, language)
     if summary is None and "conversation" in sections:
         summary = summarize({"conversation": sections["conversation"]})
     known = _related(summary, prompt, language, embedder) if summary else Summary()
     findings = relevant_sentences(prompt, read_documents(sections.get("documents", "")), language, embedder)
-    sayings = None if language else unruled_language(sections.get("language", ""))
+    unruled = None if language else unruled_language(sections.get("language", ""))
     written = _written(parts, known, findings, language)
-    if sayings:
-        written = sayings.written(prompt, known.facts, findings, known.constraints)
+    if unruled:
+        written = _written_without_rules(prompt, known, findings, unruled)
     questions = _questions(parts, sections, language)
     return Rewrite(
         upgraded_prompt=written,
-        reasoning=_reasoning(parts, known, findings, language, questions, sayings),
+        reasoning=_reasoning(parts, known, findings, language, questions, unruled),
         missing_questions=questions,
         confidence=_confidence(parts, known, findings),
         cited_documents=sorted({finding.number for finding in findings}),
@@ -63,6 +68,22 @@ def _written(parts: PromptParts, known: Summary, findings: list[Finding], langua
         _format(parts, language),
     ]
     return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(headings, bodies, strict=True) if body)
+
+
+def _written_without_rules(prompt: str, known: Summary, findings: list[Finding], unruled: UnruledLanguage) -> str:
+    """Returns the unchanged prompt under the five headings of a language without rules."""
+    context = [unruled.known, *(f"- {fact}" for fact in known.facts)] if known.facts else []
+    if findings:
+        context += [unruled.documents, *(finding.cited() for finding in findings)]
+    constraints = [f"- {limit}" for limit in [*known.constraints, unruled.answer_in, unruled.honest]]
+    bodies = [
+        unruled.role,
+        prompt,
+        "\n".join(context) or unruled.no_context,
+        "\n".join(constraints),
+        unruled.format,
+    ]
+    return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(unruled.headings, bodies, strict=True))
 
 
 def _role(parts: PromptParts, language: Language | None) -> str:
@@ -92,31 +113,31 @@ def _context(parts: PromptParts, known: Summary, findings: list[Finding], langua
         lines += [f"- {fact}" for fact in facts]
     if findings:
         lines += [language.phrases["documents"]] if language else []
-        lines += [f"- [{finding.number}] {finding.title}: {finding.sentence}" for finding in findings]
+        lines += [finding.cited() for finding in findings]
     return lines or ([language.phrases["no_context"]] if language else [])
 
 
 def _constraints(parts: PromptParts, known: Summary, language: Language | None) -> list[str]:
-    own = [as_sentence(line) for item in [*parts.constraints, *known.constraints] for line in _lines(item)]
+    lines = [as_sentence(line) for item in [*parts.constraints, *known.constraints] for line in _lines(item)]
     if language is None:
-        return [f"- {item}" for item in own]
-    said = normalized(" ".join(own))
+        return [f"- {item}" for item in lines]
+    said = normalized(" ".join(lines))
     for label, clue in (("length", parts.length), ("tone", parts.tone)):
         if clue and normalized(clue) not in said:
-            own.append(language.phrases[label].format(clue))
+            lines.append(language.phrases[label].format(clue))
     answer_language = parts.answer_language or language.code
-    if parts.answer_language is None or not any(language.pattern["in_language"].search(item) for item in own):
-        own.append(language.phrases["answer_in"].format(language.language_names[answer_language]))
+    if parts.answer_language is None or not any(language.pattern["in_language"].search(item) for item in lines):
+        lines.append(language.phrases["answer_in"].format(language.language_names[answer_language]))
     given = (parts.quotes or parts.blocks) and parts.goal not in _GOALS_THAT_CHANGE_THE_TEXT
     if given or PLACEHOLDER.search(" ".join([*parts.task, *parts.context])):
-        own.append(language.phrases["verbatim"])
+        lines.append(language.phrases["verbatim"])
     if parts.goal != "talk":
-        own.append(language.phrases["honest"])
-    return [item if item.startswith(("- ", "* ")) else f"- {item}" for item in distinct(own)]
+        lines.append(language.phrases["honest"])
+    return [item if item.startswith(("- ", "* ")) else f"- {item}" for item in distinct(lines)]
 
 
 def _lines(constraint: str) -> list[str]:
-    """The items of a list under a heading such as `Requirements:`, else the constraint itself."""
+    """Returns the items of a list under a heading such as `Requirements:`, or else the constraint itself."""
     heading, *items = constraint.split("\n")
     return items if items and heading.rstrip().endswith(":") and len(heading.split()) <= 3 else [heading, *items]
 
@@ -130,8 +151,8 @@ def _format(parts: PromptParts, language: Language | None) -> str:
     return phrases.get(_FORM_OF_GOAL.get(parts.goal or "", parts.goal or ""), phrases["general"])
 
 
-def _leans_on_something(prompt: str, language: Language) -> bool:
-    """Whether the prompt is a follow-up to nothing: "shorter", "and for Linux?"."""
+def _is_orphaned_follow_up(prompt: str, language: Language) -> bool:
+    """Whether a prompt without a conversation reads like a follow-up: "shorter", "and for Linux?"."""
     if len(prompt.split()) > _FOLLOW_UP_WORDS:
         return False
     bare = prompt.strip(" .!?¡¿")
@@ -151,13 +172,13 @@ def _questions(parts: PromptParts, sections: dict[str, str], language: Language 
     prompt = sections["prompt"].strip()
     if language is None or parts.goal == "talk":
         return []
-    if "conversation" not in sections and _leans_on_something(prompt, language):
+    if "conversation" not in sections and _is_orphaned_follow_up(prompt, language):
         return [language.questions["earlier"]]
     return [language.questions[kind] for kind in _missing(parts, prompt, language)[:_MOST_QUESTIONS]]
 
 
 def _missing(parts: PromptParts, prompt: str, language: Language) -> list[str]:
-    """The kinds of what the prompt leaves open, the weightiest first."""
+    """Returns the kinds of information that the prompt lacks, the most important first."""
     code = parts.domain in ("code", "tech")
     missing: list[str] = []
     brings_text = _brings_text(parts, prompt)
@@ -190,7 +211,7 @@ def _brings_text(parts: PromptParts, prompt: str) -> bool:
 
 
 def _confidence(parts: PromptParts, known: Summary, findings: list[Finding]) -> float:
-    """How much of what a good prompt says was found; never sure, since nothing here understands the prompt."""
+    """Estimates the confidence from the parts found in the prompt; at most 0.9, because rules do not understand it."""
     found = 0.35
     found += 0.15 if parts.goal else 0.0
     found += 0.1 if parts.format else 0.0
@@ -208,7 +229,7 @@ def _reasoning(
     findings: list[Finding],
     language: Language | None,
     questions: list[str],
-    sayings: UnruledLanguage | None,
+    unruled: UnruledLanguage | None,
 ) -> str:
     english = language_of("en")
     phrases = (language or english).reasoning  # type: ignore[union-attr]
@@ -223,7 +244,7 @@ def _reasoning(
     }
     said = [phrases["offline"]]
     if language is None:
-        said.append(sayings.reasoning if sayings else NO_RULES)
+        said.append(unruled.reasoning if unruled else NO_RULES)
     found = [phrases[name] for name, clue in clues.items() if clue]
     if found:
         said.append(phrases["found"].format(", ".join(found)))
@@ -238,11 +259,11 @@ def _reasoning(
 
 
 def _related(summary: Summary, prompt: str, language: Language | None, embedder: Embedder) -> Summary:
-    """Of the conversation what bears on this prompt and does not stand in it already: it may be about a new topic."""
+    """Returns the entries of the summary that are related to this prompt and not already in it."""
     stopwords = language.stopword_set if language else frozenset()
     floor = language.meaning_floor if language else 0.9
     asked = set(words(prompt, stopwords))
-    meant, _ = embedder.embed(prompt)
+    prompt_vector, _ = embedder.embed(prompt)
     present = normalized(prompt)
     own_placeholders = set(PLACEHOLDER.findall(prompt))
 
@@ -252,7 +273,7 @@ def _related(summary: Summary, prompt: str, language: Language | None, embedder:
             if normalized(item) in present or own_placeholders & set(PLACEHOLDER.findall(item)):
                 continue
             shared = asked & set(words(item, stopwords))
-            if shared or embedder.similarity(meant, embedder.embed(item)[0]) >= floor + 0.1:
+            if shared or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + 0.1:
                 kept.append(item)
         return kept[:_MOST_FACTS]
 

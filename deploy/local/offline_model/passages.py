@@ -1,7 +1,7 @@
-"""Reading a prompt as passages: sentences to be sorted, and material that is to be left as it is.
+"""Splits a prompt into passages: sentences, and material such as code, logs or pasted text that stays unchanged.
 
-Material is what the prompt is about and not what it says: code, a pasted text after "Summarize this:", a log. Its
-sentences must not be sorted, and not a character of it may change.
+Material is what a request is about, for example the text after "Summarize this:". Its sentences are not classified, and
+no character of it may change.
 """
 
 import re
@@ -34,14 +34,14 @@ _CODE_LINE = re.compile(
 
 @dataclass(frozen=True)
 class Passage:
-    """A `sentence` is sorted by what it says; `material` and `background` are kept whole."""
+    """A piece of the prompt. A `sentence` is classified later; `material` and `background` are kept whole."""
 
     text: str
     kind: Literal["sentence", "material", "background"]
 
 
 def read_passages(prompt: str, language: Language) -> list[Passage]:
-    """The passages in their order."""
+    """Returns the passages of the prompt in order."""
     passages: list[Passage] = []
     position = 0
     for block in CODE_BLOCK.finditer(prompt):
@@ -52,13 +52,13 @@ def read_passages(prompt: str, language: Language) -> list[Passage]:
 
 
 def looks_like_code(material: str) -> bool:
-    """Whether the material is code and not a text."""
+    """Whether at least half of the material's lines look like code."""
     lines = [line for line in material.split("\n") if line.strip()]
     return material.startswith("```") or sum(_CODE_LINE.search(line) is not None for line in lines) * 2 >= len(lines)
 
 
 def asks(sentence: str, language: Language | None) -> bool:
-    """Whether a sentence wants something done, and does not only tell something."""
+    """Whether a sentence is a request or a question and not only a statement."""
     if sentence.rstrip().endswith(("?", "？")) or language is None:
         return True
     if language.pattern["polite_question"].match(sentence):
@@ -69,12 +69,12 @@ def asks(sentence: str, language: Language | None) -> bool:
     if language.pattern["order"].match(bare):
         return True
     goals = language.table["goals"].values()
-    told = language.pattern["statement"].match(bare)
-    return any(pattern.match(bare) or (not told and pattern.search(bare)) for pattern in goals)
+    statement = language.pattern["statement"].match(bare)
+    return any(pattern.match(bare) or (not statement and pattern.search(bare)) for pattern in goals)
 
 
 def without_polite_words(text: str, language: Language) -> str:
-    """The text without greetings and pleases in front of it; a request put as a question becomes a request."""
+    """Removes greetings and polite words at the start and turns a request in question form into a statement."""
     bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
     question = False
     while match := language.pattern["polite"].match(bare):
@@ -105,7 +105,7 @@ def _prose(text: str, language: Language) -> list[Passage]:
 
 
 def _start_of_material(text: str, language: Language) -> int | None:
-    """Where the text begins that a request with a colon at its end is about; None without one."""
+    """Returns the position of the material that follows a request with a colon; None without such a request."""
     for colon in _COLON.finditer(text):
         head = re.split(r"[.!?]\s|\n", text[: colon.start()])[-1].strip()
         rest = text[colon.end() :]
@@ -120,7 +120,7 @@ def _start_of_material(text: str, language: Language) -> int | None:
 
 
 def _announces_text(head: str, rest: str, language: Language) -> bool:
-    """Whether the text after `head:` on the same line is given, as in "rewrite this email: Hi Bob, …"."""
+    """Whether the text after `head:` on the same line is material, as in "rewrite this email: Hi Bob, …"."""
     goal = language.first_kind("goals", head)
     if goal in _GOALS_WITH_A_SOURCE and (len(rest) >= _LONG_INLINE or _QUOTE.match(rest)):
         return True
@@ -152,7 +152,7 @@ def _is_background(sentences: list[str], language: Language) -> bool:
 
 
 def _code_runs(text: str) -> Iterator[tuple[str, bool]]:
-    """The text in order, cut into prose and runs of at least two lines that look like code, blank lines included."""
+    """Splits the text into prose and runs of code, which are at least two lines that look like code."""
     prose: list[str] = []
     run: list[str] = []
     for line in [*text.split("\n"), "end of text"]:

@@ -1,4 +1,4 @@
-"""Taking a prompt apart: what is asked, what is told, what is limited, for whom and in what form."""
+"""Splits a prompt into task, context, constraints and material, and extracts goal, audience, length and format."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,10 +20,11 @@ _AS_WITHIN = re.compile(rf"(?:{_AS_WORDS})\b", re.IGNORECASE)
 
 @dataclass
 class PromptParts:
-    """Each piece of the prompt, without its pleases and greetings, stands verbatim in exactly one of `task`,
-    `context`, `constraints` and `blocks`.
+    """The parts of a prompt.
 
-    The rest are clues read from it; a clue that holds a placeholder is left out, so that none is ever doubled.
+    Each piece, without polite words, is in exactly one of `task`, `context`, `constraints` and `blocks`, unchanged. The
+    other fields are extracted from the text; one that contains a placeholder stays empty, so that no placeholder is
+    duplicated.
     """
 
     task: list[str] = field(default_factory=list)
@@ -40,8 +41,8 @@ class PromptParts:
     quotes: bool = False
 
 
-def take_apart(prompt: str, language: Language | None) -> PromptParts:
-    """The parts of a prompt. Without rules for its language the whole prompt is the task."""
+def split_prompt(prompt: str, language: Language | None) -> PromptParts:
+    """Returns the parts of a prompt. Without rules for its language, the whole prompt is the task."""
     parts = PromptParts(quotes=QUOTATION.search(prompt) is not None)
     if language is None:
         parts.task = [prompt.strip()]
@@ -76,10 +77,10 @@ def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
     starts = [language.pattern["order"], *language.table["goals"].values()]
     goal = any(pattern.match(bare) for pattern in starts)
     limits = language.pattern["constraint"].search(bare)
-    told = language.pattern["statement"].match(bare)
+    statement = language.pattern["statement"].match(bare)
     if piece.rstrip().endswith(("?", "？")) or (goal and not parts.task):
         return parts.task
-    if told and not (limits and re.search(r"\d", bare)):
+    if statement and not (limits and re.search(r"\d", bare)):
         return parts.context
     if limits and (parts.task or limits.start() == 0):
         return parts.constraints
@@ -91,7 +92,7 @@ def _group_for(piece: str, parts: PromptParts, language: Language) -> list[str]:
 
 
 def _limits_of(sentence: str, language: Language) -> list[str]:
-    """The clauses of a sentence that each limit something, else the sentence."""
+    """Returns the clauses of a sentence in which every clause is a constraint, or else the sentence."""
     clauses = split_clauses(sentence)
     if len(clauses) > 1 and all(_only_limits(clause, language) for clause in clauses):
         return [clause.rstrip(".") for clause in clauses]
@@ -99,7 +100,7 @@ def _limits_of(sentence: str, language: Language) -> list[str]:
 
 
 def _move_trailing_limits(parts: PromptParts, language: Language) -> None:
-    """Clauses at the end of what is asked that only limit it become constraints of their own."""
+    """Moves clauses at the end of task sentences that only limit the task to the constraints."""
     for index, sentence in enumerate(parts.task):
         if "\n" in sentence or sentence.rstrip().endswith(("?", ":")):
             continue
@@ -132,9 +133,9 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
     parts.domain = "translate" if parts.goal == "translate" else language.main_kind("domains", text)
     wanted = _without_negated(text, language)
     parts.format = _format_asked_for(wanted, parts, language)
-    parts.audience = _picked(language.pattern["audience"], wanted)
-    parts.length = _picked(language.pattern["length"], text)
-    parts.tone = _picked(language.pattern["tone"], wanted)
+    parts.audience = _extracted(language.pattern["audience"], wanted)
+    parts.length = _extracted(language.pattern["length"], text)
+    parts.tone = _extracted(language.pattern["tone"], wanted)
     if any(language.pattern[name].fullmatch(text.strip(" .!?,")) for name in ("greeting", "thanks")):
         parts.goal, parts.domain, parts.format = "talk", "talk", None
     elif parts.domain == "code" and parts.goal in ("explain", "compare", "summarize") and not parts.blocks:
@@ -149,7 +150,7 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
 
 
 def _without_negated(text: str, language: Language) -> str:
-    """The text without what its negations take back: from each to the end of its clause, or to a "but"."""
+    """Removes the negated parts of the text: from a negation to the end of its clause or to a word such as "but"."""
     clauses = re.split(r"(?<=[.!?;,\n])", text)
     return "".join(_affirmed(clause, language) for clause in clauses)
 
@@ -159,14 +160,17 @@ def _affirmed(clause: str, language: Language) -> str:
     if negated is None:
         return clause
     rest = clause[negated.end() :]
-    # "Tabellen bitte nicht": a negation at the end takes back what stands before it.
+    # "Tabellen bitte nicht": a negation at the end negates the words before it.
     before = clause[: negated.start()] if rest.strip(" .!?;,\n") else ""
     contrast = language.pattern["contrast"].search(rest)
     return f"{before} {_affirmed(rest[contrast.end() :], language) if contrast else ''} "
 
 
 def _format_asked_for(text: str, parts: PromptParts, language: Language) -> str | None:
-    """The form that is asked for. What is explained, compared or worked on often has the name of a form itself."""
+    """Returns the requested format.
+
+    Goals about a subject often mention a format as that subject: there, only an explicit layout counts.
+    """
     if parts.goal not in _GOALS_ABOUT_SOMETHING:
         return language.first_kind("formats", text)
     found = [
@@ -179,7 +183,7 @@ def _format_asked_for(text: str, parts: PromptParts, language: Language) -> str 
     return min(found)[1] if found else None
 
 
-def _picked(pattern: re.Pattern[str], text: str) -> str | None:
+def _extracted(pattern: re.Pattern[str], text: str) -> str | None:
     match = pattern.search(text)
     if match is None:
         return None

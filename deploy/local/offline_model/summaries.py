@@ -1,8 +1,6 @@
-"""Condensing a conversation by ranking its sentences: what is wanted, known, limited, decided and already tried."""
+"""Summarizes a conversation: sorts its sentences into goal, facts, constraints, decisions and attempts."""
 
 from collections import Counter
-from dataclasses import asdict
-from typing import Any
 
 import orjson
 
@@ -16,7 +14,7 @@ from deploy.local.offline_model.conversations import (
 )
 from deploy.local.offline_model.languages import Language, detect
 from deploy.local.offline_model.passages import asks, without_polite_words
-from deploy.local.offline_model.prompt_parts import take_apart
+from deploy.local.offline_model.prompt_parts import split_prompt
 from deploy.local.offline_model.text_pieces import (
     LIST_ITEM,
     PLACEHOLDER,
@@ -36,7 +34,7 @@ _ASSISTANT_FACTS = 2
 
 
 def read_summary(section: str | None) -> Summary | None:
-    """The summary in a section's JSON; None without one. Fields that are not what they should be are left out."""
+    """Parses the summary in a section's JSON; None without one. Fields of a wrong type are left out."""
     if not section:
         return None
     try:
@@ -57,7 +55,7 @@ def read_summary(section: str | None) -> Summary | None:
 
 
 def summarize(sections: dict[str, str]) -> Summary:
-    """The summary of the conversation, with what still holds of the previous one."""
+    """Summarizes the `conversation` section and merges the result into the previous summary."""
     turns = read_conversation(sections.get("conversation", ""))
     previous = read_summary(sections.get("previous_summary")) or Summary()
     language = detect(" ".join(turn.text for turn in turns if turn.role == "user")) or detect(
@@ -75,11 +73,6 @@ def summarize(sections: dict[str, str]) -> Summary:
     return _merged(previous, fresh)
 
 
-def as_json(summary: Summary) -> dict[str, Any]:
-    """The summary with the field names of the structured output."""
-    return asdict(summary)
-
-
 def _goal(turns: list[Turn], previous: Summary, language: Language | None) -> str:
     request, others = last_request(turns, language)
     if request is None:
@@ -95,7 +88,7 @@ def _goal(turns: list[Turn], previous: Summary, language: Language | None) -> st
 def _sort_user_message(
     text: str, into: Summary, weights: Counter[str], language: Language | None
 ) -> list[tuple[float, str]]:
-    """Puts limits, decisions and attempts where they belong; gives back the facts with their rank."""
+    """Adds constraints, decisions and attempts to the summary; returns the facts with their ranks."""
     if language is None:
         return [(_rank(s, weights, None), _entry(s)) for s in split_sentences(text) if _is_fact(s, into.goal)]
     facts: list[tuple[float, str]] = []
@@ -103,9 +96,9 @@ def _sort_user_message(
         if normalized(text) != normalized(into.goal):
             into.constraints.append(_entry(text))
         return facts
-    parts = take_apart(text, language)
-    told = [sentence for text in [*parts.context, *parts.task] for sentence in split_sentences(text)]
-    for sentence in [*told, *parts.constraints]:
+    parts = split_prompt(text, language)
+    sentences = [sentence for text in [*parts.context, *parts.task] for sentence in split_sentences(text)]
+    for sentence in [*sentences, *parts.constraints]:
         if language.pattern["tried"].search(sentence):
             into.tried.append(_entry(sentence))
         elif language.pattern["decision"].search(sentence):
@@ -122,7 +115,7 @@ def _says_more(text: str, language: Language) -> bool:
 
 
 def _is_fact(sentence: str, goal: str) -> bool:
-    """Statements are facts; questions, code, what only says thanks and the goal itself are not."""
+    """Whether the sentence is a statement. Questions, code, short remarks and the goal itself are not."""
     plain = sentence.strip()
     if plain.endswith(("?", "？")) or plain.startswith("```") or len(words(plain)) < 3:
         return False
@@ -130,21 +123,21 @@ def _is_fact(sentence: str, goal: str) -> bool:
 
 
 def _assistant_facts(turns: list[Turn], weights: Counter[str], language: Language | None) -> list[tuple[float, str]]:
-    """The most central statements of the answers that hold a number, a name or a placeholder."""
+    """Returns the highest-ranked statements of the answers that contain a digit or a placeholder."""
     found = []
     for turn in turns:
         if turn.role != "assistant":
             continue
         for sentence in split_sentences("\n".join(list_lines(turn.text))):
             bare = LIST_ITEM.sub("", sentence, count=1) if LIST_ITEM.match(sentence) else sentence
-            telling = PLACEHOLDER.search(bare) or any(character.isdigit() for character in bare)
-            if telling and _is_fact(bare, "") and len(bare) <= _ENTRY_CHARACTERS:
+            specific = PLACEHOLDER.search(bare) or any(character.isdigit() for character in bare)
+            if specific and _is_fact(bare, "") and len(bare) <= _ENTRY_CHARACTERS:
                 found.append((_rank(bare, weights, language) * 0.5, _entry(bare)))
     return sorted(found, key=lambda item: -item[0])[:_ASSISTANT_FACTS]
 
 
 def _weights(turns: list[Turn], language: Language | None) -> Counter[str]:
-    """In how many messages each word stands: what comes up again and again is what the conversation is about."""
+    """Counts in how many messages each word occurs: frequent words mark the subject of the conversation."""
     stopwords = language.stopword_set if language else frozenset()
     weights: Counter[str] = Counter()
     for turn in turns:
@@ -153,7 +146,7 @@ def _weights(turns: list[Turn], language: Language | None) -> Counter[str]:
 
 
 def _rank(sentence: str, weights: Counter[str], language: Language | None) -> float:
-    """Centrality, with a premium on placeholders, numbers, names and the speaker's own circumstances."""
+    """Ranks a sentence by its frequent words, with a bonus for placeholders, digits, names and statements."""
     stopwords = language.stopword_set if language else frozenset()
     content = words(sentence, stopwords)
     rank = sum(weights[word] for word in content) / (len(content) + 3)
@@ -169,7 +162,7 @@ def _entry(text: str) -> str:
 
 
 def _merged(previous: Summary, fresh: Summary) -> Summary:
-    """What is new, after what still holds; the oldest entries go first where there are too many."""
+    """Appends the new entries to the previous ones and drops the oldest above the limit."""
 
     def joined(old: list[str], new: list[str]) -> list[str]:
         return distinct([*old, *new])[-_MOST:]

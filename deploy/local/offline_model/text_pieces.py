@@ -1,4 +1,4 @@
-"""Cutting text into sentences, clauses and words without breaking code, quotations, placeholders or numbers."""
+"""Splits text into sentences, clauses and words without breaking code, quotations, placeholders or numbers."""
 
 import re
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _KEPT_WHOLE = re.compile(
     r"\w*[Ss]tr)\.(?=\s)|\b[A-Z]\.|(?<![\w-])[\w-]{1,60}\.(?:py|js|ts|md|txt|csv|json|com|org|net|io|NET)\b"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+(?!\d)|(?<=[。！？])\s*")
-# A full stop before a digit or a small letter ends no sentence, unless the writer does without capitals.
+# A full stop before a digit or a lower-case letter does not end a sentence, unless the text uses no capitals.
 _SENTENCE_END_BEFORE_CAPITAL = re.compile(r"(?<=[.!?…])[\"”»“)]*\s+(?![\da-zß-öø-ÿđ])|(?<=[。！？])\s*")
 _CLAUSE_END = re.compile(r"\s*[,;，；、]\s+|\s+[–—-]\s+|[，；、]")
 _WORD = re.compile(r"[^\W_]+")
@@ -33,7 +33,7 @@ _MASK_START = 0xE000
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences in order, each whole: code blocks and list items are one piece, line breaks end a sentence."""
+    """Returns the sentences in order. Code blocks and list items are one piece each; line breaks end a sentence."""
     pieces: list[str] = []
     position = 0
     for block in CODE_BLOCK.finditer(text):
@@ -44,18 +44,18 @@ def split_sentences(text: str) -> list[str]:
 
 
 def split_clauses(sentence: str) -> list[str]:
-    """The clauses of a sentence between commas, semicolons and dashes, without them."""
+    """Splits a sentence at commas, semicolons and dashes."""
     masked, kept = _mask(sentence)
     return [piece for part in _CLAUSE_END.split(masked) if (piece := _unmask(part, kept).strip())]
 
 
 def unwrapped(text: str) -> str:
-    """Text of a document with lines that a layout broke in mid-sentence joined again."""
+    """Joins lines that a document's layout has broken within a sentence."""
     return re.sub(r"(?<![.!?:;\n])\n(?=[^\W\d_A-Z]|[a-zà-ÿ(])", " ", text)
 
 
 def list_lines(text: str) -> list[str]:
-    """The lines, those that hold a list such as "1. Stop. 2. Look." with a line for each item."""
+    """Splits text into lines, and a line with a list such as "1. Stop. 2. Look." into one line per item."""
     lines: list[str] = []
     for line in text.splitlines():
         numbers = [int(match.group(1)) for match in _ITEM_NUMBER.finditer(line)]
@@ -65,7 +65,7 @@ def list_lines(text: str) -> list[str]:
 
 
 def words(text: str, stopwords: frozenset[str] = frozenset()) -> list[str]:
-    """Lower-case words without stopwords; scripts without spaces give pairs of characters."""
+    """Returns lower-case words without stopwords; scripts without spaces are split into pairs of characters."""
     found: list[str] = []
     for word in _WORD.findall(PLACEHOLDER.sub(" ", text).lower()):
         if _UNSPACED.search(word):
@@ -76,12 +76,12 @@ def words(text: str, stopwords: frozenset[str] = frozenset()) -> list[str]:
 
 
 def normalized(text: str) -> str:
-    """For telling repeats: lower case, words only."""
+    """Returns the lower-case words of the text, for finding repetitions."""
     return " ".join(_WORD.findall(text.lower()))
 
 
 def as_sentence(text: str) -> str:
-    """The text with a capital first letter and an end mark; code, quotations and lists as they are."""
+    """Adds a capital first letter and a final mark; code, multi-line text and names at the start stay unchanged."""
     text = text.strip()
     if not text or text.startswith("```") or "\n" in text:
         return text
@@ -91,7 +91,7 @@ def as_sentence(text: str) -> str:
 
 
 def clipped(text: str, limit: int) -> str:
-    """At most `limit` characters, cut between words and never inside a placeholder."""
+    """Cuts the text to `limit` characters, between words and never inside a placeholder."""
     if len(text) <= limit:
         return text
     cut = text.rfind(" ", 0, limit)
@@ -103,7 +103,7 @@ def clipped(text: str, limit: int) -> str:
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
-    """The texts in order without those that repeat an earlier one but for case and punctuation."""
+    """Removes texts that differ from an earlier one only in case and punctuation."""
     seen: dict[str, str] = {}
     for text in texts:
         key = normalized(text) or text

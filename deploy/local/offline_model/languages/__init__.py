@@ -1,7 +1,8 @@
-"""What the rules know of each language: clues to read a prompt by, and phrases to write one with.
+"""Loads the language data of the offline model: patterns to read prompts with, and phrases to write them with.
 
-One TOML file a language. Patterns are alternatives of a regular expression that match whole words in any case; a line
-break inside one is only there for the reader. The first group of a pattern, where it has one, is what is picked out.
+Each language with rules has one TOML file. Patterns are alternatives of a regular expression that match whole words in
+any case; line breaks inside a pattern are ignored. Where a pattern has groups, the first one is the text that is
+extracted.
 """
 
 import re
@@ -13,23 +14,26 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent
 CODES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+NO_RULES = "There are no rules for the language of this prompt, so its words were left as they are."
+
+_UNRULED = _FOLDER.parent / "unruled_languages.toml"
 
 _PATTERN_TABLES = ("goals", "domains", "formats", "language_words", "changes")
 
 
 def words_pattern(alternatives: str) -> re.Pattern[str]:
-    """Matches any of the alternatives as whole words, in any case."""
+    """Compiles a pattern that matches any of the alternatives as whole words, in any case."""
     joined = alternatives.replace("\n", "")
     return re.compile(rf"(?<![^\W_])(?:{joined})(?![^\W_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Language:
-    """One language. Patterns are compiled when they are first used."""
+    """The data of one language. Patterns are compiled on first use."""
 
     code: str
     stopwords: str
-    # From this cosine on two sentences are taken to be about the same thing; WordLlama knows English best.
+    # From this cosine on, two sentences count as related. It differs because WordLlama handles English best.
     meaning_floor: float
 
     # To read a prompt.
@@ -47,12 +51,12 @@ class Language:
     order: str
     polite: str
     polite_question: str
-    # What takes back what follows in its clause, and what ends that.
+    # `negation` negates the rest of its clause; `contrast` ends the negated part.
     negation: str
     contrast: str
-    # Words that point to a text that is given with the prompt.
+    # Words that refer to a text included in the prompt.
     pointing: str
-    # Whole prompts that ask for nothing new.
+    # Whole prompts without a new request.
     greeting: str
     thanks: str
     go_on: str
@@ -106,14 +110,14 @@ class Language:
         return [words_pattern(alternatives) for alternatives in self.ordinals]
 
     def first_kind(self, table: str, text: str) -> str | None:
-        """The kind whose clue comes first in the text; None without any."""
+        """Returns the kind whose pattern matches first in the text; None without a match."""
         found = [
             (match.start(), kind) for kind, pattern in self.table[table].items() if (match := pattern.search(text))
         ]
         return min(found)[1] if found else None
 
     def main_kind(self, table: str, text: str) -> str | None:
-        """The kind with the most clues in the text, the earlier one where two have as many; None without any."""
+        """Returns the kind with the most matches in the text, the earlier one of equals; None without a match."""
         counted = []
         for kind, pattern in self.table[table].items():
             starts = [match.start() for match in pattern.finditer(text)]
@@ -122,10 +126,25 @@ class Language:
         return min(counted)[2] if counted else None
 
 
+@dataclass(frozen=True)
+class UnruledLanguage:
+    """Phrases of a language without rules. `headings` are the five of a structured prompt, in order."""
+
+    headings: list[str]
+    role: str
+    no_context: str
+    answer_in: str
+    honest: str
+    format: str
+    known: str
+    documents: str
+    reasoning: str
+
+
 @cache
 def language_of(code: str) -> Language | None:
-    """The language of a BCP 47 tag such as `pt-BR`; None when there are no rules for it."""
-    primary = code.lower().replace("_", "-").split("-")[0]
+    """Returns the language of a BCP 47 tag such as `pt-BR`; None when there are no rules for it."""
+    primary = _primary_subtag(code)
     if primary not in CODES:
         return None
     content: dict[str, Any] = tomllib.loads((_FOLDER / f"{primary}.toml").read_text(encoding="utf-8"))
@@ -135,8 +154,16 @@ def language_of(code: str) -> Language | None:
     return Language(**content)
 
 
+@cache
+def unruled_language(code: str) -> UnruledLanguage | None:
+    """Returns the phrases of a BCP 47 tag's language without rules; None when there are none."""
+    content = tomllib.loads(_UNRULED.read_text(encoding="utf-8"))
+    primary = _primary_subtag(code)
+    return UnruledLanguage(**content[primary]) if primary in content else None
+
+
 def detect(text: str) -> Language | None:
-    """The language most of whose small words stand in the text; None when none has enough of them."""
+    """Returns the language whose stopwords are most frequent in the text; None when no language has enough."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     if not words:
         return None
@@ -148,3 +175,7 @@ def detect(text: str) -> Language | None:
             scores.append((hits / len(words), language))
     share, best = max(scores, key=lambda item: item[0])
     return best if share >= 0.15 else None
+
+
+def _primary_subtag(code: str) -> str:
+    return code.lower().replace("_", "-").split("-")[0]
