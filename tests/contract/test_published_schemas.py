@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from shared.contracts import schema_files
-from shared.contracts.topics import TOPICS, Topic
+from shared.contracts.topics import DOCUMENTS_INDEXED, TOPICS, Topic
 from shared.privacy.redaction import PlaceholderMap, redact
 
 topic_names = [topic.name for topic in TOPICS]
@@ -59,7 +59,7 @@ def test_writing_refuses_a_breaking_change(tmp_path: Path, monkeypatch: pytest.M
 def test_an_addition_only_requires_rewriting_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema_files, "SCHEMAS", tmp_path)
     schema_files.write()
-    topic = TOPICS[-1]
+    topic = DOCUMENTS_INDEXED
     published = schema_files.published_schema(topic)
     assert published is not None
     published["properties"].pop("error")
