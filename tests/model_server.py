@@ -15,6 +15,7 @@ every request received, `GET /control/stats` the counts, `DELETE /control/reques
 import argparse
 import asyncio
 import contextlib
+import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -63,6 +64,8 @@ class Behaviour(BaseModel):
     max_tokens: bool = True
     temperature: bool = True
     encoding_base64: bool = True
+    stream: bool = True
+    chunk_seconds: float | None = None
     keep_requests: bool = True
 
 
@@ -182,7 +185,30 @@ class ModelServer:
                 return web.json_response({"object": "garbage", "choices": [], "data": 7})
             case _:
                 answer = self._embedded(body) if path == "embeddings" else self._completed(step, body)
+                if body.get("stream") and self.behaviour.chunk_seconds is not None:
+                    return await self._streamed(request, answer, self.behaviour.chunk_seconds)
                 return web.json_response(answer, headers=step.headers)
+
+    async def _streamed(self, request: web.Request, answer: dict[str, Any], chunk_seconds: float) -> web.StreamResponse:
+        """The answer in ten chunks, `chunk_seconds` apart, as OpenAI streams it."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        common = {"id": answer["id"], "object": "chat.completion.chunk", "model": answer["model"]}
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        size = max(1, -(-len(text) // 10))
+        deltas = [{"content": text[start : start + size]} for start in range(0, len(text), size)]
+        events: list[dict[str, Any]] = [
+            {**common, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+        ]
+        events.append({**common, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+        if "usage" in answer:
+            events.append({**common, "choices": [], "usage": answer["usage"]})
+        for event in events:
+            await self._pause(chunk_seconds)
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     def _feature_refusal(self, body: dict[str, Any]) -> tuple[str, str] | None:
         behaviour = self.behaviour
@@ -193,6 +219,8 @@ class ModelServer:
             return f"Invalid parameter: 'response_format' of type '{form}' is not supported", "response_format"
         if "max_tokens" in body and not behaviour.max_tokens:
             return "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens"
+        if "stream" in body and not behaviour.stream:
+            return "Unrecognized request argument: stream", "stream"
         if "temperature" in body and not behaviour.temperature:
             return "Unsupported value: 'temperature' does not support 0.2 with this model.", "temperature"
         return None

@@ -86,6 +86,10 @@ class ModelBreaker(pybreaker.CircuitBreakerListener):
             return False
         return datetime.now(UTC) < opened_at + timedelta(seconds=self._breaker.reset_timeout)
 
+    def wants_probe(self) -> bool:
+        """Whether the next call would decide, alone, if the breaker closes."""
+        return self.state != pybreaker.STATE_CLOSED and not self.refuses()
+
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Around one request; raises BreakerOpen instead of entering while the breaker refuses."""

@@ -25,6 +25,7 @@ __all__ = ["ChatMessage", "Completion", "Embedded", "ModelClient", "ModelUsage"]
 T = TypeVar("T", bound=BaseModel)
 
 _VENDOR_URL = "https://api.openai.com/v1"
+_LONGEST_REQUEST_SECONDS = 3600.0
 _KEEPALIVE_SECONDS = 5.0
 
 
@@ -80,7 +81,7 @@ class ModelClient:
             base_url=settings.openai_base_url or _VENDOR_URL,
             max_retries=0,
             # The limit that counts is set around each request; this one only has to be longer.
-            timeout=settings.model_attempt_timeout_seconds * 2,
+            timeout=_LONGEST_REQUEST_SECONDS,
             http_client=openai.DefaultAioHttpClient(limits=limits),
         )
         self._requests = Requests(self._client, settings, self.breaker)
@@ -92,6 +93,8 @@ class ModelClient:
                 await self._idle.wait()
         except TimeoutError:
             pass
+        if self._requests is not None:
+            await self._requests.stop()
         if self._client is not None:
             await self._client.close()
         self._client = self._requests = None

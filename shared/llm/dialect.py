@@ -79,11 +79,15 @@ class ChatRequest:
 
 @dataclass
 class Dialect:
-    """Starts with all that OpenAI itself understands, and gives up a feature that the server refuses."""
+    """Starts with all that OpenAI itself understands, and gives up a feature that the server refuses.
+
+    `stream` is None until the server has answered: True when it streams, False when it does not.
+    """
 
     structured: Literal["json_schema", "json_object", "text"] = "json_schema"
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     temperature: bool = True
+    stream: bool | None = None
 
     def chat_body(self, request: ChatRequest) -> dict[str, Any]:
         """The request's JSON body in this dialect."""
@@ -114,6 +118,9 @@ class Dialect:
             return self._simpler_than(body_sent["response_format"]["type"])
         if "max_tokens" in body_sent and "max_completion_tokens" in refusal:
             self.tokens_field = "max_completion_tokens"
+            return True
+        if self.stream is not False and "stream" in refusal:
+            self.stream = False
             return True
         if "temperature" in body_sent and "temperature" in refusal:
             self.temperature = False

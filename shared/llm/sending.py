@@ -1,11 +1,12 @@
 """Sends one request to the model's server: within a slot, a time limit, and the breaker's permission."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ from shared.llm.breaker import BreakerOpen, ModelBreaker, Unavailability
 from shared.llm.dialect import Dialect
 from shared.llm.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from shared.llm.settings import ModelSettings
+from shared.llm.streaming import Silence, StreamedAnswer, next_line
 from shared.llm.usage import Spending, count_request, observe_request
 from shared.observability.metrics import MODEL_IN_FLIGHT
 
@@ -114,6 +116,8 @@ def backoff_seconds(failures: int) -> float:
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
 # A time-out that the deadline cut to less than this part of the usual one says nothing about the model.
 _TELLING_PART_OF_TIMEOUT = 0.5
+_PROBE_SECONDS = 60.0
+_CHAT = "/chat/completions"
 
 _LEFT_ALONE = "The model has been failing and is left alone for a while; try again later."
 _OUT_OF_TIME = "The deadline leaves no time to ask the model."
@@ -146,6 +150,7 @@ class Call:
     clock: Clock
     spending: Spending
     retries_left: int
+    timed_out: bool = False
 
     def out_of_time(self) -> ModelTimeout:
         return ModelTimeout(_OUT_OF_TIME, self.spending.usage())
@@ -155,7 +160,12 @@ class Call:
 
 
 class Requests:
-    """Sends requests through one `openai` client, within the bound on requests in flight and the breaker."""
+    """Sends requests through one `openai` client, within the bound on requests in flight and the breaker.
+
+    A chat completion is streamed where the server can: then an attempt ends when the model falls silent, however long
+    its answer takes. Where the server cannot, an attempt that took too long is followed by one that gets all the time
+    that is left. While the breaker is half open, a small request of our own probes the model, and no caller waits.
+    """
 
     def __init__(self, client: openai.AsyncOpenAI, settings: ModelSettings, breaker: ModelBreaker) -> None:
         self._client = client
@@ -163,7 +173,14 @@ class Requests:
         self._breaker = breaker
         self._slots = Slots(settings.model_max_in_flight)
         self._dialect = Dialect()
+        self._probe: asyncio.Task[None] | None = None
         breaker.on_open(self._slots.turn_away)
+
+    async def stop(self) -> None:
+        """Ends a probe that is under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.wait([self._probe])
 
     async def send(self, path: str, body: Callable[[Dialect], dict[str, Any]], call: Call) -> bytes:
         """The body of the server's 2xx answer. Raises ModelUnavailable, ModelTimeout or ModelRefused."""
@@ -186,8 +203,14 @@ class Requests:
 
     async def _before_retry(self, failure: _Retriable, failures: int, call: Call) -> None:
         error = ModelTimeout if failure.outcome == "timeout" else ModelUnavailable
-        if call.retries_left <= 0:
+        if call.retries_left <= 0 or call.timed_out:
             raise error(failure.detail, call.spending.usage()) from None
+        if failure.outcome == "timeout":
+            # The next attempt gets all the time that is left, and is the last one.
+            call.timed_out = True
+            if call.clock.left() <= 0:
+                raise error(failure.detail, call.spending.usage()) from None
+            return
         wait = backoff_seconds(failures) if failure.retry_after is None else failure.retry_after
         if wait >= call.clock.left():
             raise error(f"{failure.detail} The deadline leaves no time to ask again.", call.spending.usage()) from None
@@ -196,6 +219,9 @@ class Requests:
 
     async def _attempt(self, path: str, body: dict[str, Any], call: Call) -> bytes:
         if self._breaker.refuses():
+            raise BreakerOpen
+        if self._breaker.wants_probe():
+            self._start_probe(path, body)
             raise BreakerOpen
         left = call.clock.left()
         if left <= 0:
@@ -208,21 +234,69 @@ class Requests:
             raise call.out_of_time() from None
 
     async def _guarded(self, path: str, body: dict[str, Any], call: Call) -> bytes:
-        usual = self._settings.model_attempt_timeout_seconds
-        allowed = min(usual, call.clock.left())
-        if allowed <= 0:
+        left = call.clock.left()
+        if left <= 0:
             raise call.out_of_time()
+        usual = self._settings.model_attempt_timeout_seconds
+        streamed = path == _CHAT and self._dialect.stream is not False
+        # Whoever has run out of time once waits for as long as the deadline allows.
+        allowed = left if call.timed_out else min(usual, left)
         with self._breaker.calling():
             call.spending.attempts += 1
             began = time.monotonic()
             try:
+                if streamed:
+                    return await self._stream(body, allowed, left)
                 async with asyncio.timeout(allowed):
                     return await self._post(path, body)
-            except TimeoutError:
-                failure = _Failing if allowed >= usual * _TELLING_PART_OF_TIMEOUT else _Retriable
-                raise failure("timeout", f"The model did not answer within {allowed:.1f} s.") from None
+            except (TimeoutError, Silence) as error:
+                waited = time.monotonic() - began
+                detail = f"The model did not answer within {waited:.1f} s."
+                raise self._too_late(error, allowed, usual, call, detail) from None
             finally:
                 observe_request(call.operation, time.monotonic() - began)
+
+    def _too_late(self, error: Exception, allowed: float, usual: float, call: Call, detail: str) -> "_Retriable":
+        """What a time-out says about the model: silence is a sign of an outage, and slowness is none.
+
+        A server that does not stream cannot show that it is at work; there, only the second time-out is a sign.
+        """
+        telling = allowed >= usual * _TELLING_PART_OF_TIMEOUT
+        silent = isinstance(error, Silence) and self._dialect.stream is True
+        return (_Failing if telling and (silent or call.timed_out) else _Retriable)("timeout", detail)
+
+    async def _stream(self, body: dict[str, Any], silence_seconds: float, left_seconds: float) -> bytes:
+        """The answer to a chat request, read as it comes. Raises Silence, and TimeoutError at the deadline."""
+        answer = StreamedAnswer()
+        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        try:
+            async with asyncio.timeout(left_seconds):
+                return await self._read_stream(request, answer, silence_seconds)
+        except TimeoutError:
+            raise  # an OSError, and no fault of the connection
+        except openai.APIStatusError as error:
+            raise _of_status(error) from None
+        except (openai.APIConnectionError, httpx2.HTTPError, OSError):
+            raise _Failing("connection", "The connection to the model failed.") from None
+
+    async def _read_stream(self, request: dict[str, Any], answer: StreamedAnswer, silence_seconds: float) -> bytes:
+        creating = self._client.chat.completions.with_streaming_response.create(**request)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(silence_seconds):
+                    response = await stack.enter_async_context(creating)
+                    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                        content: bytes = await response.read()
+                        self._dialect.stream = False
+                        return content
+            except TimeoutError:
+                raise Silence from None
+            self._dialect.stream = True
+            lines = response.iter_lines()
+            while (line := await next_line(lines, silence_seconds)) is not None:
+                if answer.add(line):
+                    break
+        return answer.body()
 
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         try:
@@ -232,6 +306,26 @@ class Requests:
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
             raise _Failing("connection", "The connection to the model failed.") from None
         return response.content
+
+    def _start_probe(self, path: str, body: dict[str, Any]) -> None:
+        """Asks the model for one token, or one embedding, in the background."""
+        if path == _CHAT:
+            tokens = self._dialect.tokens_field
+            ping = {"model": body["model"], "messages": [{"role": "user", "content": "ping"}], tokens: 1}
+        else:
+            ping = {"model": body["model"], "input": ["ping"]}
+        self._probe = asyncio.create_task(self._run_probe(path, ping), name="model probe")
+
+    async def _run_probe(self, path: str, ping: dict[str, Any]) -> None:
+        """The breaker closes or opens by what comes of it."""
+        with contextlib.suppress(BreakerOpen, _Retriable, _Rejected), self._breaker.calling():
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    await self._post(path, ping)
+            except TimeoutError:
+                raise _Failing("timeout", "The model did not answer the probe.") from None
+            except _Rejected:
+                pass  # It answers, if only to say that it does not take this request.
 
 
 def _of_status(error: openai.APIStatusError) -> Exception:

@@ -60,7 +60,7 @@ class ModelSettings(BaseSettings):
         description="failed requests in a row after which the model is left alone",
     )
     model_breaker_open_seconds: float = Field(
-        default=15.0,
+        default=5.0,
         gt=0,
         validation_alias="MODEL_BREAKER_OPEN_SECONDS",
         description="how long the model is left alone before one request tries it, seconds",

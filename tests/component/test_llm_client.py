@@ -380,37 +380,117 @@ async def test_the_breaker_opens_and_then_nothing_waits(start: Start, scripted_m
     assert scripted_model.total == requests
 
 
-async def test_one_probe_closes_the_breaker_again(start: Start, scripted_model: ModelServer) -> None:
+async def test_one_probe_closes_the_breaker_again_and_no_caller_waits_for_it(
+    start: Start, scripted_model: ModelServer
+) -> None:
     client = await start(model_breaker_failures=1, model_breaker_open_seconds=0.3, model_attempts=1)
-    scripted_model.script(Step(status=500), Step(kind="answer", delay_seconds=0.5))
+    scripted_model.script(Step(status=500), Step(kind="answer", delay_seconds=1.0))
     with pytest.raises(ModelUnavailable):
         await rewrite(client)
     await eventually(lambda: _refuses_no_more(client))
+    began = time.monotonic()
 
     outcomes = await asyncio.gather(*(rewrite(client) for _ in range(20)), return_exceptions=True)
 
-    assert sum(isinstance(outcome, Completion) for outcome in outcomes) == 1
-    assert sum(isinstance(outcome, ModelUnavailable) for outcome in outcomes) == 19
+    assert time.monotonic() - began < 0.9
+    assert all(isinstance(outcome, ModelUnavailable) for outcome in outcomes)
+    await eventually(lambda: _is_closed(client))
     assert scripted_model.total == 2
-    assert client.breaker.state == "closed"
+    probe = scripted_model.received("chat")[1].body
+    assert (probe["max_tokens"], probe["messages"]) == (1, [{"role": "user", "content": "ping"}])
     await rewrite(client)
 
 
-async def test_a_cancelled_probe_decides_nothing(start: Start, scripted_model: ModelServer) -> None:
+async def test_a_probe_that_fails_opens_the_breaker_again(start: Start, scripted_model: ModelServer) -> None:
+    client = await start(model_breaker_failures=1, model_breaker_open_seconds=0.2, model_attempts=1)
+    scripted_model.script(Step(status=500), Step(status=503))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
+    await eventually(lambda: _refuses_no_more(client))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
+    await eventually(lambda: _received(scripted_model, 2))
+    await eventually(lambda: _is_open(client))
+
+    await eventually(lambda: _refuses_no_more(client))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
+    await eventually(lambda: _is_closed(client))
+
+
+async def test_a_probe_that_is_refused_shows_that_the_model_answers(start: Start, scripted_model: ModelServer) -> None:
+    client = await start(model_breaker_failures=1, model_breaker_open_seconds=0.2, model_attempts=1)
+    scripted_model.script(Step(status=500), Step(status=400))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
+    await eventually(lambda: _refuses_no_more(client))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
+    await eventually(lambda: _is_closed(client))
+
+
+async def test_a_probe_ends_with_its_client(start: Start, scripted_model: ModelServer) -> None:
     client = await start(model_breaker_failures=1, model_breaker_open_seconds=0.2, model_attempts=1)
     scripted_model.script(Step(status=500), Step(kind="hang"))
     with pytest.raises(ModelUnavailable):
         await rewrite(client)
     await eventually(lambda: _refuses_no_more(client))
-    probe = asyncio.create_task(rewrite(client))
+    with pytest.raises(ModelUnavailable):
+        await rewrite(client)
     await eventually(lambda: _received(scripted_model, 2))
+    await client.stop(1)
+    await eventually(lambda: _none_in_flight(scripted_model))
 
-    probe.cancel()
-    await asyncio.wait([probe])
 
-    assert client.breaker.state == "half-open"
-    await rewrite(client)
+async def test_a_slow_model_that_does_not_stream_gets_all_the_time_that_is_left(
+    start: Start, scripted_model: ModelServer
+) -> None:
+    scripted_model.behaviour.latency_seconds = 0.7
+    client = await start(model_attempt_timeout_seconds=0.4, model_breaker_failures=1)
+
+    completion = await rewrite(client, seconds=5)
+
+    assert completion.usage.attempts == 2
     assert client.breaker.state == "closed"
+
+
+async def test_a_slow_model_that_streams_is_waited_for_while_it_writes(
+    start: Start, scripted_model: ModelServer
+) -> None:
+    scripted_model.behaviour.chunk_seconds = 0.1
+    client = await start(model_attempt_timeout_seconds=0.4, model_breaker_failures=1)
+    began = time.monotonic()
+
+    completion = await rewrite(client, seconds=10)
+
+    assert time.monotonic() - began > 0.8
+    assert completion.usage.attempts == 1
+    assert completion.usage.tokens_out > 0
+    assert completion.value.upgraded_prompt.startswith("Upgraded (full)")
+
+
+async def test_a_model_that_streams_and_falls_silent_is_a_failing_one(
+    start: Start, scripted_model: ModelServer
+) -> None:
+    scripted_model.behaviour.chunk_seconds = 0.01
+    client = await start(model_attempt_timeout_seconds=0.4, model_breaker_failures=2)
+    await rewrite(client)
+    scripted_model.behaviour.default = Step(kind="hang")
+
+    with pytest.raises(ModelTimeout):
+        await rewrite(client, seconds=2)
+
+    assert client.breaker.state == "open"
+
+
+async def test_a_server_that_takes_no_stream_is_asked_without_from_then_on(
+    start: Start, scripted_model: ModelServer
+) -> None:
+    scripted_model.behaviour.stream = False
+    client = await start()
+    assert (await rewrite(client)).usage.attempts == 2
+    assert (await rewrite(client)).usage.attempts == 1
+    assert "stream" not in scripted_model.received("chat")[-1].body
 
 
 async def test_those_who_wait_for_a_slot_are_turned_away_when_it_opens(
@@ -502,6 +582,14 @@ async def test_every_request_is_counted_by_how_it_ended(start: Start, scripted_m
         "server_fault": 2.0,
     }
     assert MODEL_TOKENS.labels(operation="counted", direction="in")._value.get() > 0
+
+
+async def _is_closed(client: ModelClient) -> bool:
+    return client.breaker.state == "closed"
+
+
+async def _is_open(client: ModelClient) -> bool:
+    return client.breaker.state == "open"
 
 
 async def _refuses_no_more(client: ModelClient) -> bool:
