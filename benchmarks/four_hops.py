@@ -24,7 +24,7 @@ from deploy.local.servers import start_valkey
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
 from services.upgrader.ending import EndingStage
-from services.upgrader.results import RESULTS, Results
+from services.upgrader.results import RESULTS
 from services.upgrader.rewriting.rewrite import Repair, Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
 from shared.contracts.upgrade_results import PromptVersion, UpgradeResult
@@ -228,7 +228,9 @@ class StageHop:
         self._outbox = FactOutbox(records, self._parts.producer, _SettledLedger())
         self._sweep = Periodic("fact sweep", self._outbox.sweep_all, FACT_SWEEP_SECONDS)
         self._handler: EndingStage | RecordedStage = (
-            EndingStage(Results(self._outbox), _NoModel(), self._parts.progress)
+            EndingStage(
+                results, Ladder(_NoModel(), results, fallback=None, cached_for=timedelta()), self._parts.progress
+            )
             if ends
             else RecordedStage(
                 stage=self._stage,

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from services.upgrader.ending import EndingStage
+from services.upgrader.ending import EndingStage, Ladder
 from services.upgrader.reading.language import LanguageModelLoading
 from services.upgrader.results import RESULTS, Results, result_routes
 from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
@@ -41,7 +41,15 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
     client = ModelClient(settings)
     vault = Vault.from_settings(settings)
     model = LlmRewriteModel(client, vault, settings.upgrader_max_tokens, settings.upgrader_temperature)
-    stage = EndingStage(results, model, progress)
+    second = settings.fallback_model()
+    fallback_client = ModelClient(second, name="fallback") if second is not None else None
+    fallback = (
+        LlmRewriteModel(fallback_client, vault, settings.upgrader_max_tokens, settings.upgrader_temperature)
+        if fallback_client is not None
+        else None
+    )
+    cached_for = timedelta(hours=settings.cached_answer_max_age_hours)
+    stage = EndingStage(results, Ladder(model, results, fallback=fallback, cached_for=cached_for), progress)
     runner = StageRunner(
         settings=settings,
         topic=REWRITE,
@@ -63,5 +71,9 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         port=settings.upgrader_port,
         grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
-        components=(LanguageModelLoading(), database, progress, producer, ledger, client, facts, expiry, runner),
+        components=(
+            *(LanguageModelLoading(), database, progress, producer, ledger, client),
+            *((fallback_client,) if fallback_client is not None else ()),
+            *(facts, expiry, runner),
+        ),
     )

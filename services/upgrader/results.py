@@ -2,22 +2,26 @@
 HTTP.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, HTTPException, Query, Response
 
 from services.upgrader.rewriting.rewrite import COMPONENT
 from shared.contracts.contract import derived_id, format_utc
 from shared.contracts.internal_http import ResultLookup, ResultPage
 from shared.contracts.topics import COMPLETED
-from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult
+from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import Stage, StageOutput, UpgradeTask
+from shared.messaging.errors import Transient
 from shared.messaging.publish.outbox import Fact, FactOutbox
+from shared.privacy.placeholders import placeholders_in
 from shared.service.recorded_stage import usage_facts
-from shared.storage.documents import CollectionSpec, Index
+from shared.storage.documents import CollectionSpec, Index, StorageUnavailable
 
 RESULTS = CollectionSpec(
     name="results",
@@ -25,9 +29,11 @@ RESULTS = CollectionSpec(
         Index(fields=("unsettledSince",), only_when_present="unsettledSince"),
         Index(fields=("tenantId", "_id")),
         Index(fields=("createdAt",)),
+        Index(fields=("content.questionKey", "createdAt"), only_when_present="content.questionKey"),
     ),
 )
 ERASED = "[erased]"
+_MOST_CACHED = 20
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,13 @@ class RecordedEnd:
 
     result: UpgradeResult
     record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """An earlier answer to the same question."""
+
+    result: UpgradeResult
 
 
 class Results:
@@ -61,8 +74,29 @@ class Results:
             Fact(COMPLETED, key, completed_event_id(result.upgrade_id), completed, result.upgrade_id),
             *usage_facts(task, own_usage(result)),
         ]
-        record, ours = await self._outbox.record(result.upgrade_id, result.tenant_id, result.to_document(), facts)
+        content = result.to_document()
+        if result.status is UpgradeStatus.UPGRADED and (question := question_of(task, result)):
+            content |= {"questionKey": question.key, "questionDocuments": question.documents}
+        record, ours = await self._outbox.record(result.upgrade_id, result.tenant_id, content, facts)
         return RecordedEnd(result if ours else UpgradeResult.model_validate(record["content"]), record)
+
+    async def cached_answer(self, task: UpgradeTask, not_before: datetime) -> CachedAnswer | None:
+        """The tenant's last answer to the same question that may serve again, or None. Raises Transient.
+
+        Where the task's documents are not known, since retrieval failed, only an answer without documents serves.
+        """
+        question = question_of(task, None)
+        if question is None:
+            return None
+        where = {"content.questionKey": question.key, "createdAt": {"$gte": format_utc(not_before)}}
+        try:
+            found = await self._outbox.records.find(where, sort=[("createdAt", -1)], limit=_MOST_CACHED)
+        except StorageUnavailable as error:
+            raise Transient(f"storage: {error}") from error
+        for record in found:
+            if record["tenantId"] == task.tenant_id and record["content"]["questionDocuments"] == question.documents:
+                return CachedAnswer(UpgradeResult.model_validate(record["content"]))
+        return None
 
     async def publish_facts(self, end: RecordedEnd) -> None:
         """Publishes what an end owes, unless the ledger has it."""
@@ -104,7 +138,10 @@ class Results:
             "content.citations": [],
             "content.sealedPii": [],
         }
-        changed = await self._outbox.records.update_one({"_id": upgrade_id, "tenantId": tenant_id}, {"$set": gone})
+        changed = await self._outbox.records.update_one(
+            {"_id": upgrade_id, "tenantId": tenant_id},
+            {"$set": gone, "$unset": {"content.questionKey": "", "content.questionDocuments": ""}},
+        )
         return changed > 0
 
     async def expire(self, created_before: datetime) -> int:
@@ -181,3 +218,31 @@ def completed_fact(result: UpgradeResult) -> tuple[str, UpgradeCompleted]:
     """The key and the data of the fact that an upgrade has ended, on the topic COMPLETED."""
     assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry says what the key is
     return result.tenant_id, UpgradeCompleted.of(result)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: the same key means the same question of the same tenant. `documents` is what it was given."""
+
+    key: str
+    documents: str
+
+
+def question_of(task: UpgradeTask, answer: UpgradeResult | None) -> Question | None:
+    """The question of an upgrade; None where its answer must not serve another one.
+
+    Texts are compared with their placeholders, which each upgrade numbers from 1: the values may differ, and the
+    answer is restored with those of the upgrade that it serves. So an answer with placeholders of documents, or with
+    values that the model was shown, serves nobody else.
+    """
+    if not task.options.enable_pii_redaction:
+        return None
+    asked = [task.user_prompt, *(message.content for message in task.conversation_history)]
+    if answer is not None and not set(placeholders_in(answer.upgraded_prompt or "")) <= set(placeholders_in(asked)):
+        return None
+    rag = task.output_of(Stage.RAG)
+    chunks = sorted(chunk.chunk_id for chunk in rag.chunks) if rag else []
+    said = [[message.role, message.content] for message in task.conversation_history]
+    options = task.options.to_document()
+    parts = orjson.dumps([task.tenant_id, task.user_prompt, said, options], option=orjson.OPT_SORT_KEYS)
+    return Question(hashlib.sha256(parts).hexdigest(), hashlib.sha256("\n".join(chunks).encode()).hexdigest())

@@ -53,10 +53,10 @@ class ModelClient:
     the breaker is open, and then at once), ModelTimeout, ModelRefused or ModelAnswerInvalid.
     """
 
-    def __init__(self, settings: ModelSettings, breaker: ModelBreaker | None = None) -> None:
+    def __init__(self, settings: ModelSettings, *, name: str = "model") -> None:
         self._settings = settings
-        self.breaker = breaker or ModelBreaker(
-            failures=settings.model_breaker_failures, open_seconds=settings.model_breaker_open_seconds
+        self.breaker = ModelBreaker(
+            name, failures=settings.model_breaker_failures, open_seconds=settings.model_breaker_open_seconds
         )
         self._client: openai.AsyncOpenAI | None = None
         self._requests: Requests | None = None

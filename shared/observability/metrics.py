@@ -25,6 +25,11 @@ FACTS_REPUBLISHED = Counter(
 
 CACHE_REQUESTS = Counter("cache_requests_total", "Look-ups in a cache; outcome is hit or miss.", ["cache", "outcome"])
 
+UPGRADE_STEPS = Counter(
+    "prompt_upgrader_fallback_steps_total",
+    "Ends by the step of the ladder: model, fallback, cached or original.",
+    ["step"],
+)
 REWRITE_CHECKS_FAILED = Counter(
     "prompt_upgrader_rewrite_checks_failed_total",
     "Answers of the model that failed a check; attempt is first or repair.",

@@ -127,9 +127,12 @@ def request_for(task: UpgradeTask) -> RewriteRequest:
     )
 
 
-async def rewrite(request: RewriteRequest, model: RewriteModel) -> Rewrite:
-    """An upgrade of the request's prompt. Raises RewriteFailed: the model's failure, or `rewrite_not_better`."""
-    first = await model.rewrite(request, _RESERVE)
+async def rewrite(request: RewriteRequest, model: RewriteModel, reserve: timedelta = _RESERVE) -> Rewrite:
+    """An upgrade of the request's prompt, made `reserve` before the deadline.
+
+    Raises RewriteFailed: the model's failure, or `rewrite_not_better`.
+    """
+    first = await model.rewrite(request, reserve)
     made, verdict = _judged(request, first)
     if not verdict.failed:
         return made
@@ -137,7 +140,7 @@ async def rewrite(request: RewriteRequest, model: RewriteModel) -> Rewrite:
     if first.repaired:
         raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, first.usage)
     try:
-        second = await model.rewrite(request, _RESERVE, Repair(first.upgraded_prompt, verdict.hint))
+        second = await model.rewrite(request, reserve, Repair(first.upgraded_prompt, verdict.hint))
     except RewriteFailed as failure:
         spent = _together(first.usage, failure.usage)
         raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, spent) from None
