@@ -23,7 +23,7 @@ from benchmarks.upgrade_messages import make_task, traceparent
 from deploy.local.servers import start_valkey
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
-from services.upgrader.ending import EndingStage
+from services.upgrader.ending import EndingStage, Ladder
 from services.upgrader.results import RESULTS
 from services.upgrader.rewriting.rewrite import Repair, Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
@@ -228,9 +228,7 @@ class StageHop:
         self._outbox = FactOutbox(records, self._parts.producer, _SettledLedger())
         self._sweep = Periodic("fact sweep", self._outbox.sweep_all, FACT_SWEEP_SECONDS)
         self._handler: EndingStage | RecordedStage = (
-            EndingStage(
-                results, Ladder(_NoModel(), results, fallback=None, cached_for=timedelta()), self._parts.progress
-            )
+            self._ending_stage()
             if ends
             else RecordedStage(
                 stage=self._stage,
@@ -249,6 +247,11 @@ class StageHop:
             producer=self._parts.producer,
             telemetry=self._parts.telemetry,
         )
+
+    def _ending_stage(self) -> EndingStage:
+        results = Results(self._outbox)
+        ladder = Ladder(_NoModel(), results, fallback=None, cached_for=timedelta())
+        return EndingStage(results, ladder, self._parts.progress)
 
     async def start(self) -> None:
         await self._parts.start()

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -67,12 +67,12 @@ async def results(tmp_path: Path) -> AsyncIterator[Results]:
     await database.stop(1)
 
 
-def task(prompt: str = "Write a haiku about rain", **changes: object) -> UpgradeTask:
+def task(prompt: str = "Write a haiku about rain", **changes: Any) -> UpgradeTask:
     now = now_utc()
     return make_task(prompt, created_at=now, deadline=now + timedelta(seconds=60), **changes)
 
 
-def with_documents(*numbers: int, **changes: object) -> UpgradeTask:
+def with_documents(*numbers: int, **changes: Any) -> UpgradeTask:
     summarized = task(**changes).advanced(StageOutput(stage=Stage.SUMMARIZER))
     return summarized.advanced(StageOutput(stage=Stage.RAG, chunks=[make_chunk(number) for number in numbers]))
 
