@@ -24,7 +24,7 @@ from deploy.local.servers import start_valkey
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
 from services.upgrader.ending import EndingStage, Ladder
-from services.upgrader.results import RESULTS
+from services.upgrader.results import RESULTS, Results
 from services.upgrader.rewriting.rewrite import Repair, Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
 from shared.contracts.upgrade_results import PromptVersion, UpgradeResult

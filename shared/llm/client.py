@@ -18,7 +18,7 @@ from shared.llm.dialect import ChatMessage, ChatRequest
 from shared.llm.measuring import Outcome, measured
 from shared.llm.sending import Call, Clock, Requests
 from shared.llm.settings import ModelSettings
-from shared.llm.usage import ModelUsage, Spending
+from shared.llm.usage import ModelUsage, Spending, parse_model_prices
 
 __all__ = ["ChatMessage", "Completion", "Embedded", "ModelClient", "ModelUsage"]
 
@@ -55,6 +55,7 @@ class ModelClient:
 
     def __init__(self, settings: ModelSettings, *, name: str = "model") -> None:
         self._settings = settings
+        self._prices = parse_model_prices(settings.model_prices)
         self.breaker = ModelBreaker(
             name, failures=settings.model_breaker_failures, open_seconds=settings.model_breaker_open_seconds
         )
@@ -132,7 +133,7 @@ class ModelClient:
         call = Call(
             operation=operation,
             clock=Clock(deadline, self._settings.model_deadline_reserve_seconds),
-            spending=Spending(model, self._settings.openai_base_url),
+            spending=Spending(model, self._settings.openai_base_url, self._prices),
             retries_left=self._settings.model_attempts - 1,
         )
         self._calls += 1

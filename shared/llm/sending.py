@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -119,6 +120,13 @@ _TELLING_PART_OF_TIMEOUT = 0.5
 _PROBE_SECONDS = 60.0
 _CHAT = "/chat/completions"
 
+# What OpenAI, llama.cpp, vLLM and Ollama say of a request that does not fit the model's context.
+_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_TOO_LONG = re.compile(
+    r"context (?:length|size|window)|maximum (?:context|model) length|(?:prompt|input|request) is too (?:long|large)"
+    r"|exceeds? the (?:available |maximum )?(?:context|input)|too many tokens",
+    re.IGNORECASE,
+)
 _LEFT_ALONE = "The model has been failing and is left alone for a while; try again later."
 _OUT_OF_TIME = "The deadline leaves no time to ask the model."
 
@@ -353,6 +361,6 @@ def _explained(rejected: _Rejected, call: Call) -> Exception:
             "The model's server does not know the model (HTTP 404): check OPENAI_MODEL, OPENAI_EMBEDDING_MODEL "
             "and OPENAI_BASE_URL."
         )
-    if status == 413 or code == "context_length_exceeded":
+    if status == 413 or code in _TOO_LONG_CODES or _TOO_LONG.search(rejected.text):
         return call.unavailable("The request is too long for the model.")
     return call.unavailable(f"The model's server did not accept the request (HTTP {status}).")

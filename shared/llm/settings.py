@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.llm.usage import parse_model_prices
+
 
 class ModelSettings(BaseSettings):
     """Settings of a service that asks a model. Times are seconds.
@@ -65,6 +67,18 @@ class ModelSettings(BaseSettings):
         validation_alias="MODEL_BREAKER_OPEN_SECONDS",
         description="how long the model is left alone before one request tries it, seconds",
     )
+
+    model_prices: str = Field(
+        default="",
+        validation_alias="MODEL_PRICES",
+        description="prices of models by name, `name=IN/OUT` in dollars per million tokens, separated by commas; 0 is one",
+    )
+
+    @field_validator("model_prices")
+    @classmethod
+    def _prices(cls, value: str) -> str:
+        parse_model_prices(value)
+        return value
 
     @field_validator("openai_base_url")
     @classmethod

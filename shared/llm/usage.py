@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
 
 from genai_prices import Usage, calc_price
 
@@ -16,6 +17,29 @@ from shared.observability import metrics
 # there too. Names of open models are everybody's: on an unknown server they have no known price.
 _VENDORS_BY_MODEL_NAME = ("openai", "anthropic")
 _OPEN_MODELS = ("gpt-oss",)
+
+
+class ModelPrice(NamedTuple):
+    """What a model costs, in dollars per million tokens in and out. 0 is a price."""
+
+    tokens_in: Decimal
+    tokens_out: Decimal
+
+
+def parse_model_prices(text: str) -> dict[str, ModelPrice]:
+    """Prices by model name from `name=IN/OUT, name=BOTH`, in dollars per million tokens. Raises ValueError."""
+    prices = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, amounts = (part.strip() for part in entry.rpartition("="))
+        first, _, second = amounts.partition("/")
+        try:
+            price = ModelPrice(Decimal(first), Decimal(second or first))
+        except InvalidOperation:
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens") from None
+        if not equals or not name or not all(amount.is_finite() and amount >= 0 for amount in price):
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens")
+        prices[name] = price
+    return prices
 
 
 def price_nano_usd(
@@ -87,12 +111,15 @@ def estimate_tokens(texts: Iterable[str]) -> int:
 class Spending:
     """Adds up what the requests of one call use, while it runs.
 
+    `prices` are those that the operator has set, by the name that is asked for or the one that the server reports.
+
     A request without an answer (an error status, a cut connection, a time-out) counts as an attempt and no tokens:
     nothing says that it was charged.
     """
 
     model: str
     base_url: str | None
+    prices: Mapping[str, ModelPrice] = field(default_factory=dict)
     attempts: int = 0
     _tokens_in: int = 0
     _tokens_out: int = 0
@@ -106,6 +133,7 @@ class Spending:
     ) -> None:
         """Counts an answered request. `body` is its JSON or None when it was none; texts are for the estimate."""
         body = body or {}
+        set_price = self.prices.get(self.model)
         if isinstance(body.get("model"), str) and body["model"]:
             self.model = body["model"]
         reported = body.get("usage")
@@ -118,11 +146,13 @@ class Spending:
             tokens_out = estimate_tokens([received]) if received else 0
         details = reported.get("prompt_tokens_details")
         cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-        cost = (
-            None
-            if self.offline
-            else price_nano_usd(self.model, tokens_in, tokens_out, cached_in=cached or 0, base_url=self.base_url)
-        )
+        set_price = self.prices.get(self.model, set_price)
+        cost = None
+        if set_price is not None:
+            # Dollars per million tokens are thousands of nano-dollars per token.
+            cost = math.ceil((set_price.tokens_in * tokens_in + set_price.tokens_out * tokens_out) * 1_000)
+        elif not self.offline:
+            cost = price_nano_usd(self.model, tokens_in, tokens_out, cached_in=cached or 0, base_url=self.base_url)
         self._tokens_in += tokens_in
         self._tokens_out += tokens_out
         self._embeddings += embeddings

@@ -192,6 +192,25 @@ async def test_a_lasting_fault_is_not_asked_again(
     assert "zebra" not in failure.value.detail
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "context_length_exceeded"},
+        {"message": "the request exceeds the available context size (4096 tokens), try increasing it"},
+        {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."},
+        {"message": "input length exceeds the context length"},
+    ],
+    ids=["OpenAI", "llama.cpp", "vLLM", "Ollama"],
+)
+async def test_a_request_that_is_too_long_is_said_so(
+    start: Start, scripted_model: ModelServer, error: dict[str, str]
+) -> None:
+    scripted_model.script(Step(status=400, error=error))
+    with pytest.raises(ModelUnavailable, match="too long for the model"):
+        await rewrite(await start())
+    assert scripted_model.total == 1
+
+
 async def test_spent_credit_is_not_asked_again(start: Start, scripted_model: ModelServer) -> None:
     scripted_model.script(Step(status=429, error={"code": "insufficient_quota"}))
 

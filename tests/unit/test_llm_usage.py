@@ -7,7 +7,7 @@ import pytest
 
 from shared.contracts.contract import now_utc
 from shared.llm.sending import Clock, backoff_seconds, retry_after_seconds
-from shared.llm.usage import Spending, estimate_tokens, price_nano_usd
+from shared.llm.usage import Spending, estimate_tokens, parse_model_prices, price_nano_usd
 
 
 @pytest.mark.parametrize("base_url", [None, "https://api.openai.com/v1", "http://proxy.internal:4000/v1"])
@@ -104,3 +104,21 @@ def test_the_clock_keeps_the_reserve() -> None:
 
     assert 7.9 < clock.left() <= 8
     assert Clock(now_utc(), 0).left() <= 0
+
+
+def test_a_set_price_goes_by_the_name_asked_for_or_reported_and_zero_is_one() -> None:
+    prices = parse_model_prices("my-model=0.15/0.60, free=0")
+    spending = Spending("my-model", "http://127.0.0.1:1/v1", prices)
+    usage = {"prompt_tokens": 1000, "completion_tokens": 500}
+    spending.add_answer({"model": "/models/file.gguf", "usage": usage}, sent=[])
+    assert spending.usage().cost_nano_usd == 1000 * 150 + 500 * 600
+    assert spending.usage().price_known
+    free = Spending("alias", "http://127.0.0.1:1/v1", prices)
+    free.add_answer({"model": "free", "usage": usage}, sent=[])
+    assert (free.usage().cost_nano_usd, free.usage().price_known) == (0, True)
+
+
+@pytest.mark.parametrize("text", ["m", "m=", "=1", "m=a/b", "m=-1", "m=1/NaN", "m=1/2/3"])
+def test_a_price_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="dollars per million tokens"):
+        parse_model_prices(text)
