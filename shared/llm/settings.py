@@ -71,7 +71,7 @@ class ModelSettings(BaseSettings):
     model_prices: str = Field(
         default="",
         validation_alias="MODEL_PRICES",
-        description="prices of models by name, `name=IN/OUT` in dollars per million tokens, separated by commas; 0 is one",
+        description="prices by model, `name=IN/OUT, …` in dollars per million tokens; 0 is a price",
     )
 
     @field_validator("model_prices")
