@@ -22,8 +22,7 @@ from fastapi import FastAPI, Header, HTTPException
 from redis.asyncio import Redis
 
 from benchmarks.brokers import Broker
-from services.gateway.quota.admission import Admit
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.holds import Hold, HoldSize
 from services.gateway.quota.redis_scripts import SCRIPTS, AdmissionConnection
 from services.gateway.quota.state import AdmissionState, admit_call
 from services.gateway.upgrades.accepted_record import TASK_MODEL
@@ -160,18 +159,8 @@ def _redacted_task(request: UpgradeRequest, tenant_id: str) -> UpgradeTask:
 
 async def _admitted(redis: Redis, run_id: str, task: UpgradeTask) -> bool:
     """The gateway's own script, asked for one request at a time."""
-    keys, arguments = admit_call(
-        Admit(
-            tenant_id=task.tenant_id,
-            period=task.period,
-            hold_id=task.upgrade_id,
-            size=_SIZE,
-            now_ms=round(time.time() * 1000),
-            due_ms=round(task.deadline.timestamp() * 1000),
-            subject="person",
-            most_accepted=_MOST_ACCEPTED,
-        )
-    )
+    hold = Hold(task.tenant_id, task.upgrade_id, task.period, _SIZE, task.deadline, subject="person")
+    keys, arguments = admit_call(hold, now_ms=round(time.time() * 1000), most_accepted=_MOST_ACCEPTED)
     answer = await redis.evalsha(SCRIPTS["admit"].sha, len(keys), *keys, run_id, *arguments)
     return bool(answer[0] == b"admitted")
 

@@ -11,18 +11,17 @@ from typing import Any
 from redis.asyncio import Redis
 
 from deploy.local.servers import ServerProcess, start_valkey
-from services.gateway.quota.admission import Hold
 from services.gateway.quota.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
 from services.gateway.quota.due_holds import DueHolds
-from services.gateway.quota.held_work import EndedWork, UnfinishedWork
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.held_work import EndedUpgrade, UnfinishedWork
+from services.gateway.quota.holds import Hold, HoldSize
 from services.gateway.quota.quota_admissions import QuotaAdmissions
 from services.gateway.quota.rebuild import Rebuild
 from services.gateway.quota.redis_scripts import AdmissionConnection
 from services.gateway.quota.settlement import Settlement
 from services.gateway.quota.state import AdmissionState
 from services.gateway.quota.usage_client import UsageUnavailable
-from services.gateway.upgrades.accepted_record import AcceptedRecord, StageHold, StoredHold
+from services.gateway.upgrades.accepted_record import AcceptedRecord, RecordedHold, StageShare
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore, AcceptedWork
 from shared.contracts.contract import new_id, period_of
 from shared.contracts.quota import Plan, TenantQuota, TenantStanding
@@ -68,7 +67,7 @@ class LocalUsage:
         return self.stand_in.standing(tenant_id, period, event_ids, as_of)
 
 
-RECORDED_WITHIN_SECONDS = 0.2
+SECONDS_BETWEEN_CHECKS = 0.2
 
 
 class AdmissionParts:
@@ -85,7 +84,7 @@ class AdmissionParts:
         self.held_documents = database.collection(DOCUMENT_HOLDS)
         self.work = UnfinishedWork(AcceptedWork(self.store), DocumentWork(self.held_documents))
         self.settlement = Settlement(
-            self.state, self.work, self.usage, recorded_within_seconds=RECORDED_WITHIN_SECONDS, clock=self.clock
+            self.state, self.work, self.usage, seconds_between_checks=SECONDS_BETWEEN_CHECKS, clock=self.clock
         )
         self.admissions = QuotaAdmissions(
             self.state,
@@ -114,7 +113,7 @@ class AdmissionParts:
 
     def hold(self, size: HoldSize = SIZE, **changes: Any) -> Hold:
         fields: dict[str, Any] = {
-            "tenant_id": TENANT, "upgrade_id": new_id(), "period": self.period, "size": size,
+            "tenant_id": TENANT, "hold_id": new_id(), "period": self.period, "size": size,
             "expires_at": self.clock.now + timedelta(seconds=70), "subject": "c",
         }  # fmt: skip
         return Hold(**(fields | changes))
@@ -139,11 +138,11 @@ class AdmissionParts:
     ) -> AcceptedRecord:
         now = self.clock.now
         task = RewriteTask(
-            upgrade_id=hold.upgrade_id, tenant_id=TENANT, period=hold.period, created_at=now,
+            upgrade_id=hold.hold_id, tenant_id=TENANT, period=hold.period, created_at=now,
             deadline=now + timedelta(seconds=60), user_prompt="p", itinerary=list(stages),
         )  # fmt: skip
         return AcceptedRecord(
-            upgrade_id=hold.upgrade_id,
+            upgrade_id=hold.hold_id,
             tenant_id=TENANT,
             credential_id="c",
             user_ref=None,
@@ -155,10 +154,10 @@ class AdmissionParts:
             task=task.model_dump_json(by_alias=True),
             sealed_pii=None,
             traceparent=None,
-            hold=StoredHold(
+            hold=RecordedHold(
                 upgrades=hold.size.upgrades, tokens=hold.size.tokens, embeddings=hold.size.embeddings,
                 expires_at=hold.expires_at,
-                stages={stage: StageHold(tokens=share[0], embeddings=share[1]) for stage, share in shares.items()},
+                stages={stage: StageShare(tokens=share[0], embeddings=share[1]) for stage, share in shares.items()},
             ),
             open_since=now,
         )  # fmt: skip
@@ -167,7 +166,7 @@ class AdmissionParts:
         """Ends the upgrade; from now on usage may count it."""
         status = UpgradeStatus.UPGRADED if error is None else UpgradeStatus.ORIGINAL
         result = UpgradeResult(
-            upgrade_id=hold.upgrade_id,
+            upgrade_id=hold.hold_id,
             tenant_id=TENANT,
             status=status,
             user_prompt="p",
@@ -179,8 +178,8 @@ class AdmissionParts:
             completed_at=self.clock.now,
             latency_ms=1,
         )
-        self.usage.results[hold.upgrade_id] = result
-        ended = EndedWork.of(result)
+        self.usage.results[hold.hold_id] = result
+        ended = EndedUpgrade.of(result)
         await self.store.mark_ended([ended])
         if settle:
             await self.admissions.settle([ended])

@@ -20,11 +20,12 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from deploy.local.servers import ServerProcess, start_valkey
-from services.gateway.quota.admission import Admit, Claim, HoldChange, InstalledHold, Settled
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.admission import Claim
+from services.gateway.quota.holds import Hold, HoldChange, HoldSettlement, HoldSize
 from services.gateway.quota.redis_scripts import AdmissionConnection
-from services.gateway.quota.state import AdmissionState
+from services.gateway.quota.state import AdmissionState, AdmitAnswer
 from shared.contracts import redis_keys
+from shared.contracts.admission_state import StoredHold, from_ms
 from shared.contracts.contract import new_id
 from shared.contracts.internal_http import TenantCounters
 from shared.contracts.quota import Limits, Plan, TenantQuota
@@ -54,9 +55,7 @@ def quota(tenant: str, base: Amounts, limits: Amounts, version: int, plan_versio
     )
 
 
-async def install(
-    state: AdmissionState, tenant: str, quota: TenantQuota, holds: list[InstalledHold] | None = None
-) -> str:
+async def install(state: AdmissionState, tenant: str, quota: TenantQuota, holds: list[StoredHold] | None = None) -> str:
     run_id, token = await state.begin_rebuild(tenant, PERIOD, new_id())
     return await state.install(run_id, token, quota, holds or [])
 
@@ -109,7 +108,7 @@ class Machine(RuleBasedStateMachine):
     @rule(base=amounts, limits=limits, version=st.integers(0, 5), plan=st.integers(0, 3))
     def rebuild(self, base: Amounts, limits: Amounts, version: int, plan: int) -> None:
         kept = self.model.holds if self.model else {}
-        wanted = [InstalledHold(id_, HoldSize(*hold.size), hold.ended, hold.counted, NOW) for id_, hold in kept.items()]
+        wanted = [StoredHold(id_, *hold.size, hold.ended, hold.counted, from_ms(NOW)) for id_, hold in kept.items()]
         installed = self.valkey.run(install(self.state, self.tenant, quota(self.tenant, base, limits, version, plan),
                                             wanted))  # fmt: skip
         if self.model is None:
@@ -122,11 +121,9 @@ class Machine(RuleBasedStateMachine):
     def admit(self, need: Amounts, step: int, limited: bool) -> Any:
         self.now += step
         hold_id = new_id()
-        ask = Admit(
-            tenant_id=self.tenant, period=PERIOD, hold_id=hold_id, size=HoldSize(*need), now_ms=self.now,
-            rate_now_ms=self.now, due_ms=self.now + 70_000, subject="user", most_accepted=RATE if limited else 0,
-        )  # fmt: skip
-        answer = self.valkey.run(self.state.admit(ask))
+        hold = Hold(self.tenant, hold_id, PERIOD, HoldSize(*need), from_ms(self.now + 70_000), subject="user")
+        ask = {"now_ms": self.now, "rate_now_ms": self.now, "most_accepted": RATE if limited else 0}
+        answer = self.valkey.run(self.state.admit(hold, **ask))
         self.rate = [(at, id_) for at, id_ in self.rate if at > self.now - WINDOW]
         if self.model is None:
             assert answer.verdict == "cold"
@@ -148,7 +145,9 @@ class Machine(RuleBasedStateMachine):
         if limited:
             self.rate.append((self.now, hold_id))
             assert answer.rate.accepted == len(self.rate)
-        assert self.valkey.run(self.state.admit(ask)).verdict == "admitted"  # sent again after a cut: the same hold
+        assert (
+            self.valkey.run(self.state.admit(hold, **ask)).verdict == "admitted"
+        )  # sent again after a cut: the same hold
         return hold_id
 
     @rule(hold_id=holds)
@@ -160,7 +159,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(hold_id=holds, spent=amounts)
     def settle(self, hold_id: str, spent: Amounts) -> None:
-        self.valkey.run(self.state.settle(self.tenant, PERIOD, [Settled(hold_id, *spent)], self.now))
+        self.valkey.run(self.state.settle(self.tenant, PERIOD, [HoldSettlement(hold_id, *spent)], self.now))
         if self.model:
             self.model.settle(hold_id, spent)
 
@@ -279,12 +278,14 @@ def state(connection: AdmissionConnection) -> AdmissionState:
     return AdmissionState(connection)
 
 
-def ask(tenant: str, **changes: Any) -> Admit:
-    fields: dict[str, Any] = {
-        "tenant_id": tenant, "period": PERIOD, "hold_id": new_id(), "size": HoldSize(1, 10, 1), "now_ms": NOW,
-        "due_ms": NOW + 70_000,
-    }  # fmt: skip
-    return Admit(**(fields | changes))
+def a_hold(tenant: str, size: HoldSize = HoldSize(1, 10, 1), **fields: Any) -> Hold:
+    return Hold(tenant, new_id(), PERIOD, size, from_ms(NOW + 70_000), **fields)
+
+
+async def admit(
+    state: AdmissionState, hold: Hold, now_ms: int = NOW, rate_now_ms: int = 0, most_accepted: int = 0
+) -> AdmitAnswer:
+    return await state.admit(hold, now_ms=now_ms, rate_now_ms=rate_now_ms, most_accepted=most_accepted)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ async def test_three_hundred_at_once_take_what_there_is(
     other = AdmissionConnection(valkey.url)
     await other.start()
     replicas = (state, AdmissionState(other))
-    answers = await asyncio.gather(*(replicas[i % 2].admit(ask("many")) for i in range(300)))
+    answers = await asyncio.gather(*(admit(replicas[i % 2], a_hold("many")) for i in range(300)))
     await other.stop(1)
     assert sorted(a.verdict for a in answers).count("admitted") == most
     assert {a.verdict for a in answers} == {"admitted", "quota_exceeded"}
@@ -308,7 +309,7 @@ async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> Non
     await install(state, "rate", quota("rate", NOTHING, (-1, -1, -1), 0, 0))
 
     async def verdict(at: int, subject: str = "user") -> str:
-        return (await state.admit(ask("rate", rate_now_ms=NOW + at, subject=subject, most_accepted=2))).verdict
+        return (await admit(state, a_hold("rate", subject=subject), rate_now_ms=NOW + at, most_accepted=2)).verdict
 
     assert [await verdict(at) for at in (0, 30_000, 30_001, 59_999)] == [
         "admitted", "admitted", "rate_limited", "rate_limited"
@@ -321,11 +322,11 @@ async def test_the_window_is_sixty_seconds_exactly(state: AdmissionState) -> Non
 
 async def test_nobody_is_told_to_wait_longer_than_the_window(state: AdmissionState) -> None:
     await install(state, "clocks", quota("clocks", NOTHING, (-1, -1, -1), 0, 0))
-    assert (await state.admit(ask("clocks", rate_now_ms=NOW, most_accepted=1))).verdict == "admitted"
-    earlier = await state.admit(ask("clocks", rate_now_ms=NOW - 5, most_accepted=1))
+    assert (await admit(state, a_hold("clocks"), rate_now_ms=NOW, most_accepted=1)).verdict == "admitted"
+    earlier = await admit(state, a_hold("clocks"), rate_now_ms=NOW - 5, most_accepted=1)
     assert (earlier.verdict, earlier.rate.frees_ms) == ("rate_limited", WINDOW)
-    assert await state.failure("clocks", 1, NOW) == (True, WINDOW)
-    assert await state.failure("clocks", 1, NOW - 5) == (False, WINDOW)
+    assert await state.count_failure("clocks", 1, NOW) == (True, WINDOW)
+    assert await state.count_failure("clocks", 1, NOW - 5) == (False, WINDOW)
 
 
 async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state: AdmissionState) -> None:
@@ -333,7 +334,7 @@ async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state:
     ahead = 3_600_000
 
     async def admitted(at: int) -> int:
-        answers = [await state.admit(ask("stepped", rate_now_ms=NOW + at, most_accepted=3)) for _ in range(4)]
+        answers = [await admit(state, a_hold("stepped"), rate_now_ms=NOW + at, most_accepted=3) for _ in range(4)]
         return [answer.verdict for answer in answers].count("admitted")
 
     assert await admitted(ahead) == 3
@@ -343,15 +344,15 @@ async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state:
 
 async def test_replicas_with_different_clocks_share_one_rate(state: AdmissionState) -> None:
     await install(state, "skewed", quota("skewed", NOTHING, (-1, -1, -1), 0, 0))
-    asks = [ask("skewed", now_ms=NOW + skew, most_accepted=3) for skew in (0, 70_000, -70_000, 3_600_000) * 3]
-    answers = [await state.admit(each) for each in asks]
+    skews = (0, 70_000, -70_000, 3_600_000) * 3
+    answers = [await admit(state, a_hold("skewed"), now_ms=NOW + skew, most_accepted=3) for skew in skews]
     assert [answer.verdict for answer in answers].count("admitted") == 3
     assert all(50_000 < answer.rate.frees_ms <= WINDOW for answer in answers)
 
 
 async def test_what_a_redis_before_has_left_is_taken_away(state: AdmissionState, valkey: ServerProcess) -> None:
     await install(state, "left", quota("left", NOTHING, (-1, -1, -1), 0, 0))
-    assert (await state.admit(ask("left"))).verdict == "admitted"
+    assert (await admit(state, a_hold("left"))).verdict == "admitted"
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         await redis.hset(redis_keys.admission_counters("left", PERIOD), "run", "one before")
         assert await state.confirm("left", PERIOD, None, []) == "cold"
@@ -361,29 +362,29 @@ async def test_what_a_redis_before_has_left_is_taken_away(state: AdmissionState,
 async def test_a_key_goes_back_to_who_has_it_by_the_records(state: AdmissionState) -> None:
     await install(state, "restored", quota("restored", NOTHING, (-1, -1, -1), 0, 0))
     key: dict[str, Any] = {"key_hash": "k", "body_hash": "b"}
-    repeat = ask("restored", **key)
-    assert (await state.admit(repeat)).verdict == "admitted"
+    repeat = a_hold("restored", **key)
+    assert (await admit(state, repeat)).verdict == "admitted"
     first, day = Claim(new_id(), "b"), timedelta(days=1)
     await state.restore_claim("restored", "k", repeat.hold_id, first, day)
     await state.release("restored", PERIOD, repeat.hold_id, key_hash="k")
-    again = await state.admit(ask("restored", **key))
-    assert (again.verdict, again.claimed_by, again.claimed_body) == ("replay", first.upgrade_id, "b")
+    again = await admit(state, a_hold("restored", **key))
+    assert (again.verdict, again.claim) == ("replay", Claim(first.upgrade_id, "b"))
     # Somebody else's is left alone.
     await state.restore_claim("restored", "k", new_id(), Claim(new_id(), "b"), day)
-    assert (await state.admit(ask("restored", **key))).claimed_by == first.upgrade_id
+    assert (await admit(state, a_hold("restored", **key))).claim == first
 
 
 async def test_a_key_is_claimed_by_what_was_admitted_only(state: AdmissionState) -> None:
     await install(state, "keys", quota("keys", NOTHING, (1, -1, -1), 0, 0))
     key: dict[str, Any] = {"key_hash": "k", "body_hash": "b"}
-    first = ask("keys", **key)
-    assert (await state.admit(first)).verdict == "admitted"
-    again = await state.admit(ask("keys", **key, most_accepted=1))
-    assert (again.verdict, again.claimed_by, again.claimed_body) == ("replay", first.hold_id, "b")
-    refused = await state.admit(ask("keys", key_hash="other", body_hash="b"))
+    first = a_hold("keys", **key)
+    assert (await admit(state, first)).verdict == "admitted"
+    again = await admit(state, a_hold("keys", **key), most_accepted=1)
+    assert (again.verdict, again.claim) == ("replay", Claim(first.hold_id, "b"))
+    refused = await admit(state, a_hold("keys", key_hash="other", body_hash="b"))
     assert refused.verdict == "quota_exceeded"
     await state.release("keys", PERIOD, first.hold_id, key_hash="k")
-    assert (await state.admit(ask("keys", **key))).verdict == "admitted"
+    assert (await admit(state, a_hold("keys", **key))).verdict == "admitted"
 
 
 async def test_a_slow_rebuild_installs_nothing_after_redis_was_emptied(
@@ -407,7 +408,7 @@ async def test_another_process_of_redis_makes_every_tenant_cold(
     before = connection.run_id
     await valkey.kill()
     async with await start_valkey(valkey.port):
-        assert (await state.admit(ask("restart"))).verdict == "cold"
+        assert (await admit(state, a_hold("restart"))).verdict == "cold"
         assert connection.run_id != before
         run_id, age = await state.incarnation_age()
         assert run_id == connection.run_id
@@ -418,14 +419,14 @@ async def test_scripts_that_redis_forgot_are_loaded_again(valkey: ServerProcess,
     await install(state, "scripts", quota("scripts", NOTHING, (-1, -1, -1), 0, 0))
     async with Redis.from_url(valkey.url) as redis:
         await redis.script_flush()
-    assert (await state.admit(ask("scripts"))).verdict == "admitted"
+    assert (await admit(state, a_hold("scripts"))).verdict == "admitted"
 
 
 async def test_large_amounts_stay_whole(state: AdmissionState) -> None:
     large = 4_000_000_000_000_000
     await install(state, "large", quota("large", (0, large, 0), (-1, 2 * large, -1), 0, 0))
-    admitted = await state.admit(ask("large", size=HoldSize(1, large, 0)))
+    admitted = await admit(state, a_hold("large", size=HoldSize(1, large, 0)))
     assert admitted.verdict == "admitted"
-    refused = await state.admit(ask("large", size=HoldSize(0, 1, 0)))
+    refused = await admit(state, a_hold("large", size=HoldSize(0, 1, 0)))
     assert refused.meter is not None
     assert (refused.meter.used, refused.meter.held) == (large, large)

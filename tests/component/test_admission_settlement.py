@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from services.gateway.http.problems import ProblemError
-from services.gateway.quota.admission import Admission, Hold
+from services.gateway.quota.admission import Admission
 from services.gateway.quota.held_work import HeldWork, Spent
-from services.gateway.quota.holds import HoldSize
-from services.gateway.quota.recording import record_in_time
+from services.gateway.quota.holds import Hold, HoldSize
+from services.gateway.quota.recording import Written, record_in_time
 from services.gateway.upgrades.accepted_store import AcceptedWork
-from services.gateway.upgrades.stage_clients import SpendingNotTold, StageOut
+from services.gateway.upgrades.stage_clients import StageUnavailable, StageUsageUnknown
 from services.gateway.upgrades.sweeps import CutShortSweep
 from shared.contracts import redis_keys
 from shared.contracts.contract import now_utc
@@ -142,7 +142,7 @@ async def test_an_end_that_is_counted_and_becomes_known_while_a_state_is_refresh
 async def only_usage_knows_of_the_end_of(hold: Hold, parts: AdmissionParts) -> None:
     """The record does not say so yet."""
     await parts.store._records.update_one(
-        {"_id": hold.upgrade_id},
+        {"_id": hold.hold_id},
         {"$set": {"openSince": "2026-11-20T12:00:00.000Z", "outcome": "accepted"}, "$unset": {"uncountedSince": ""}},
     )
 
@@ -248,9 +248,9 @@ class LocalStages:
 
     async def spent(self, stage: Stage, tenant_id: str, upgrade_id: str) -> list[Spent]:
         if stage in self.silent:
-            raise StageOut("out")
+            raise StageUnavailable("out")
         if upgrade_id in self.odd:
-            raise SpendingNotTold("odd")
+            raise StageUsageUnknown("odd")
         return self.recorded.get(stage, [])
 
 
@@ -305,7 +305,7 @@ async def test_a_lost_state_is_rebuilt_from_all_the_work_there_is(
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
     assert await parts.meter("upgrades") == (0, 10)
     # Where it would be too much, nobody is let in on a part of it.
-    monkeypatch.setattr("services.gateway.quota.rebuild.MOST_WORK", 9)
+    monkeypatch.setattr("services.gateway.quota.rebuild.MAX_WORK", 9)
     await lose(parts)
     assert (await refused(parts)).problem is UNAVAILABLE
 
@@ -385,7 +385,7 @@ async def test_a_hold_that_is_due_by_another_clock_stays_for_the_record_that_is_
     await parts.admissions.admit(hold)
     record = parts.record(hold)
     parts.clock.move(seconds=80)  # a replica whose clock is ahead by so much looks at it now
-    looking = asyncio.create_task(parts.settlement.refresh(TENANT, hold.period, [hold.upgrade_id]))
+    looking = asyncio.create_task(parts.settlement.refresh(TENANT, hold.period, [hold.hold_id]))
     await parts.store.insert(record)
     await looking
     assert await parts.meter("upgrades") == (0, 1)
@@ -547,26 +547,27 @@ class Release:
     def __call__(self) -> None:
         self.events.append("released")
 
-    async def take_back(self) -> bool:
+    async def withdraw(self) -> bool:
         self.events.append("stays" if self.stays else "taken back")
         return not self.stays
 
 
 async def test_a_record_that_somebody_was_told_of_stays_with_its_hold(parts: AdmissionParts) -> None:
     told, untold = await parts.accept(), await parts.accept()
-    assert await parts.store.mark_told(told.upgrade_id)
-    assert [await parts.store.remove(hold.upgrade_id) for hold in (told, untold)] == [False, True]
-    assert await parts.store.find(TENANT, told.upgrade_id) is not None
-    assert not await parts.store.mark_told(untold.upgrade_id)
-    assert await parts.store.remove(untold.upgrade_id)
+    assert await parts.store.keep(told.hold_id)
+    assert [await parts.store.withdraw(hold.hold_id) for hold in (told, untold)] == [False, True]
+    assert await parts.store.find(TENANT, told.hold_id) is not None
+    assert not await parts.store.keep(untold.hold_id)
+    assert await parts.store.withdraw(untold.hold_id)
     release, written = Release(stays=True), asyncio.Event()
 
-    async def slow() -> None:
+    async def slow() -> Written:
         await written.wait()
+        return Written()
 
     loop = asyncio.get_running_loop()
     with pytest.raises(StorageUnavailable):
-        await record_in_time(slow, take_back=release.take_back, release=release, until=loop.time() + 0.05)
+        await record_in_time(slow, withdraw=release.withdraw, release=release, until=loop.time() + 0.05)
     written.set()
 
     async def is_over() -> bool:
@@ -579,12 +580,13 @@ async def test_a_record_that_somebody_was_told_of_stays_with_its_hold(parts: Adm
 async def test_a_record_that_comes_too_late_is_taken_back(parts: AdmissionParts) -> None:
     release, written = Release(), asyncio.Event()
 
-    async def slow() -> None:
+    async def slow() -> Written:
         await written.wait()
+        return Written()
 
     loop = asyncio.get_running_loop()
     with pytest.raises(StorageUnavailable):
-        await record_in_time(slow, take_back=release.take_back, release=release, until=loop.time() + 0.05)
+        await record_in_time(slow, withdraw=release.withdraw, release=release, until=loop.time() + 0.05)
     assert release.events == []
     written.set()
 
@@ -597,12 +599,12 @@ async def test_a_record_that_comes_too_late_is_taken_back(parts: AdmissionParts)
 async def test_a_record_that_nobody_knows_of_is_taken_back_before_its_hold(parts: AdmissionParts) -> None:
     release = Release()
 
-    async def cut() -> None:
+    async def cut() -> Written:
         raise StorageUnavailable("cut")
 
     loop = asyncio.get_running_loop()
     with pytest.raises(StorageUnavailable):
-        await record_in_time(cut, take_back=release.take_back, release=release, until=loop.time() + 5)
+        await record_in_time(cut, withdraw=release.withdraw, release=release, until=loop.time() + 5)
 
     async def done() -> bool:
         return release.events == ["taken back", "released"]
@@ -613,11 +615,12 @@ async def test_a_record_that_nobody_knows_of_is_taken_back_before_its_hold(parts
 async def test_a_process_that_slept_takes_its_record_back(parts: AdmissionParts) -> None:
     release = Release()
 
-    async def at_once() -> None: ...
+    async def at_once() -> Written:
+        return Written()
 
     loop = asyncio.get_running_loop()
     with pytest.raises(StorageUnavailable):
-        await record_in_time(at_once, take_back=release.take_back, release=release, until=loop.time() - 0.001)
+        await record_in_time(at_once, withdraw=release.withdraw, release=release, until=loop.time() - 0.001)
 
     async def done() -> bool:
         return release.events == ["taken back", "released"]

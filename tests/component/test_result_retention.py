@@ -90,7 +90,7 @@ async def test_records_that_cannot_be_deleted_yet_lose_what_was_said(tmp_path: P
             await parts.store.insert(parts.record(hold))
         for hold in (uncounted, closed):
             await parts.end(hold, settle=False)
-        await parts.store.mark_counted([closed.upgrade_id])
+        await parts.store.mark_counted([closed.hold_id])
         parts.clock.move(days=2)
         young = parts.hold()
         await parts.store.insert(parts.record(young))
@@ -98,15 +98,15 @@ async def test_records_that_cannot_be_deleted_yet_lose_what_was_said(tmp_path: P
         assert await erasure.of_old(parts.clock.now - timedelta(days=1)) == 2
         assert await erasure.of_old(parts.clock.now - timedelta(days=1)) == 0
         assert await erasure.sweep() == 2
-        assert sorted(erased) == sorted([still_open.upgrade_id, uncounted.upgrade_id])
+        assert sorted(erased) == sorted([still_open.hold_id, uncounted.hold_id])
         for hold in (still_open, uncounted):
-            record = await parts.store.find(TENANT, hold.upgrade_id)
+            record = await parts.store.find(TENANT, hold.hold_id)
             assert record is not None
             assert record.first_task().user_prompt == ERASED
         # Those that can be deleted go whole; nobody had to erase them everywhere before.
-        await parts.store.mark_counted([uncounted.upgrade_id])
+        await parts.store.mark_counted([uncounted.hold_id])
         assert await parts.store.delete_closed(format_utc(parts.clock.now - timedelta(days=1))) == 2
-        left = await parts.store.find(TENANT, young.upgrade_id)
+        left = await parts.store.find(TENANT, young.hold_id)
         assert left is not None
         assert left.first_task().user_prompt == "p"
 

@@ -9,8 +9,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.gateway.quota.admission import Admit, HoldChange, InstalledHold
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.holds import Hold, HoldChange, HoldSize
 from services.gateway.quota.redis_scripts import AdmissionConnection
 from services.gateway.quota.state import AdmissionState
 from services.usage.counting.count_batch import CountBatch
@@ -24,6 +23,7 @@ from services.usage.reconciling.full_reconciliation import RUNS, ScheduledReconc
 from services.usage.reconciling.pending import pending_events
 from services.usage.settings import ReconcileSettings
 from shared.contracts import redis_keys
+from shared.contracts.admission_state import StoredHold, to_ms
 from shared.contracts.contract import format_utc, new_id, now_utc, period_of
 from shared.contracts.quota import PLAN_LIMITS, Plan, TenantQuota
 from shared.contracts.topics import USAGE_RECORDED, all_topics
@@ -71,7 +71,7 @@ class Usage:
             counters=await self.ledger.counters(self.tenant, PERIOD),
         )
 
-    async def install(self, *holds: InstalledHold, plan: Plan = Plan.FREE) -> None:
+    async def install(self, *holds: StoredHold, plan: Plan = Plan.FREE) -> None:
         """Installs the tenant's state as the gateway does."""
         run_id, token = await self.admission.begin_rebuild(self.tenant, PERIOD, new_id())
         assert await self.admission.install(run_id, token, await self.quota(plan), holds) == "installed"
@@ -114,9 +114,8 @@ async def usage(tmp_path: Path, kafka_servers: str, redis_url: str) -> AsyncIter
     await database.stop(5)
 
 
-def hold(tokens: int, due: datetime, ended: bool = False) -> InstalledHold:
-    size = HoldSize(upgrades=0 if ended else 1, tokens=tokens, embeddings=0)
-    return InstalledHold(new_id(), size, ended=ended, counted=False, due_ms=round(due.timestamp() * 1000))
+def hold(tokens: int, due: datetime, ended: bool = False) -> StoredHold:
+    return StoredHold(new_id(), 0 if ended else 1, tokens, 0, ended=ended, counted=False, due=due)
 
 
 async def test_an_intact_state_has_no_difference(usage: Usage) -> None:
@@ -200,8 +199,9 @@ async def test_a_state_that_changes_while_it_is_compared_is_no_difference(usage:
 
     async def admitted_and_counted() -> None:
         size = HoldSize(upgrades=0, tokens=15, embeddings=0)
-        now_ms = round(datetime.now(UTC).timestamp() * 1000)
-        admitted = await usage.admission.admit(Admit(usage.tenant, PERIOD, new_id(), size, now_ms, now_ms + 60_000))
+        now = datetime.now(UTC)
+        hold = Hold(usage.tenant, new_id(), PERIOD, size, now + timedelta(seconds=60))
+        admitted = await usage.admission.admit(hold, now_ms=to_ms(now))
         assert admitted.verdict == "admitted"
         await usage.counting.count([operation(new_id(), tenant_id=usage.tenant, period=PERIOD)])
 
@@ -228,7 +228,7 @@ async def test_a_state_lost_while_it_is_compared_is_no_difference(usage: Usage, 
     assert await usage.differences(Between(usage.redis, counted_and_lost)) == []
 
 
-def late_hold(tokens: int, ended: bool) -> InstalledHold:
+def late_hold(tokens: int, ended: bool) -> StoredHold:
     return hold(tokens, datetime.now(UTC) - OVERDUE_AFTER - timedelta(seconds=5), ended=ended)
 
 

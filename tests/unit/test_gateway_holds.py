@@ -1,12 +1,18 @@
-"""How much an upgrade holds: the worst case of each stage that it goes through."""
+"""Holds: the worst case of an upgrade's stages, how a hold is stored, and which due holds have no record."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.quota.held_work import HeldWork, UnfinishedWork
 from services.gateway.quota.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.unrecorded_holds import UnrecordedHolds
+from shared.contracts.admission_state import StoredHold
+from shared.contracts.quota import Meter
 from shared.contracts.upgrade_tasks import Stage
 
 BOUNDS = ModelBounds(summary_tokens=600, rewrite_tokens=2000, requests_per_call=4)
@@ -55,3 +61,34 @@ def test_more_to_read_is_never_held_for_less(prompt: int, history: int, document
         assert upgrade_hold(larger, BOUNDS).tokens >= hold.tokens
     assert upgrade_hold(replace(asked, history_bytes=history + more), BOUNDS).tokens >= hold.tokens
     assert hold != HoldSize(0, 0, 0)
+
+
+@pytest.mark.parametrize(("ended", "counted", "text"), [(False, True, "1,20,3,0,1"), (True, False, "1,20,3,1,0")])
+def test_a_stored_hold_keeps_its_text(ended: bool, counted: bool, text: str) -> None:
+    hold = StoredHold("id", 1, 20, 3, ended, counted, datetime(2026, 11, 20, tzinfo=UTC))
+    assert hold.to_text() == text
+    assert StoredHold.from_text("id", text, hold.due) == hold
+    assert hold.amounts == {Meter.UPGRADES: 1, Meter.TOKENS: 20, Meter.EMBEDDINGS: 3}
+
+
+class RecordedWork(UnfinishedWork):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: set[str] = set()
+
+    async def with_hold(self, hold_ids: Sequence[str]) -> list[HeldWork]:
+        expires_at = datetime(2026, 11, 20, tzinfo=UTC)
+        found = self.recorded.intersection(hold_ids)
+        return [HeldWork(id_, HoldSize(1, 0, 0), expires_at, ended=False) for id_ in found]
+
+
+async def test_a_due_hold_is_unrecorded_when_its_record_is_missing_twice() -> None:
+    work = RecordedWork()
+    holds = UnrecordedHolds(work, seconds_between_checks=0.05)
+    assert not await holds.wait_for_second_check(["lost", "late"])
+    assert await holds.check(["lost", "late"]) == []
+    assert await holds.check(["lost", "late"]) == [], "the second check was too early"
+    work.recorded.add("late")
+    assert await holds.wait_for_second_check(["lost", "late"])
+    assert await holds.check(["lost", "late"]) == ["lost"]
+    assert not await holds.wait_for_second_check(["lost", "late"])

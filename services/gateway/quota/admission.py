@@ -1,22 +1,18 @@
-"""The port of admission: what is asked with each upgrade, and what is answered, whichever store keeps the state."""
+"""The port of admission: takes and releases holds, claims idempotency keys, and reports rates and meters."""
 
-import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from datetime import timedelta
+from typing import Protocol
 
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.holds import Hold
 from shared.contracts.quota import Meter, Plan
 
-Verdict = Literal["admitted", "replay", "cold", "rate_limited", "quota_exceeded"]
-Installed = Literal["installed", "warm", "lost"]
-Confirmed = Literal["confirmed", "old", "cold"]
-WhatIsLeft = Literal["left", "drop", "counted", "keep"]
+RATE_WINDOW_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class RateState:
-    """How many were accepted within the window, and in how many ms the first of them leaves it."""
+    """Accepted upgrades within the window, and the ms until the oldest of them leaves it."""
 
     accepted: int
     frees_ms: int
@@ -37,73 +33,8 @@ class MeterState:
 
 
 @dataclass(frozen=True)
-class Admit:
-    """What admit is asked. Times are ms since 1970; `most_accepted` 0 is no rate limit; a key comes with a body.
-
-    `rate_now_ms` 0 takes the rate by Redis's clock.
-    """
-
-    tenant_id: str
-    period: str
-    hold_id: str
-    size: HoldSize
-    now_ms: int
-    due_ms: int
-    subject: str = ""
-    most_accepted: int = 0
-    key_hash: str | None = None
-    body_hash: str = ""
-    rate_now_ms: int = 0
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """What admit answered. `due` are holds whose records are to be looked at."""
-
-    verdict: Verdict
-    rate: RateState
-    due: tuple[str, ...] = ()
-    meter: MeterState | None = None
-    claimed_by: str = ""
-    claimed_body: str = ""
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What ended work really used; None keeps the worst case of the hold."""
-
-    hold_id: str
-    upgrades: int
-    tokens: int | None
-    embeddings: int | None
-
-
-@dataclass(frozen=True)
-class HoldChange:
-    """What a newer count means for one hold; see confirm.lua."""
-
-    hold_id: str
-    what: WhatIsLeft
-    upgrades: int = 0
-    tokens: int = 0
-    embeddings: int = 0
-    due_ms: int = 0
-
-
-@dataclass(frozen=True)
-class InstalledHold:
-    """A hold of a state that is put in place anew."""
-
-    hold_id: str
-    size: HoldSize
-    ended: bool
-    counted: bool
-    due_ms: int
-
-
-@dataclass(frozen=True)
 class QuotaState:
-    """A tenant's state as of one moment."""
+    """A tenant's plan and meters in a period at one moment. `due` are ids of holds that are due for a check."""
 
     plan: Plan
     meters: tuple[MeterState, ...]
@@ -112,50 +43,31 @@ class QuotaState:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """What an upgrade may come to use, booked to `period` (`YYYY-MM`), and the idempotency key that comes with it.
-
-    After `expires_at` it cannot cost anything more. `subject` is whose rate it counts for: a user of the tenant, or the
-    credential where nobody is named.
-    """
-
-    tenant_id: str
-    upgrade_id: str
-    period: str
-    size: HoldSize
-    expires_at: datetime
-    subject: str
-    key_hash: str | None = None
-    body_hash: str | None = None
-
-
-@dataclass(frozen=True)
 class Rate:
-    """How far the caller's rate is used: `limit` in `window_seconds`, `remaining`, and when the first place frees."""
+    """The caller's rate limit per window: the limit, what remains, and the seconds until the next place is free."""
 
     limit: int
     remaining: int
     frees_seconds: int
-    window_seconds: int = 60
 
     @staticmethod
     def of(state: RateState, limit: int) -> "Rate | None":
-        """None where there is no limit."""
+        """None without a limit, which is a `limit` of 0."""
         if limit == 0:
             return None
         return Rate(limit, max(0, limit - state.accepted), -(-state.frees_ms // 1000))
 
     def headers(self) -> dict[str, str]:
-        """What the client is told of it."""
+        """The `RateLimit` headers of the answer."""
         return {
             "RateLimit": f'"user";r={self.remaining};t={self.frees_seconds}',
-            "RateLimit-Policy": f'"user";q={self.limit};w={self.window_seconds}',
+            "RateLimit-Policy": f'"user";q={self.limit};w={RATE_WINDOW_SECONDS}',
         }
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Who had the idempotency key before, and with which body."""
+    """The request that an idempotency key belongs to: its upgrade id and the hash of its body."""
 
     upgrade_id: str
     body_hash: str
@@ -163,7 +75,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Admission:
-    """Admitted at `at` (monotonic seconds), or already claimed by an earlier request, and then nothing was taken."""
+    """Admitted at `at` (monotonic seconds). With a `claim` nothing was taken: the key belongs to an earlier request."""
 
     at: float
     rate: Rate | None
@@ -172,27 +84,14 @@ class Admission:
 
 class Admissions(Protocol):
     async def admit(self, hold: Hold) -> Admission:
-        """Takes the hold, unless its key is claimed. Raises ProblemError (rate_limited, quota_exceeded, unavailable)
-        and takes nothing."""
+        """Takes the hold, unless its key is claimed. Raises ProblemError (rate_limited, quota_exceeded, unavailable),
+        and takes nothing then."""
 
     def release(self, hold: Hold) -> None:
-        """Gives back a hold whose upgrade was not recorded, soon and in the background."""
+        """Releases the hold of an upgrade that was not recorded, and its key, in the background."""
 
-    async def forget(self, hold: Hold, claim: Claim) -> None:
-        """Frees the key of a claim that nothing was recorded for. Raises ProblemError (unavailable)."""
+    async def release_claim(self, hold: Hold, claim: Claim) -> None:
+        """Frees the hold's key, if it still belongs to `claim`. Raises ProblemError (unavailable)."""
 
-    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
-        """The hold's key belongs to an earlier request by the records: says so from now on, in the background."""
-
-
-class OpenAdmissions:
-    """Admits everybody: for a gateway whose only tenant has no limits."""
-
-    async def admit(self, hold: Hold) -> Admission:
-        return Admission(time.monotonic(), None)
-
-    def release(self, hold: Hold) -> None: ...
-
-    async def forget(self, hold: Hold, claim: Claim) -> None: ...
-
-    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None: ...
+    def restore_claim(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+        """Gives the hold's key back to `claim` for `life`, in the background: the records say that it owns the key."""

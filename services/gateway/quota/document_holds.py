@@ -1,19 +1,26 @@
-"""Holds on embeddings for documents: the gateway keeps a record of each, since Redis may lose its own."""
+"""Holds on embeddings that rag takes for documents and searches, with a stored record of each.
+
+The record outlives a loss of Redis: a rebuilt admission state contains the hold again.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.http.problems import ProblemError
-from services.gateway.quota.admission import Hold
 from services.gateway.quota.held_work import HeldWork, Spent
-from services.gateway.quota.holds import HoldSize
+from services.gateway.quota.holds import Hold, HoldSize
 from services.gateway.quota.quota_admissions import QuotaAdmissions
-from services.gateway.quota.recording import RECORD_WITHIN_SECONDS, record_in_time
+from services.gateway.quota.recording import RECORD_WITHIN_SECONDS, Existing, Written, record_in_time
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.problems import CONFLICT
 from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd
 from shared.storage.documents import Collection, CollectionSpec, Index
+
+_FIRST_CHECK_AFTER = timedelta(minutes=5)
+_KEPT_FOR = timedelta(days=2)
+_MAX_SWEPT = 2_000
+_END_ATTEMPTS = 2
 
 DOCUMENT_HOLDS = CollectionSpec(
     name="document_holds",
@@ -24,15 +31,13 @@ DOCUMENT_HOLDS = CollectionSpec(
         Index(fields=("createdAt",)),
     ),
 )
-LOOKED_AT_AFTER = timedelta(minutes=5)
-_KEPT_FOR = timedelta(days=2)
-_MOST_SWEPT = 2_000
-_ATTEMPTS_TO_END = 2
 
 
 class DocumentHolds:
-    """Takes and ends holds. Both may be repeated, taking only until it has failed: then the hold is to be ended, and
-    another try has one of its own. Raises StorageUnavailable and ProblemError."""
+    """Takes and ends holds. Every method may raise StorageUnavailable.
+
+    Both calls may be repeated, but after a failed `take` the caller has to end that hold and take one with another id.
+    """
 
     def __init__(
         self, records: Collection, admissions: QuotaAdmissions, clock: Callable[[], datetime] = now_utc
@@ -41,47 +46,41 @@ class DocumentHolds:
         self._admissions = admissions
         self._clock = clock
 
-    async def take(self, asked: EmbeddingsHold) -> None:
-        """Admits and records, in this order: a record without an admission would be held when a state is rebuilt."""
-        standing = await self._records.get(asked.hold_id)
+    async def take(self, request: EmbeddingsHold) -> None:
+        """Admits and records the hold. Raises ProblemError: quota_exceeded, unavailable, conflict for an ended hold.
+
+        Admission comes first: a record without an admission would become a hold when a state is rebuilt.
+        """
+        standing = await self._records.get(request.hold_id)
         if standing is not None:
             _refuse_ended(standing)
             return
         now = self._clock()
         record = {
-            "_id": asked.hold_id,
-            "tenantId": asked.tenant_id,
-            "period": asked.period,
-            "embeddings": asked.embeddings,
-            "tokens": asked.tokens,
+            "_id": request.hold_id,
+            "tenantId": request.tenant_id,
+            "period": request.period,
+            "embeddings": request.embeddings,
+            "tokens": request.tokens,
             "createdAt": format_utc(now),
             "openSince": format_utc(now),
-            "givenUpAt": format_utc(now + timedelta(seconds=asked.lives_seconds)),
+            "givenUpAt": format_utc(now + timedelta(seconds=request.lives_seconds)),
         }
-        hold = _hold(record)
+        hold = _hold_of(record)
         admission = await self._admissions.admit_document(hold)
-        ended = await record_in_time(
+        result = await record_in_time(
             lambda: self._insert(record),
-            take_back=lambda: self._remove(asked.hold_id),
+            withdraw=lambda: self._withdraw(request.hold_id),
             release=lambda: self._admissions.release(hold),
             until=admission.at + RECORD_WITHIN_SECONDS,
         )
-        if ended is not None:
-            _refuse_ended(ended)
-
-    async def _insert(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """Gives a record that stands in its place and has ended. Whoever asks twice at once has one hold and record."""
-        standing, _ = await self._records.insert_if_absent(record)
-        return None if "openSince" in standing else standing
-
-    async def _remove(self, hold_id: str) -> bool:
-        await self._records.delete_many({"_id": hold_id})
-        return True
+        if isinstance(result, Existing):
+            _refuse_ended(result.record)
 
     async def end(self, hold_id: str, ended: EmbeddingsHoldEnd) -> None:
-        """The hold becomes what was used, and stays until usage has counted that.
+        """Replaces the hold by the real usage, which stays held until usage has counted it.
 
-        One that is not known is ended for good: the request that takes it may be slower than the one that ends it.
+        An unknown hold is recorded as ended, since the request that takes it may arrive later than this one.
         """
         spent = [
             Spent(event_id=item.event_id, tokens=item.tokens, embeddings=item.embeddings).to_document()
@@ -91,18 +90,20 @@ class DocumentHolds:
             "$set": {"spent": spent, "uncountedSince": format_utc(self._clock())},
             "$unset": {"openSince": ""},
         }
-        for _ in range(_ATTEMPTS_TO_END):
+        for _ in range(_END_ATTEMPTS):
             record = await self._records.find_one_and_update({"_id": hold_id, "openSince": {"$exists": True}}, update)
             if record is not None:
-                await self._admissions.settle_document(record["tenantId"], record["period"], work_of(record))
+                settlement = _work_of(record).settlement()
+                await self._admissions.settle_holds(record["tenantId"], record["period"], [settlement])
                 return
-            never_begun = {"_id": hold_id, "createdAt": format_utc(self._clock())}
-            if (await self._records.insert_if_absent(never_begun))[1]:
+            ended_before_taken = {"_id": hold_id, "createdAt": format_utc(self._clock())}
+            _, inserted = await self._records.insert_if_absent(ended_before_taken)
+            if inserted:
                 return
-            # It has ended before, or was recorded this very moment.
+            # The hold had ended already, or was recorded between the two writes: then the second attempt ends it.
 
     async def forget_old(self) -> None:
-        """Gives up what nobody ended in time, deletes what is finished."""
+        """Ends holds that were not ended within their life, and deletes old records that are finished."""
         now = self._clock()
         await self._records.update_many(
             {"openSince": {"$exists": True}, "givenUpAt": {"$lt": format_utc(now)}},
@@ -111,9 +112,18 @@ class DocumentHolds:
         finished = {"openSince": {"$exists": False}, "uncountedSince": {"$exists": False}}
         await self._records.delete_many({"createdAt": {"$lt": format_utc(now - _KEPT_FOR)}, **finished})
 
+    async def _insert(self, record: dict[str, Any]) -> Written | Existing[dict[str, Any]]:
+        """Two concurrent requests for the same hold share one record, and both count as written."""
+        standing, _ = await self._records.insert_if_absent(record)
+        return Written() if "openSince" in standing else Existing(standing)
+
+    async def _withdraw(self, hold_id: str) -> bool:
+        await self._records.delete_many({"_id": hold_id})
+        return True
+
 
 class DocumentWork:
-    """Documents that are being indexed as work that holds something. Every call may raise StorageUnavailable."""
+    """The `WorkRecords` of documents and searches."""
 
     def __init__(self, records: Collection) -> None:
         self._records = records
@@ -123,19 +133,20 @@ class DocumentWork:
         for since in ("openSince", "uncountedSince"):
             where = {"tenantId": tenant_id, "period": period, since: {"$exists": True}}
             for record in await self._records.find(where, sort=[(since, 1)], limit=limit):
-                found[record["_id"]] = work_of(record)
+                found[record["_id"]] = _work_of(record)
         return list(found.values())
 
     async def with_hold(self, hold_ids: Sequence[str]) -> list[HeldWork]:
         found = await self._records.get_many(hold_ids) if hold_ids else []
-        return [work_of(record) for record in found if "tenantId" in record]
+        # A hold that ended before it was taken has a record without a tenant.
+        return [_work_of(record) for record in found if "tenantId" in record]
 
-    async def counted(self, hold_ids: Sequence[str]) -> None:
+    async def mark_counted(self, hold_ids: Sequence[str]) -> None:
         await self._records.update_many({"_id": {"$in": list(hold_ids)}}, {"$unset": {"uncountedSince": ""}})
 
     async def uncounted_tenants(self) -> set[tuple[str, str]]:
         where = {"uncountedSince": {"$exists": True}}
-        found = await self._records.find(where, sort=[("uncountedSince", 1)], limit=_MOST_SWEPT)
+        found = await self._records.find(where, sort=[("uncountedSince", 1)], limit=_MAX_SWEPT)
         return {(record["tenantId"], record["period"]) for record in found}
 
 
@@ -144,25 +155,23 @@ def _refuse_ended(record: dict[str, Any]) -> None:
         raise ProblemError(CONFLICT, "This hold has ended.")
 
 
-def work_of(record: dict[str, Any]) -> HeldWork:
-    """A stored hold as admission sees it."""
+def _work_of(record: dict[str, Any]) -> HeldWork:
     created_at = datetime.fromisoformat(record["createdAt"])
     return HeldWork(
         hold_id=record["_id"],
         size=HoldSize(0, record["tokens"], record["embeddings"]),
-        expires_at=created_at + LOOKED_AT_AFTER,
+        expires_at=created_at + _FIRST_CHECK_AFTER,
         ended="openSince" not in record,
         spent=tuple(Spent.model_validate(item) for item in record.get("spent", [])),
     )
 
 
-def _hold(record: dict[str, Any]) -> Hold:
-    work = work_of(record)
+def _hold_of(record: dict[str, Any]) -> Hold:
+    work = _work_of(record)
     return Hold(
         tenant_id=record["tenantId"],
-        upgrade_id=work.hold_id,
+        hold_id=work.hold_id,
         period=record["period"],
         size=work.size,
         expires_at=work.expires_at,
-        subject="",
     )

@@ -1,4 +1,4 @@
-"""Finds holds whose time has come at tenants that nobody asks for: left by a replica that ended between two steps."""
+"""Sweeps due holds of all tenants. It finds holds of crashed replicas at tenants that send no requests."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from services.gateway.quota.usage_client import UsageUnavailable
 from shared.contracts.redis_keys import ADMISSION_DUE, DUE_SWEEP, due_tenant_and_period
 
 _ONE_REPLICA_FOR_SECONDS = 20
-_LOOK_WITHIN_SECONDS = 15.0
-_NAMES_AT_ONCE = 500
-_MOST_DUE = 1_000
+_SWEEP_WITHIN_SECONDS = 15.0
+_KEYS_PER_SCAN = 500
+_MAX_DUE_PER_TENANT = 1_000
 
 
 class DueHolds:
-    """Of all replicas, one at a time looks. `clock` gives seconds since 1970."""
+    """At any time at most one replica sweeps. `clock` returns seconds since 1970."""
 
     def __init__(self, redis: Redis, settlement: Settlement, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -27,38 +27,37 @@ class DueHolds:
         self._clock = clock
 
     async def sweep(self) -> int:
-        """One round; gives how many tenants had some. Raises RedisError, StorageUnavailable, AdmissionUnavailable
-        and TimeoutError."""
+        """Refreshes every tenant with due holds; returns how many there were, 0 while another replica sweeps.
+
+        Raises RedisError, StorageUnavailable, AdmissionUnavailable and TimeoutError.
+        """
         if not await self._redis.set(DUE_SWEEP, b"1", nx=True, ex=_ONE_REPLICA_FOR_SECONDS):
             return 0
-        async with asyncio.timeout(_LOOK_WITHIN_SECONDS):
-            found, pause = await self._look_at_all()
-            if pause:
-                # What seems to be nobody's is looked at once more: one pause for all tenants.
-                await asyncio.sleep(pause)
-                await self._look_at_all()
-        return found
+        async with asyncio.timeout(_SWEEP_WITHIN_SECONDS):
+            tenants, due = await self._refresh_all()
+            if await self._settlement.unrecorded.wait_for_second_check(due):
+                await self._refresh_all()
+        return tenants
 
-    async def _look_at_all(self) -> tuple[int, float]:
-        """How many tenants had some, and after how many seconds to look again."""
-        found, pause = 0, 0.0
-        async for name in self._redis.scan_iter(match=ADMISSION_DUE, count=_NAMES_AT_ONCE):
-            due = await self._look_at(name)
-            found += bool(due)
-            pause = max(pause, self._settlement.sure_in_seconds(due))
-        return found, pause
+    async def _refresh_all(self) -> tuple[int, list[str]]:
+        """The number of tenants with due holds, and the ids of these holds."""
+        tenants, all_due = 0, list[str]()
+        async for key in self._redis.scan_iter(match=ADMISSION_DUE, count=_KEYS_PER_SCAN):
+            due = await self._refresh_due(key)
+            tenants += bool(due)
+            all_due += due
+        return tenants, all_due
 
-    async def _look_at(self, name: bytes) -> list[str]:
-        """The holds whose time has come."""
-        tenant = due_tenant_and_period(name.decode())
+    async def _refresh_due(self, key: bytes) -> list[str]:
+        tenant = due_tenant_and_period(key.decode())
         if tenant is None:
             return []
         found: list[Any] = await self._redis.zrangebyscore(
-            name, "-inf", round(self._clock() * 1000), start=0, num=_MOST_DUE
+            key, "-inf", round(self._clock() * 1000), start=0, num=_MAX_DUE_PER_TENANT
         )
         due = [hold_id.decode() for hold_id in found]
         if due:
-            # Without usage only what was never recorded is given back.
+            # Without usage, unrecorded holds are still dropped.
             with contextlib.suppress(UsageUnavailable):
                 await self._settlement.refresh(*tenant, due)
         return due

@@ -1,4 +1,4 @@
-"""Limits how often one client address may present a credential that nobody knows."""
+"""Limits how often one client address may present invalid credentials."""
 
 from starlette.requests import HTTPConnection
 
@@ -9,26 +9,26 @@ from services.gateway.quota.state import AdmissionState
 from shared.contracts.problems import RATE_LIMITED
 from shared.privacy.sealing import Vault
 
-WITHOUT_A_LIMIT_PER_MINUTE = 60
+_DEFAULT_PER_MINUTE = 60
 
 
 class FailedAuthentications:
-    """Told of each. What a valid credential may do is not touched by it.
+    """Called for each failed authentication. Requests with valid credentials are not limited by it.
 
-    `per_minute` 0, no limit for callers who are known, leaves those who are not at the usual one.
+    `per_minute` 0, which lifts the limit for authenticated callers, leaves the default limit here.
     """
 
     def __init__(self, state: AdmissionState, vault: Vault, *, per_minute: int) -> None:
         self._state = state
         self._vault = vault
-        self._per_minute = per_minute or WITHOUT_A_LIMIT_PER_MINUTE
+        self._per_minute = per_minute or _DEFAULT_PER_MINUTE
 
     async def __call__(self, request: HTTPConnection) -> None:
-        """Raises ProblemError (rate_limited) for an address that has failed too often within a minute."""
-        # Addresses are personal: Redis sees a keyed hash.
+        """Counts the failure. Raises ProblemError (rate_limited) for an address with too many of them in a minute."""
+        # Addresses are personal data: Redis gets a keyed hash.
         address = self._vault.keyed_hash("client-address", client_address(request))
         try:
-            allowed, frees_ms = await self._state.failure(address, self._per_minute)
+            allowed, frees_ms = await self._state.count_failure(address, self._per_minute)
         except AdmissionUnavailable:
             return
         if not allowed:

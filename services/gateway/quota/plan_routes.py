@@ -1,10 +1,10 @@
-"""Routes for operators that change a tenant's plan, and the plan of the demo tenant."""
+"""The operators' route that changes a tenant's plan, and the component that sets the plan of the demo tenant."""
 
 import asyncio
 import contextlib
 import hashlib
 import hmac
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
@@ -13,8 +13,8 @@ from starlette.requests import HTTPConnection
 from services.gateway.http.bodies import parse, read_body, require_json
 from services.gateway.http.problems import ProblemError, unavailable
 from services.gateway.identity.audit import Action, Audit, operator_of
-from services.gateway.identity.identify import OnFailedAuth, ignore_failed_auth, no_such_workspace
-from services.gateway.identity.workspaces import Workspace
+from services.gateway.identity.identify import OnFailedAuth, no_such_workspace
+from services.gateway.identity.workspaces import Workspaces
 from services.gateway.quota.redis_scripts import AdmissionUnavailable
 from services.gateway.quota.state import AdmissionState
 from services.gateway.quota.usage_client import UsageClient, UsageUnavailable
@@ -24,72 +24,31 @@ from shared.contracts.quota import NewPlan, Plan, PlanChange, PlanView, TenantQu
 from shared.observability.logs import get_logger
 from shared.storage.documents import StorageUnavailable
 
-_AGAIN_SECONDS = 2.0
+ADMIN_KEY_HEADER = "X-Admin-Key"
+_MAX_BODY_BYTES = 16 * 1024
+_CHALLENGE = {"WWW-Authenticate": f'{ADMIN_KEY_HEADER} realm="prompt-upgrader-operators"'}
+_PLAN_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": NewPlan.model_json_schema()}}}
+}
+_RETRY_SECONDS = 2.0
+
+TenantId = Annotated[str, Path(alias="id", description="a workspace's id")]
 
 log = get_logger(__name__)
 
 
-class DemoPlan:
-    """Component: asks in the background until usage and Redis have answered."""
-
-    def __init__(self, usage: UsageClient, state: AdmissionState, tenant_id: str) -> None:
-        self._usage = usage
-        self._state = state
-        self._tenant_id = tenant_id
-        self._asking: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._asking = asyncio.create_task(self._ask(), name="demo-plan")
-
-    async def stop(self, grace_seconds: float) -> None:
-        if self._asking:
-            self._asking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._asking
-
-    async def _ask(self) -> None:
-        while True:
-            try:
-                quota = await self._usage.set_plan(self._tenant_id, PlanChange(plan=Plan.PRO), if_unset=True)
-                await self._state.set_limits(quota)
-                return
-            except (UsageUnavailable, AdmissionUnavailable) as error:
-                log.info("demo_plan_not_set_yet", reason=type(error).__name__)
-            await asyncio.sleep(_AGAIN_SECONDS)
-
-
-ADMIN_KEY_HEADER = "X-Admin-Key"
-_MAX_BODY_BYTES = 16 * 1024
-_CHALLENGE = {"WWW-Authenticate": f'{ADMIN_KEY_HEADER} realm="prompt-upgrader-operators"'}
-TenantId = Annotated[str, Path(alias="id", description="a workspace's id")]
-
-
-class Tenants(Protocol):
-    async def find(self, workspace_id: str) -> Workspace | None: ...
-
-
-class PlanSetting(Protocol):
-    async def set_plan(self, tenant_id: str, change: PlanChange) -> TenantQuota:
-        """Raises UsageUnavailable."""
-
-
-class LimitSetting(Protocol):
-    async def set_limits(self, quota: TenantQuota) -> None:
-        """Raises AdmissionUnavailable."""
-
-
 class AdminRoutes:
-    """`admin_key` None: every route answers as an address that does not exist."""
+    """Without an `admin_key` every route answers 404. `on_refused` is called for each wrong key."""
 
     def __init__(
         self,
         *,
         admin_key: str | None,
-        tenants: Tenants,
-        plans: PlanSetting,
-        limits: LimitSetting,
+        tenants: Workspaces,
+        plans: UsageClient,
+        limits: AdmissionState,
         audit: Audit,
-        on_refused: OnFailedAuth = ignore_failed_auth,
+        on_refused: OnFailedAuth,
     ) -> None:
         self._digest = _digest(admin_key) if admin_key else None
         self._tenants = tenants
@@ -111,7 +70,7 @@ class AdminRoutes:
         return router
 
     async def set_plan(self, request: Request, tenant_id: TenantId) -> Response:
-        """The plan and its overrides from now on, up or down. It counts for every replica when this has answered."""
+        """Sets the plan and its overrides. Every replica applies them when this has answered."""
         await self._require_key(request)
         require_json(request)
         wanted = parse(NewPlan, await read_body(request, _MAX_BODY_BYTES))
@@ -139,16 +98,40 @@ class AdminRoutes:
         if self._digest is None:
             raise ProblemError(NOT_FOUND, "There is nothing at this address.")
         given = request.headers.getlist(ADMIN_KEY_HEADER)
-        # Of equal length whatever is given, so that the comparison tells nothing.
+        # Digests have equal lengths, so the time of the comparison reveals nothing.
         if len(given) != 1 or not hmac.compare_digest(_digest(given[0]), self._digest):
             await self._on_refused(request)
             raise ProblemError(UNAUTHENTICATED, f"Send the operators' key as {ADMIN_KEY_HEADER}.", headers=_CHALLENGE)
 
 
+class DemoPlan:
+    """Component: puts the demo tenant on PRO unless it has a plan; retries until usage and Redis have answered."""
+
+    def __init__(self, usage: UsageClient, state: AdmissionState, tenant_id: str) -> None:
+        self._usage = usage
+        self._state = state
+        self._tenant_id = tenant_id
+        self._setting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._setting = asyncio.create_task(self._set_plan(), name="demo-plan")
+
+    async def stop(self, grace_seconds: float) -> None:
+        if self._setting:
+            self._setting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._setting
+
+    async def _set_plan(self) -> None:
+        while True:
+            try:
+                quota = await self._usage.set_plan(self._tenant_id, PlanChange(plan=Plan.PRO), if_unset=True)
+                await self._state.set_limits(quota)
+                return
+            except (UsageUnavailable, AdmissionUnavailable) as error:
+                log.info("demo_plan_not_set_yet", reason=type(error).__name__)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-_PLAN_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": NewPlan.model_json_schema()}}}
-}

@@ -1,4 +1,4 @@
-"""Admission by the state in Redis: builds it where it is missing, and says no in the words of the public API."""
+"""Admission by the state in Redis: rebuilds a missing state, and refuses with the problems of the public API."""
 
 import asyncio
 import contextlib
@@ -8,23 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.gateway.http.problems import ProblemError
-from services.gateway.quota.admission import (
-    Admission,
-    Admit,
-    Admitted,
-    Claim,
-    Hold,
-    MeterState,
-    QuotaState,
-    Rate,
-    Settled,
-)
-from services.gateway.quota.held_work import LOOK_AGAIN, EndedWork, HeldWork
+from services.gateway.quota.admission import Admission, Claim, MeterState, QuotaState, Rate
+from services.gateway.quota.held_work import CHECK_AGAIN_AFTER, EndedUpgrade
+from services.gateway.quota.holds import Hold, HoldSettlement
 from services.gateway.quota.rebuild import Rebuild, RebuildFailed
 from services.gateway.quota.redis_scripts import AdmissionUnavailable
 from services.gateway.quota.settlement import Settlement
-from services.gateway.quota.state import AdmissionState
+from services.gateway.quota.state import AdmissionState, AdmitAnswer
 from services.gateway.quota.usage_client import UsageUnavailable
+from shared.contracts.admission_state import to_ms
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
 from shared.contracts.quota import QuotaPeriod
@@ -32,22 +24,22 @@ from shared.observability.logs import get_logger
 from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
 
-REBUILD_WITHIN_SECONDS = 8.0
-REFRESH_WITHIN_SECONDS = 2.0
-_REFRESHED_LATELY_SECONDS = 1.0
+_REBUILD_WITHIN_SECONDS = 8.0
+_REFRESH_WITHIN_SECONDS = 2.0
+_RECENT_SECONDS = 1.0
+_OUTDATED_AFTER_SECONDS = 30.0
 _RELEASE_ATTEMPTS = 30
 _RELEASE_PAUSE_SECONDS = 1.0
 _SILENCE_SECONDS = 2.0
-_MOST_IN_BACKGROUND = 5_000
+_MAX_BACKGROUND_TASKS = 5_000
 _COLD_ATTEMPTS = 3
-_HELD_PAUSE_SECONDS = 5
-_OLD_AFTER_SECONDS = 30.0
+_RETRY_WHEN_HELD_SECONDS = 5
 
 log = get_logger(__name__)
 
 
 class QuotaAdmissions:
-    """`Admissions`, and what is read of the same state. Component: `stop` lets go of holds that were given back."""
+    """`Admissions`, and readings of the same state. Component: `stop` waits for releases that are under way."""
 
     def __init__(
         self,
@@ -74,20 +66,17 @@ class QuotaAdmissions:
             task.cancel()
 
     async def admit(self, hold: Hold) -> Admission:
-        """Takes the hold, unless its key is claimed. Raises ProblemError and takes nothing."""
         answer, at = await self._decide(hold, self._accepted_per_minute)
         rate = Rate.of(answer.rate, self._accepted_per_minute)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
-        if answer.verdict == "replay":
-            return Admission(at, rate, Claim(answer.claimed_by, answer.claimed_body))
-        if answer.verdict == "admitted":
-            return Admission(at, rate)
-        raise self._refusal(answer, hold, rate)
+        if answer.verdict not in ("admitted", "replay"):
+            raise self._refusal(answer, hold, rate)
+        return Admission(at, rate, answer.claim)
 
     async def admit_document(self, hold: Hold) -> Admission:
         """As `admit`, for the indexing of a document, which is not rate limited.
 
-        Not to be asked again with the same hold where no answer came.
+        After a failure the hold is released; a retry needs a hold with another id.
         """
         answer, at = await self._decide(hold, 0)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
@@ -96,150 +85,127 @@ class QuotaAdmissions:
         return Admission(at, None)
 
     def release(self, hold: Hold) -> None:
-        """Gives the hold back, again and again while Redis is out: nothing else would for as long as it may live."""
+        """Retries while Redis is down, since the hold would otherwise stay until it is due."""
         self._in_background(self._release(hold))
 
-    def restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
-        """One try: without it the next request with the key finds the earlier one by the records once more."""
-        self._in_background(self._restore(hold, claim, life))
+    async def release_claim(self, hold: Hold, claim: Claim) -> None:
+        async with _outages_as_unavailable():
+            await self._state.release_claim(hold.tenant_id, hold.key_hash or "", claim.upgrade_id)
 
-    async def forget(self, hold: Hold, claim: Claim) -> None:
-        async with _told_as_problems():
-            await self._state.forget_claim(hold.tenant_id, hold.key_hash or "", claim.upgrade_id)
+    def restore_claim(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+        """Tries once. If that fails, the next request with the key finds its owner in the records again."""
+        self._in_background(self._restore_claim(hold, claim, life))
 
-    async def settle_document(self, tenant_id: str, period: str, work: HeldWork) -> None:
-        """Makes the hold of a document that is done with what was really used. As `settle`."""
-        tokens, embeddings = sum(item.tokens for item in work.spent), sum(item.embeddings for item in work.spent)
-        settled = Settled(work.hold_id, 0, tokens, embeddings)
+    async def settle(self, ended: Sequence[EndedUpgrade]) -> None:
+        """Replaces the holds of ended upgrades by their real usage. After a failure the settlement sweep does it."""
+        by_state: dict[tuple[str, str], list[HoldSettlement]] = {}
+        for upgrade in ended:
+            by_state.setdefault((upgrade.tenant_id, upgrade.period), []).append(upgrade.settlement())
+        await asyncio.gather(
+            *(self.settle_holds(tenant_id, period, some) for (tenant_id, period), some in by_state.items())
+        )
+
+    async def settle_holds(self, tenant_id: str, period: str, settlements: Sequence[HoldSettlement]) -> None:
+        """As `settle`, for holds of one tenant and period."""
         with contextlib.suppress(AdmissionUnavailable):
-            await self._state.settle(tenant_id, period, [settled], _ms(self._clock() + LOOK_AGAIN))
-
-    async def settle(self, ended: Sequence[EndedWork]) -> None:
-        """Makes holds of ended upgrades what was really used. What fails here, the sweep does later."""
-        by_state: dict[tuple[str, str], list[Settled]] = {}
-        for work in ended:
-            by_state.setdefault((work.tenant_id, work.period), []).append(work.settled())
-        due = _ms(self._clock() + LOOK_AGAIN)
-        with contextlib.suppress(AdmissionUnavailable):
-            await asyncio.gather(
-                *(self._state.settle(tenant_id, period, some, due) for (tenant_id, period), some in by_state.items())
-            )
+            await self._state.settle(tenant_id, period, settlements, to_ms(self._clock() + CHECK_AGAIN_AFTER))
 
     async def quota(self, tenant_id: str, period: str) -> QuotaState:
-        """The tenant's state as of one moment, with what usage has counted lately. Raises ProblemError."""
-        if self._settlement.seconds_since(tenant_id, period) > _REFRESHED_LATELY_SECONDS:
+        """The tenant's state, with counters at most a second old while usage answers. Raises ProblemError."""
+        if self._settlement.seconds_since_refresh(tenant_id, period) > _RECENT_SECONDS:
             await self._refresh(tenant_id, period, ())
-        async with _told_as_problems():
+        async with _outages_as_unavailable():
             for _ in range(_COLD_ATTEMPTS):
-                state = await self._state.read(tenant_id, period, _ms(self._clock()))
-                if state is not None and not state.due:
-                    return state
+                state = await self._state.read(tenant_id, period, to_ms(self._clock()))
                 if state is None:
-                    await self._rebuilt(tenant_id, period)
-                elif not await self._refresh(tenant_id, period, state.due):
+                    await self._rebuild_state(tenant_id, period)
+                elif not state.due or not await self._refresh(tenant_id, period, state.due):
                     return state
             if state is not None:
                 return state
         raise _unavailable()
 
-    async def _decide(self, hold: Hold, most_accepted: int) -> tuple[Admitted, float]:
-        """What the script says about the hold, and when (monotonic seconds) it was asked at the earliest."""
-        async with _told_as_problems():
+    async def _decide(self, hold: Hold, most_accepted: int) -> tuple[AdmitAnswer, float]:
+        """The verdict, which is not `cold`, and the monotonic time just before the script was sent."""
+        async with _outages_as_unavailable():
             for _ in range(_COLD_ATTEMPTS):
                 at = time.monotonic()
                 answer = await self._admit(hold, most_accepted)
                 if answer.verdict == "cold":
-                    await self._rebuilt(hold.tenant_id, hold.period)
+                    await self._rebuild_state(hold.tenant_id, hold.period)
                     continue
-                if answer.verdict == "quota_exceeded" and await self._may_have_changed(hold, answer):
+                if answer.verdict == "quota_exceeded" and await self._bring_up_to_date(hold, answer.due):
                     at = time.monotonic()
                     answer = await self._admit(hold, most_accepted)
-                elif answer.due or self._is_old(hold):
-                    self._in_background(self._look_at(hold, answer.due))
+                elif answer.due or self._is_outdated(hold):
+                    self._in_background(self._refresh_for(hold, answer.due))
                 if answer.verdict != "cold":
                     return answer, at
         raise _unavailable()
 
-    async def _admit(self, hold: Hold, most_accepted: int) -> Admitted:
-        """Asks once. Where no answer came to what was sent, whatever was taken is given back."""
+    async def _admit(self, hold: Hold, most_accepted: int) -> AdmitAnswer:
+        """Runs the script. If it may have run without an answer, the hold is released."""
         try:
-            return await self._state.admit(self._ask(hold, most_accepted))
+            return await self._state.admit(hold, now_ms=to_ms(self._clock()), most_accepted=most_accepted)
         except AdmissionUnavailable as error:
             if error.may_have_run:
                 self._in_background(self._release_after_silence(hold))
             raise
 
-    def _ask(self, hold: Hold, most_accepted: int) -> Admit:
-        return Admit(
-            tenant_id=hold.tenant_id,
-            period=hold.period,
-            hold_id=hold.upgrade_id,
-            size=hold.size,
-            now_ms=_ms(self._clock()),
-            due_ms=_ms(hold.expires_at),
-            subject=hold.subject,
-            most_accepted=most_accepted,
-            key_hash=hold.key_hash,
-            body_hash=hold.body_hash or "",
-        )
+    def _is_outdated(self, hold: Hold) -> bool:
+        return self._settlement.seconds_since_refresh(hold.tenant_id, hold.period) > _OUTDATED_AFTER_SECONDS
 
-    def _is_old(self, hold: Hold) -> bool:
-        """Whether what usage has counted of the tenant was not asked for a while: it may be more than is known here."""
-        return self._settlement.seconds_since(hold.tenant_id, hold.period) > _OLD_AFTER_SECONDS
-
-    async def _may_have_changed(self, hold: Hold, answer: Admitted) -> bool:
-        """Before a no: takes over what was counted meanwhile, and looks at holds whose time has come."""
-        lately = self._settlement.seconds_since(hold.tenant_id, hold.period) <= _REFRESHED_LATELY_SECONDS
-        if lately and not answer.due:
+    async def _bring_up_to_date(self, hold: Hold, due: tuple[str, ...]) -> bool:
+        """Refreshes the state before a refusal; False when there is nothing to refresh or it failed."""
+        recent = self._settlement.seconds_since_refresh(hold.tenant_id, hold.period) <= _RECENT_SECONDS
+        if recent and not due:
             return False
-        changed = await self._refresh(hold.tenant_id, hold.period, answer.due)
-        # A hold that seems to be nobody's is one only when it is missed again: who would be refused for it waits.
-        pause = self._settlement.sure_in_seconds(answer.due)
-        if pause == 0.0:
-            return changed
-        await asyncio.sleep(pause)
-        return await self._refresh(hold.tenant_id, hold.period, answer.due) or changed
+        changed = await self._refresh(hold.tenant_id, hold.period, due)
+        # A due hold may turn out to be unrecorded at the second check: that decides whether there is room.
+        if await self._settlement.unrecorded.wait_for_second_check(due):
+            changed = await self._refresh(hold.tenant_id, hold.period, due) or changed
+        return changed
 
     async def _refresh(self, tenant_id: str, period: str, due: tuple[str, ...]) -> bool:
-        """Whether the state was brought up to date; a state that is warm serves without, too."""
+        """Whether the state was refreshed in time. It admits without a refresh too."""
         try:
-            async with asyncio.timeout(REFRESH_WITHIN_SECONDS):
+            async with asyncio.timeout(_REFRESH_WITHIN_SECONDS):
                 await self._settlement.refresh(tenant_id, period, due)
         except (UsageUnavailable, StorageUnavailable, AdmissionUnavailable, TimeoutError):
             return False
         return True
 
-    async def _look_at(self, hold: Hold, due: tuple[str, ...]) -> None:
+    async def _refresh_for(self, hold: Hold, due: tuple[str, ...]) -> None:
         await self._refresh(hold.tenant_id, hold.period, due)
 
-    async def _rebuilt(self, tenant_id: str, period: str) -> None:
-        async with asyncio.timeout(REBUILD_WITHIN_SECONDS):
+    async def _rebuild_state(self, tenant_id: str, period: str) -> None:
+        async with asyncio.timeout(_REBUILD_WITHIN_SECONDS):
             await self._rebuild(tenant_id, period)
-        self._settlement.note(tenant_id, period)
+        self._settlement.note_refresh(tenant_id, period)
 
     async def _release(self, hold: Hold) -> None:
         for _ in range(_RELEASE_ATTEMPTS):
             try:
                 await self._state.release(
-                    hold.tenant_id, hold.period, hold.upgrade_id, subject=hold.subject, key_hash=hold.key_hash
+                    hold.tenant_id, hold.period, hold.hold_id, subject=hold.subject, key_hash=hold.key_hash
                 )
                 return
             except AdmissionUnavailable:
                 await asyncio.sleep(_RELEASE_PAUSE_SECONDS)
-        log.warning("hold_not_released", hold_id=hold.upgrade_id)
+        log.warning("hold_not_released", hold_id=hold.hold_id)
 
     async def _release_after_silence(self, hold: Hold) -> None:
-        """Twice: a script that was sent to a Redis that hung may still run after the first release."""
+        """Releases twice: a script that was sent to a hanging Redis may still run after the first release."""
         await self._release(hold)
         await asyncio.sleep(_SILENCE_SECONDS)
         await self._release(hold)
 
-    async def _restore(self, hold: Hold, claim: Claim, life: timedelta) -> None:
+    async def _restore_claim(self, hold: Hold, claim: Claim, life: timedelta) -> None:
         with contextlib.suppress(AdmissionUnavailable):
-            await self._state.restore_claim(hold.tenant_id, hold.key_hash or "", hold.upgrade_id, claim, life)
+            await self._state.restore_claim(hold.tenant_id, hold.key_hash or "", hold.hold_id, claim, life)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._background) >= _MOST_IN_BACKGROUND:
+        if len(self._background) >= _MAX_BACKGROUND_TASKS:
             work.close()
             log.warning("admission_work_dropped", under_way=len(self._background))
             return
@@ -247,7 +213,7 @@ class QuotaAdmissions:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _refusal(self, answer: Admitted, hold: Hold, rate: Rate | None) -> ProblemError:
+    def _refusal(self, answer: AdmitAnswer, hold: Hold, rate: Rate | None) -> ProblemError:
         headers = rate.headers() if rate else {}
         if answer.meter is None:
             seconds = rate.frees_seconds if rate else 1
@@ -258,11 +224,11 @@ class QuotaAdmissions:
 
 
 def _quota_exceeded(meter: MeterState, need: int, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
-    """The refusal that says which meter has no room, and when it starts anew."""
+    """The refusal for a meter without room for `need`."""
     resets_at = QuotaPeriod.of(period).end
-    # What is held may be given back any moment; what is used stays until the month is over.
+    # Held quota may be released at any moment; used quota returns at the end of the period.
     may_fit = meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
-    wait = _HELD_PAUSE_SECONDS if may_fit else max(1, round((resets_at - now).total_seconds()))
+    wait = _RETRY_WHEN_HELD_SECONDS if may_fit else max(1, round((resets_at - now).total_seconds()))
     return ProblemError(
         QUOTA_EXCEEDED,
         f"The {meter.meter} of this month do not suffice for this request.",
@@ -278,7 +244,7 @@ def _quota_exceeded(meter: MeterState, need: int, period: str, now: datetime, he
 
 
 @contextlib.asynccontextmanager
-async def _told_as_problems() -> AsyncIterator[None]:
+async def _outages_as_unavailable() -> AsyncIterator[None]:
     try:
         yield
     except (AdmissionUnavailable, UsageUnavailable, StorageUnavailable, RebuildFailed, TimeoutError) as error:
@@ -288,7 +254,3 @@ async def _told_as_problems() -> AsyncIterator[None]:
 
 def _unavailable() -> ProblemError:
     return ProblemError(UNAVAILABLE, "Nothing was accepted. Try again.", headers={"Retry-After": "2"})
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)

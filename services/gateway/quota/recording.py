@@ -1,82 +1,96 @@
-"""Records what was admitted soon enough, or takes it back.
+"""Writes the record of an admission in time, or withdraws the record and releases the hold.
 
-Whoever rebuilds a lost admission state relies on it: what was admitted with the lost state is recorded by then, or
-never will be.
+The rebuild of a lost admission state depends on this: RECORD_WITHIN_SECONDS after an admission its record exists, or it
+will never be answered with.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from shared.observability.logs import get_logger
 from shared.storage.documents import StorageUnavailable
 
 RECORD_WITHIN_SECONDS = 2.5
 
-T = TypeVar("T")
+RecordT = TypeVar("RecordT")
 
 log = get_logger(__name__)
-_taking_back: set[asyncio.Task[None]] = set()
+_background: set[asyncio.Task[None]] = set()
+
+
+@dataclass(frozen=True)
+class Written:
+    """The record was written."""
+
+
+@dataclass(frozen=True)
+class Existing(Generic[RecordT]):
+    """Nothing was written: an existing record takes its place."""
+
+    record: RecordT
 
 
 async def record_in_time(
-    record: Callable[[], Awaitable[T]],
+    write: Callable[[], Coroutine[Any, Any, Written | Existing[RecordT]]],
     *,
-    take_back: Callable[[], Awaitable[bool]],
+    withdraw: Callable[[], Awaitable[bool]],
     release: Callable[[], None],
     until: float,
-) -> T | None:
-    """What `record` gives: None when it has recorded, anything else when there was nothing to record any more.
+) -> Written | Existing[RecordT]:
+    """The result of `write`, which has time until `until` (monotonic seconds).
 
-    `until` is in monotonic seconds. Raises StorageUnavailable when it came too late; then, and whenever nothing is
-    recorded, the hold is given back: after `take_back` where a record may exist. `take_back` is False for a record that
-    has to stay, and so does its hold.
+    Raises StorageUnavailable when the record was not written in time, and what `write` raises. Unless the result is
+    Written, the hold is released with `release`, after `withdraw` where a record may exist. `withdraw` returns False
+    for a record that has to stay, because a request was answered with it; its hold stays too.
     """
-    recording = asyncio.create_task(_as_task(record))
+    writing = asyncio.create_task(write())
     try:
-        await asyncio.wait([recording], timeout=max(0.0, until - time.monotonic()))
+        await asyncio.wait([writing], timeout=max(0.0, until - time.monotonic()))
     except asyncio.CancelledError:
-        _in_background(_give_up(recording, take_back, release))
+        _in_background(_undo(writing, withdraw, release))
         raise
-    if not recording.done():
-        _in_background(_give_up(recording, take_back, release))
+    if not writing.done():
+        _in_background(_undo(writing, withdraw, release))
         raise StorageUnavailable("the record was not written in time")
-    failure = recording.exception()
-    if isinstance(failure, StorageUnavailable):
-        # Whether it was written after all, nobody knows.
-        _in_background(_give_up(recording, take_back, release))
-    elif failure is not None or recording.result() is not None:
+    if not _may_exist(writing):
         release()
+    elif writing.exception() is not None:
+        _in_background(_undo(writing, withdraw, release))
     elif time.monotonic() > until:
-        # This process slept. By now another one may have rebuilt the state without this record.
-        _in_background(_give_up(recording, take_back, release))
+        # This process was suspended. Another one may have rebuilt the state without this record meanwhile.
+        _in_background(_undo(writing, withdraw, release))
         raise StorageUnavailable("the record was written too late")
-    return recording.result()
+    return writing.result()
 
 
-async def _as_task(record: Callable[[], Awaitable[T]]) -> T:
-    return await record()
-
-
-async def _give_up(
-    recording: asyncio.Task[T], take_back: Callable[[], Awaitable[bool]], release: Callable[[], None]
+async def _undo(
+    writing: asyncio.Task[Written | Existing[RecordT]],
+    withdraw: Callable[[], Awaitable[bool]],
+    release: Callable[[], None],
 ) -> None:
-    await asyncio.wait([recording])
-    failure = recording.exception()
+    await asyncio.wait([writing])
     try:
-        may_stand = isinstance(failure, StorageUnavailable) or (failure is None and recording.result() is None)
-        if may_stand and not await take_back():
+        if _may_exist(writing) and not await withdraw():
             return
     except StorageUnavailable:
-        # If the record stands, it keeps its hold: it is an upgrade then that its client was not told of. If it does
-        # not, that is found when the hold is due.
+        # A record that exists keeps its hold. One that does not is noticed when its hold is due.
         log.warning("record_not_taken_back")
         return
     release()
 
 
+def _may_exist(writing: asyncio.Task[Written | Existing[RecordT]]) -> bool:
+    """Whether there may be a record of this admission; after StorageUnavailable that is unknown."""
+    failure = writing.exception()
+    if failure is not None:
+        return isinstance(failure, StorageUnavailable)
+    return isinstance(writing.result(), Written)
+
+
 def _in_background(work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.create_task(work)
-    _taking_back.add(task)
-    task.add_done_callback(_taking_back.discard)
+    _background.add(task)
+    task.add_done_callback(_background.discard)

@@ -1,7 +1,7 @@
-"""The one connection over which this replica runs its admission scripts, many calls at a time as one pipeline.
+"""Runs the admission scripts over one connection to Redis; concurrent calls travel as one pipeline.
 
-A restarted Redis may have lost its last second of writes, so every script is told which process of Redis it runs in:
-the run id is read at each connect, over the connection itself.
+A restarted Redis may have lost its last second of writes. So every script gets the run id of the Redis process as an
+argument, which is read over the same connection when it is opened, and compares it with the one in the state.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ _FOLDER = Path(__file__).parent / "scripts"
 _PRELUDE = (_FOLDER / "holds.lua").read_text(encoding="utf-8")
 _SOCKET_SECONDS = 2.0
 _CONNECT_SECONDS = 1.5
-_MOST_WAITING = 10_000
-_MOST_IN_PIPELINE = 256
+_MAX_WAITING = 10_000
+_MAX_IN_PIPELINE = 256
 _PAUSE_AFTER_FAILURE_SECONDS = 0.1
 
 Argument = str | int | bytes
@@ -37,7 +37,7 @@ log = get_logger(__name__)
 
 
 class AdmissionUnavailable(Exception):
-    """Redis does not answer. Each script may be run again; this one has not run yet unless it `may_have_run`."""
+    """Redis does not answer. The script has not run, unless it `may_have_run`. Running it again is safe."""
 
     def __init__(self, reason: str, *, may_have_run: bool = False) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class AdmissionUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script by its name in `scripts/`, with what all of them share in front of it."""
+    """A Lua script of the folder `scripts/`, by its name there; `text` starts with the shared functions."""
 
     name: str
     text: str
@@ -72,7 +72,7 @@ class _Call:
 
 
 class AdmissionConnection:
-    """Component. Every script is safe to run twice, so a call that was cut off is sent once more."""
+    """Component. A call that was cut off by a lost connection is sent once more, since every script may run twice."""
 
     def __init__(self, redis_url: str) -> None:
         self._pool = ConnectionPool.from_url(
@@ -86,11 +86,11 @@ class AdmissionConnection:
 
     @property
     def run_id(self) -> str:
-        """The Redis process that was spoken to last; empty before the first connect."""
+        """The run id of the Redis process of the last connection; empty before the first one."""
         return self._run_id
 
     async def start(self) -> None:
-        """Connects if it can; without Redis every call fails until it is there."""
+        """Tries to connect. While Redis is down, every call fails."""
         with contextlib.suppress(AdmissionUnavailable):
             await self._connected()
         self._sender = asyncio.create_task(self._send_all(), name="admission-connection")
@@ -105,12 +105,12 @@ class AdmissionConnection:
         await self._disconnect()
 
     async def run(self, script: str, keys: Sequence[str], *arguments: Argument) -> Any:
-        """The script's answer (bytes, ints, lists of them). The run id goes in front of the arguments.
+        """The script's answer: bytes, an int, or a list of them. The script gets the run id as its first argument.
 
         Raises AdmissionUnavailable.
         """
-        if len(self._waiting) >= _MOST_WAITING:
-            raise AdmissionUnavailable("too many calls wait")
+        if len(self._waiting) >= _MAX_WAITING:
+            raise AdmissionUnavailable("too many waiting calls")
         call = _Call(SCRIPTS[script], tuple(keys), arguments)
         self._waiting.append(call)
         self._wanted.set()
@@ -126,7 +126,7 @@ class AdmissionConnection:
             await self._wanted.wait()
             self._wanted.clear()
             while self._waiting:
-                calls = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_IN_PIPELINE))]
+                calls = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_IN_PIPELINE))]
                 calls = [call for call in calls if not call.answer.done()]
                 try:
                     await self._send(calls)
@@ -140,7 +140,7 @@ class AdmissionConnection:
                     raise
 
     async def _send(self, calls: list[_Call]) -> None:
-        """One pipeline; what is cut off goes once more over a new connection."""
+        """Sends the calls as one pipeline. Calls cut off by a lost connection are sent once more over a new one."""
         connection = await self._connected()
         commands = [self._command(call) for call in calls]
         try:
@@ -166,9 +166,9 @@ class AdmissionConnection:
 
     async def _answer(self, connection: AbstractConnection, call: _Call) -> None:
         try:
-            answer = await connection.read_response(timeout=math.inf)  # the whole pipeline has one limit
+            answer = await connection.read_response(timeout=math.inf)  # _send limits the time of the whole pipeline
         except NoScriptError:
-            raise  # somebody emptied the script cache: the next connect fills it
+            raise  # the script cache was flushed; connecting again fills it
         except ResponseError as error:
             if not call.answer.done():
                 failure = AdmissionUnavailable(f"{call.script.name}: {error}", may_have_run=True)
@@ -178,7 +178,7 @@ class AdmissionConnection:
             call.answer.set_result(answer)
 
     def _command(self, call: _Call) -> tuple[Argument, ...]:
-        # Only now is it certain which process of Redis this goes to.
+        # The run id belongs to the connection, so the command is built only when that is known.
         keys = call.keys or (redis_incarnation(self._run_id),)
         return ("EVALSHA", call.script.sha, len(keys), *keys, self._run_id, *call.arguments)
 

@@ -1,8 +1,6 @@
-"""Routes of quotas and statistics, and the internal route on which rag holds embeddings."""
+"""Routes that read a tenant's quota and statistics, and the internal routes with which rag holds embeddings."""
 
-from collections.abc import Callable
-from datetime import date, datetime
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -12,20 +10,27 @@ from services.gateway.identity.roles import Viewer
 from services.gateway.quota.admission import MeterState, QuotaState
 from services.gateway.quota.document_holds import DocumentHolds
 from services.gateway.quota.quota_admissions import QuotaAdmissions
-from services.gateway.quota.usage_client import RangeRefused, UsageUnavailable
+from services.gateway.quota.usage_client import RangeRefused, UsageClient, UsageUnavailable
 from shared.contracts.contract import now_utc, period_of
 from shared.contracts.problems import INVALID_REQUEST
 from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, MetersView, MeterView, QuotaPeriod, QuotaView
 from shared.contracts.usage import GroupBy, TenantStats, UtcDay
 from shared.storage.documents import StorageUnavailable
 
+_DAY_FORMAT = ". `YYYY-MM-DD`, or its midnight in UTC, `YYYY-MM-DDT00:00:00Z`"
+_FIRST = "first UTC day; this month's, or that of `to`" + _DAY_FORMAT
+_AFTER = "UTC day after the last; the end of this month" + _DAY_FORMAT
+
+FromDay = Annotated[UtcDay | None, Query(alias="from", description=_FIRST)]
+ToDay = Annotated[UtcDay | None, Query(alias="to", description=_AFTER)]
+Group = Annotated[GroupBy | None, Query(alias="groupBy", description="give the same numbers by group as well")]
+
 
 class QuotaRoutes:
-    """Reading a quota."""
+    """The public route of quotas."""
 
-    def __init__(self, admissions: QuotaAdmissions, clock: Callable[[], datetime] = now_utc) -> None:
+    def __init__(self, admissions: QuotaAdmissions) -> None:
         self._admissions = admissions
-        self._clock = clock
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/quota", tags=["quota"])
@@ -34,13 +39,13 @@ class QuotaRoutes:
 
     async def read(self, caller: Viewer) -> Response:
         """What the tenant may use this month, has used, and holds for what is running."""
-        period = period_of(self._clock())
+        period = period_of(now_utc())
         state = await self._admissions.quota(caller.tenant_id, period)
-        return Response(quota_view(state, period).to_json(), media_type="application/json")
+        return Response(_quota_view(state, period).to_json(), media_type="application/json")
 
 
 class HoldRoutes:
-    """Holds that rag takes before it embeds a document. For services only."""
+    """Internal routes: holds that rag takes before it embeds a document or a query."""
 
     def __init__(self, holds: DocumentHolds) -> None:
         self._holds = holds
@@ -51,16 +56,16 @@ class HoldRoutes:
         router.add_api_route("/{hold_id}/end", self.end, methods=["POST"], status_code=204)
         return router
 
-    async def take(self, asked: EmbeddingsHold) -> Response:
-        """204 with the hold, also when it was taken before; 429 `quota_exceeded` without."""
+    async def take(self, request: EmbeddingsHold) -> Response:
+        """204 when the hold is taken, now or before; 429 `quota_exceeded` without room."""
         try:
-            await self._holds.take(asked)
+            await self._holds.take(request)
         except StorageUnavailable:
             raise unavailable() from None
         return Response(status_code=204)
 
     async def end(self, hold_id: str, ended: EmbeddingsHoldEnd) -> Response:
-        """204, also when there is no such hold, or not any more."""
+        """204, also for a hold that is unknown or has ended."""
         try:
             await self._holds.end(hold_id, ended)
         except StorageUnavailable:
@@ -68,34 +73,10 @@ class HoldRoutes:
         return Response(status_code=204)
 
 
-def quota_view(state: QuotaState, period: str) -> QuotaView:
-    """A tenant's state as the public API shows it."""
-    meters = MetersView(**{meter.meter.value: _meter(meter) for meter in state.meters})
-    return QuotaView(plan=state.plan, period=QuotaPeriod.of(period), meters=meters)
-
-
-def _meter(state: MeterState) -> MeterView:
-    return MeterView(limit=state.limit, used=state.used, held=state.held, remaining=state.remaining)
-
-
-_WRITTEN = ". `YYYY-MM-DD`, or its midnight in UTC, `YYYY-MM-DDT00:00:00Z`"
-_FIRST = "first UTC day; this month's, or that of `to`" + _WRITTEN
-_AFTER = "UTC day after the last; the end of this month" + _WRITTEN
-
-FromDay = Annotated[UtcDay | None, Query(alias="from", description=_FIRST)]
-ToDay = Annotated[UtcDay | None, Query(alias="to", description=_AFTER)]
-Group = Annotated[GroupBy | None, Query(alias="groupBy", description="give the same numbers by group as well")]
-
-
-class Stats(Protocol):
-    async def stats(self, tenant_id: str, from_day: date | None, to_day: date | None, group_by: str | None) -> bytes:
-        """`TenantStats` as JSON. Raises UsageUnavailable, and RangeRefused."""
-
-
 class StatsRoutes:
-    """What the caller's tenant used and how its upgrades ended."""
+    """The public route of statistics: what the caller's tenant used, and how its upgrades ended."""
 
-    def __init__(self, usage: Stats) -> None:
+    def __init__(self, usage: UsageClient) -> None:
         self._usage = usage
 
     def router(self) -> APIRouter:
@@ -113,5 +94,14 @@ class StatsRoutes:
             raise ProblemError(INVALID_REQUEST, "The range makes no sense.", errors=refused.errors) from None
         except UsageUnavailable:
             raise unavailable("Statistics cannot be read right now.") from None
-        # usage wrote it by the contract: reading and writing it again would cost more than all the rest.
+        # Passed on unparsed: usage wrote it by the contract, and parsing would cost more than the rest of the request.
         return Response(body, media_type="application/json")
+
+
+def _quota_view(state: QuotaState, period: str) -> QuotaView:
+    meters = MetersView(**{meter.meter.value: _meter(meter) for meter in state.meters})
+    return QuotaView(plan=state.plan, period=QuotaPeriod.of(period), meters=meters)
+
+
+def _meter(state: MeterState) -> MeterView:
+    return MeterView(limit=state.limit, used=state.used, held=state.held, remaining=state.remaining)

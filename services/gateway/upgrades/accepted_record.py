@@ -1,4 +1,4 @@
-"""The gateway's record of an accepted upgrade: all that is needed to publish it again and to answer for it."""
+"""The gateway's stored record of an accepted upgrade, with all that is needed to publish, end and show it."""
 
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from shared.contracts.upgrade_tasks import (
 )
 
 ERASED = "[erased]"
-_THERE_WHEN_SO = ("cut_short", "asked", "told")
+_STORED_WHEN_TRUE = ("cut_short", "reported_stages", "kept")
 TASK_MODEL: dict[Stage, type[UpgradeTask]] = {
     Stage.SUMMARIZER: SummarizeTask,
     Stage.RAG: RetrieveTask,
@@ -28,27 +28,28 @@ TASK_MODEL: dict[Stage, type[UpgradeTask]] = {
 }
 
 
-class StageHold(Contract):
-    """The share of one stage in a hold."""
+class StageShare(Contract):
+    """The part of a recorded hold that one stage can use."""
 
     tokens: int
     embeddings: int
 
 
-class StoredHold(Contract):
-    """The hold that an upgrade was admitted with. It can cost nothing more after `expiresAt`."""
+class RecordedHold(Contract):
+    """The hold with which an upgrade was admitted. After `expiresAt` its stages can use nothing more."""
 
     upgrades: int
     tokens: int
     embeddings: int
     expires_at: Timestamp
-    stages: dict[Stage, StageHold] = {}
+    stages: dict[Stage, StageShare] = {}
 
 
 class AcceptedRecord(Contract):
-    """One accepted upgrade. `openSince` is there until its end is known, `uncountedSince` from then until usage has it.
+    """One accepted upgrade.
 
-    Both have a partial index, so that what is unfinished stays cheap to find among all that was ever accepted.
+    `open_since` is set until its end is known, `uncounted_since` from then until usage has counted it. Both have a
+    partial index, so unfinished records are cheap to find among many finished ones.
     """
 
     upgrade_id: str = Field(alias="_id")
@@ -63,26 +64,32 @@ class AcceptedRecord(Contract):
     task: str = Field(description="the redacted message for the first inbox, JSON")
     sealed_pii: SealedText | None
     traceparent: str | None
-    hold: StoredHold | None = None
-    spent: list[Spent] | None = Field(default=None, description="the events of its end, once that is known")
+    hold: RecordedHold | None = None
+    spent: list[Spent] | None = Field(default=None, description="its usage events, once its end is known")
     cut_short: bool = Field(
-        default=False, description="it was ended while a stage may have been at work, and not all stages were asked yet"
+        default=False, description="it ended while a stage may have been running, and not all stages have reported yet"
     )
-    asked: list[Stage] = Field(default=[], description="stages that have told what they spent, when it was cut short")
+    reported_stages: list[Stage] = Field(
+        default=[], alias="asked", description="stages that have reported their usage, for one that was cut short"
+    )
     outcome: UpgradeStatus = UpgradeStatus.ACCEPTED
-    told: bool = Field(default=False, description="a repeat of its request was answered with it: it is not taken back")
+    kept: bool = Field(
+        default=False, alias="told", description="a repeated request was answered with it, so it is not withdrawn"
+    )
     published_on: str | None = Field(default=None, description="cluster id of the log that confirmed the message")
-    expiries: int = Field(default=0, description="how often it was handed over as expired")
+    expiries: int = Field(default=0, description="how often it was published as expired")
     next_expiry: Timestamp | None = None
     open_since: Timestamp | None = None
     uncounted_since: Timestamp | None = None
-    erased_at: Timestamp | None = Field(default=None, description="its client, or somebody for them, had it erased")
-    erasure_since: Timestamp | None = Field(default=None, description="until nothing is left in any other store")
+    erased_at: Timestamp | None = Field(default=None, description="when its content was erased")
+    erasure_since: Timestamp | None = Field(
+        default=None, description="set until its content is erased in all other stores"
+    )
 
     def to_document(self) -> dict[str, Any]:
-        """The record as it is stored; what is null or not so is left out, so that partial indexes do not see it."""
-        not_so = {name for name in _THERE_WHEN_SO if not getattr(self, name)}
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=not_so)
+        """The stored form. Null, false and empty fields are left out, which keeps the record out of partial indexes."""
+        untrue = {name for name in _STORED_WHEN_TRUE if not getattr(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=untrue)
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "AcceptedRecord":
@@ -90,16 +97,16 @@ class AcceptedRecord(Contract):
         return AcceptedRecord.model_validate({**optional, **document})
 
     def first_stage(self) -> Stage:
-        """Whose inbox the message goes into first."""
+        """The stage whose inbox gets the message first."""
         return UpgradeTask.model_validate_json(self.task).itinerary[0]
 
     def first_task(self) -> UpgradeTask:
-        """The message as it goes into the first inbox of its itinerary."""
+        """The message for the first inbox of its itinerary."""
         return TASK_MODEL[self.first_stage()].model_validate_json(self.task)
 
     def held_work(self) -> HeldWork:
-        """The upgrade as admission sees it."""
-        hold = self.hold or StoredHold(upgrades=1, tokens=0, embeddings=0, expires_at=self.deadline)
+        """The upgrade and its hold, for admission."""
+        hold = self.hold or RecordedHold(upgrades=1, tokens=0, embeddings=0, expires_at=self.deadline)
         end = Spent(event_id=end_event_of(self.upgrade_id), upgrades=int(self.outcome in DELIVERED))
         return HeldWork(
             hold_id=self.upgrade_id,
@@ -112,28 +119,32 @@ class AcceptedRecord(Contract):
             end_event=end.event_id,
         )
 
-    def unasked_stages(self) -> list[Stage]:
-        """Those that may have spent what nobody knows of. What the upgrader has spent is in the end that it made."""
-        return [stage for stage in self.stages() if stage is not Stage.UPGRADER and stage not in self.asked]
+    def unreported_stages(self) -> list[Stage]:
+        """Stages whose usage may be unknown after a cut-short end. The upgrader's own usage is part of its result."""
+        return [stage for stage in self.stages() if stage is not Stage.UPGRADER and stage not in self.reported_stages]
 
-    def _unknown(self, hold: StoredHold) -> HoldSize:
-        """What the stages that were not asked may have spent."""
+    def _unknown(self, hold: RecordedHold) -> HoldSize:
+        """The most that the unreported stages of an upgrade that was cut short may have used."""
         if not self.cut_short:
             return NOTHING
         if not hold.stages:
             return HoldSize(0, hold.tokens, hold.embeddings)
-        shares = [hold.stages[stage] for stage in self.unasked_stages()]
+        shares = [hold.stages[stage] for stage in self.unreported_stages()]
         return HoldSize(0, sum(share.tokens for share in shares), sum(share.embeddings for share in shares))
 
     def stages(self) -> list[Stage]:
-        """The stages it was sent through, in their order."""
+        """The stages of its itinerary, in order."""
         return [Stage(name) for name in orjson.loads(self.task)["itinerary"]]
 
     def erased_task(self) -> str:
-        """The message without anything its client said: still good for ending the upgrade."""
-        task = self.first_task()
-        gone: dict[str, Any] = {"user_prompt": ERASED, "conversation_history": [], "placeholder_counts": {}}
-        return task.model_copy(update={**gone, "sealed_pii": None}).model_dump_json(by_alias=True)
+        """The message without any content of its client. The upgrade can still be ended with it."""
+        erased: dict[str, Any] = {
+            "user_prompt": ERASED,
+            "conversation_history": [],
+            "placeholder_counts": {},
+            "sealed_pii": None,
+        }
+        return self.first_task().model_copy(update=erased).model_dump_json(by_alias=True)
 
     def has_ended(self) -> bool:
         return self.outcome != UpgradeStatus.ACCEPTED

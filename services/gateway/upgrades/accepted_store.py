@@ -1,20 +1,22 @@
-"""Accepted records in the gateway's store."""
+"""Stores the records of accepted upgrades, and reads them for routes, sweeps and admission."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.gateway.quota.held_work import EndedWork, HeldWork, Spent
-from services.gateway.upgrades.accept import KeyTaken
+from services.gateway.quota.held_work import EndedUpgrade, HeldWork, Spent
 from services.gateway.upgrades.accepted_record import AcceptedRecord
+from services.gateway.upgrades.idempotency_keys import KeyTaken
+from shared.contracts.admission_state import to_ms
 from shared.contracts.contract import format_utc, id_floor, now_utc
 from shared.contracts.upgrade_tasks import Stage
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Filter, Index
 
-_MOST_SWEPT = 2_000
-_MOST_RATED = 20_000
+_MAX_SWEPT = 2_000
+_MAX_RATED = 20_000
 _PAGE = 500
+# An id is made a moment before the time of its record is read.
 _ID_BEFORE_RECORD = timedelta(seconds=1)
 
 ACCEPTED = CollectionSpec(
@@ -34,13 +36,15 @@ ACCEPTED = CollectionSpec(
 
 
 class AcceptedStore:
-    """Reads and writes of accepted records. Every call may raise StorageUnavailable."""
+    """Reads and writes accepted records, implementing `AcceptedRecords`. Every method may raise StorageUnavailable.
+
+    Times are strings as `format_utc` writes them, unless they are datetimes.
+    """
 
     def __init__(self, records: Collection) -> None:
         self._records = records
 
     async def insert(self, record: AcceptedRecord) -> None:
-        """One durable insert. Raises KeyTaken when the tenant uses the idempotency key already."""
         try:
             await self._records.insert(record.to_document())
         except DuplicateKey as error:
@@ -58,7 +62,7 @@ class AcceptedStore:
         )
 
     async def find(self, tenant_id: str, upgrade_id: str) -> AcceptedRecord | None:
-        """The tenant's record of that id; None also for what another tenant owns."""
+        """The tenant's record with this id; None if it belongs to another tenant."""
         document = await self._records.get(upgrade_id)
         if document is None or document["tenantId"] != tenant_id:
             return None
@@ -67,7 +71,10 @@ class AcceptedStore:
     async def page(
         self, tenant_id: str, *, before: str | None, outcomes: Sequence[str], user_ref: str | None, limit: int
     ) -> list[AcceptedRecord]:
-        """A tenant's records, newest first, from before the upgrade id `before` on; any outcome when none is named."""
+        """A tenant's records that are not erased, newest first, with ids below `before`.
+
+        Without `outcomes` records of any outcome, without `user_ref` of any user.
+        """
         where: dict[str, Any] = {"tenantId": tenant_id, "erasedAt": {"$exists": False}}
         if before:
             where["_id"] = {"$lt": before}
@@ -85,30 +92,30 @@ class AcceptedStore:
     async def open_ids_before(self, moment: str, size: int) -> AsyncIterator[list[str]]:
         """Ids of records open since before `moment`, longest open first, about `size` at a time.
 
-        Walks in the order of the index over `openSince`, so that a page costs the same however many are open. Records
-        opened in the millisecond where a page ended are read again with the next one, which therefore asks for more.
+        It follows the index over `openSince`, so a page costs the same however many records are open. Records opened in
+        the last millisecond of a page are read again with the next page, whose limit grows by their number.
         """
-        since, given = "", set[str]()
+        since, seen = "", set[str]()
         while True:
             where = {"openSince": {"$gte": since, "$lt": moment}}
-            found = await self._records.find(where, sort=[("openSince", 1)], limit=size + len(given))
-            if ids := [document["_id"] for document in found if document["_id"] not in given]:
+            found = await self._records.find(where, sort=[("openSince", 1)], limit=size + len(seen))
+            if ids := [document["_id"] for document in found if document["_id"] not in seen]:
                 yield ids
-            if len(found) < size + len(given):
+            if len(found) < size + len(seen):
                 return
             last = found[-1]["openSince"]
-            given = {document["_id"] for document in found if document["openSince"] == last} | (
-                given if last == since else set()
+            seen = {document["_id"] for document in found if document["openSince"] == last} | (
+                seen if last == since else set()
             )
             since = last
 
     async def unpublished(self, cluster_id: str, accepted_before: str, after: str, limit: int) -> list[AcceptedRecord]:
-        """Open records that the log `cluster_id` has not confirmed, oldest first, with ids above `after`."""
+        """Open records whose message the Kafka cluster has not confirmed, oldest first, with ids above `after`."""
         where = {"openSince": {"$lt": accepted_before}, "publishedOn": {"$ne": cluster_id}, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
     async def unfinished(self, tenant_id: str, period: str, limit: int) -> list[AcceptedRecord]:
-        """A tenant's records of a period that are open or not counted, of each at most `limit`, oldest first."""
+        """A tenant's open and uncounted records of a period, at most `limit` of each kind, oldest first."""
         found: dict[str, AcceptedRecord] = {}
         for since in ("openSince", "uncountedSince"):
             where = {"tenantId": tenant_id, "period": period, since: {"$exists": True}}
@@ -125,7 +132,7 @@ class AcceptedStore:
         return self._parsed(await self._records.get_many(upgrade_ids))
 
     async def uncounted_tenants(self, limit: int) -> set[tuple[str, str]]:
-        """Tenant and period of the `limit` oldest ends that usage was not yet known to have counted."""
+        """Tenant and period of the `limit` records that have been uncounted longest."""
         where = {"uncountedSince": {"$exists": True}}
         found = await self._records.find(where, sort=[("uncountedSince", 1)], limit=limit)
         return {(document["tenantId"], document["period"]) for document in found}
@@ -133,8 +140,8 @@ class AcceptedStore:
     async def mark_published(self, upgrade_ids: Sequence[str], cluster_id: str) -> None:
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$set": {"publishedOn": cluster_id}})
 
-    async def mark_ended(self, ends: Sequence[EndedWork]) -> None:
-        """Records ends; what is known to have ended already is left alone."""
+    async def mark_ended(self, ends: Sequence[EndedUpgrade]) -> None:
+        """Marks open records as ended; records that have ended stay as they are."""
         now = format_utc(now_utc())
         await self._records.update_each(
             [
@@ -146,7 +153,7 @@ class AcceptedStore:
                             "spent": [item.to_document() for item in end.spent],
                             "uncountedSince": now,
                         }
-                        # Only where it is so: the index has no others.
+                        # Stored only when true, for the partial index.
                         | ({"cutShort": True} if end.cut_short else {}),
                         "$unset": {"openSince": ""},
                     },
@@ -156,24 +163,22 @@ class AcceptedStore:
         )
 
     async def cut_short(self, after: str, limit: int) -> list[AcceptedRecord]:
-        """Records whose stages are to be asked what they have spent, oldest first, with ids above `after`."""
+        """Records of upgrades that were cut short and have unreported stages, oldest first, with ids above `after`."""
         where = {"cutShort": True, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
-    async def mark_asked(
-        self, upgrade_id: str, spent: Sequence[Spent], asked: Sequence[Stage], *, all_known: bool
+    async def mark_reported(
+        self, upgrade_id: str, spent: Sequence[Spent], reported: Sequence[Stage], *, all_known: bool
     ) -> None:
-        """What was spent, as far as the stages that were asked know; with `all_known` it holds no more than that."""
-        told = {"spent": [item.to_document() for item in spent], "asked": [stage.value for stage in asked]}
-        change: dict[str, Any] = {"$set": told} | ({"$unset": {"cutShort": ""}} if all_known else {})
+        """Stores the usage known after the reports of some stages; with `all_known` none is unreported any more."""
+        known = {"spent": [item.to_document() for item in spent], "asked": [stage.value for stage in reported]}
+        change: dict[str, Any] = {"$set": known} | ({"$unset": {"cutShort": ""}} if all_known else {})
         await self._records.update_one({"_id": upgrade_id, "cutShort": True}, change)
 
-    async def mark_told(self, upgrade_id: str) -> bool:
-        """Notes that somebody was told of the record, so that it stays; False when it was taken back."""
+    async def keep(self, upgrade_id: str) -> bool:
         return await self._records.update_one({"_id": upgrade_id}, {"$set": {"told": True}}) > 0
 
-    async def remove(self, upgrade_id: str) -> bool:
-        """Takes back a record whose client is told that nothing was accepted; False when another was told of it."""
+    async def withdraw(self, upgrade_id: str) -> bool:
         await self._records.delete_many({"_id": upgrade_id, "told": {"$exists": False}})
         return await self._records.get(upgrade_id) is None
 
@@ -181,7 +186,7 @@ class AcceptedStore:
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"uncountedSince": ""}})
 
     async def claim_expiry(self, record: AcceptedRecord, next_expiry: str) -> bool:
-        """Takes the next hand-over of an expired record, so that of several replicas only one does it."""
+        """Claims the next publishing of an expired record; True for one of several replicas that try."""
         won = await self._records.update_one(
             {"_id": record.upgrade_id, "expiries": record.expiries, "openSince": {"$exists": True}},
             {"$set": {"expiries": record.expiries + 1, "nextExpiry": next_expiry}},
@@ -189,7 +194,7 @@ class AcceptedStore:
         return won == 1
 
     async def delete_closed(self, created_before: str) -> int:
-        """Deletes records that nothing waits for; gives how many."""
+        """Deletes records that are ended, counted and not being erased; returns how many."""
         return await self._records.delete_many(
             {
                 "createdAt": {"$lt": created_before},
@@ -202,11 +207,11 @@ class AcceptedStore:
     async def to_erase(
         self, tenant_id: str, user_ref: str | None, *, before: str | None, limit: int
     ) -> list[AcceptedRecord]:
-        """What is left to erase of a tenant, or of one of its users, newest first."""
+        """Records of a tenant, or of one of its users, that are not erased yet, newest first."""
         return await self.page(tenant_id, before=before, outcomes=(), user_ref=user_ref, limit=limit)
 
     async def erase(self, records: Sequence[AcceptedRecord], now: datetime) -> None:
-        """Erases what was said, here and at once; the placeholder map goes first of all."""
+        """Erases task content and placeholder maps of the records, each in one write, and marks them for the sweep."""
         at = format_utc(now)
         await asyncio.gather(
             *(
@@ -222,7 +227,7 @@ class AcceptedStore:
         )
 
     async def unfinished_before(self, created_before: str, limit: int) -> list[AcceptedRecord]:
-        """Records of upgrades accepted before that which are open or not counted, and not erased."""
+        """Records of upgrades accepted before then that are open or uncounted, and not erased."""
         found: list[AcceptedRecord] = []
         for since in ("openSince", "uncountedSince"):
             where = {"createdAt": {"$lt": created_before}, since: {"$exists": True}, "erasedAt": {"$exists": False}}
@@ -230,16 +235,16 @@ class AcceptedStore:
         return found
 
     async def erasing(self, after: str, limit: int) -> list[AcceptedRecord]:
-        """Erased records of which other stores may still have something, oldest first, with ids above `after`."""
+        """Erased records whose content may remain in other stores, oldest first, with ids above `after`."""
         where = {"erasureSince": {"$exists": True}, "_id": {"$gt": after}}
         return self._parsed(await self._records.find(where, sort=[("_id", 1)], limit=limit))
 
-    async def erased(self, upgrade_ids: Sequence[str]) -> None:
-        """Nothing is left of them anywhere."""
+    async def mark_erased(self, upgrade_ids: Sequence[str]) -> None:
+        """Their content is erased in all other stores, too."""
         await self._records.update_many({"_id": {"$in": list(upgrade_ids)}}, {"$unset": {"erasureSince": ""}})
 
     async def _pages(self, where: Filter, limit: int, after: str = "") -> AsyncIterator[list[AcceptedRecord]]:
-        """At most `limit` records, oldest first, so many at a time that nobody else has to wait for them."""
+        """At most `limit` records, oldest first, in pages small enough not to block other queries."""
         while limit > 0:
             size = min(limit, _PAGE)
             page = self._parsed(
@@ -257,7 +262,7 @@ class AcceptedStore:
 
 
 class AcceptedWork:
-    """Accepted upgrades as work that holds something. Every call may raise StorageUnavailable."""
+    """The `WorkRecords` and `RateRecords` of upgrades."""
 
     def __init__(self, store: AcceptedStore) -> None:
         self._store = store
@@ -268,16 +273,15 @@ class AcceptedWork:
     async def with_hold(self, hold_ids: Sequence[str]) -> list[HeldWork]:
         return [record.held_work() for record in await self._store.get_many(hold_ids)] if hold_ids else []
 
-    async def counted(self, hold_ids: Sequence[str]) -> None:
+    async def mark_counted(self, hold_ids: Sequence[str]) -> None:
         await self._store.mark_counted(hold_ids)
 
     async def uncounted_tenants(self) -> set[tuple[str, str]]:
-        return await self._store.uncounted_tenants(_MOST_SWEPT)
+        return await self._store.uncounted_tenants(_MAX_SWEPT)
 
     async def rates(self, tenant_id: str, since: datetime) -> dict[str, dict[str, int]]:
-        """By user or credential: what was accepted since then, with its time in ms."""
         rates: dict[str, dict[str, int]] = {}
-        for record in await self._store.accepted_since(tenant_id, since, _MOST_RATED):
+        for record in await self._store.accepted_since(tenant_id, since, _MAX_RATED):
             subject = record.user_ref or record.credential_id
-            rates.setdefault(subject, {})[record.upgrade_id] = round(record.created_at.timestamp() * 1000)
+            rates.setdefault(subject, {})[record.upgrade_id] = to_ms(record.created_at)
         return rates

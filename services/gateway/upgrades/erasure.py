@@ -1,5 +1,6 @@
-"""Erases the content of upgrades and of deleted workspaces: from the gateway's records at once, from other stores
-until they confirm.
+"""Erases the content of upgrades, and purges deleted workspaces.
+
+Content is erased in the gateway's records at once. All other stores are asked to erase it until each has confirmed.
 """
 
 import asyncio
@@ -20,24 +21,26 @@ from shared.observability.logs import get_logger
 
 _BATCH = 200
 _AT_ONCE = 16
-_PATIENCE_SECONDS = 20.0
-# A stage that was late may still have written something down after the end; nothing does after this.
+_OTHER_STORES_WITHIN_SECONDS = 20.0
+# A late stage may store content after the end of its upgrade. This long after the deadline none does any more.
 _LATE_WORK = timedelta(seconds=120)
+_PURGE_BATCH = 10
+_DOCUMENT_PAGE = 100
 
 log = get_logger(__name__)
 
 
 class HolderUnavailable(Exception):
-    """A store of content cannot be reached; the erasure goes on later."""
+    """A store with content did not answer; the sweep tries again."""
 
 
 class ContentHolder(Protocol):
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
-        """Erases what it has of an upgrade; whether there was anything. Raises HolderUnavailable."""
+        """Erases its content of an upgrade; returns whether there was any. Raises HolderUnavailable."""
 
 
 class Erasure:
-    """`ends` is the holder that has something of every upgrade that has ended, `others` hold content on the way."""
+    """Erases content everywhere. `ends` holds results of ended upgrades, `others` hold content of earlier stages."""
 
     def __init__(
         self,
@@ -53,27 +56,28 @@ class Erasure:
         self._clock = clock
 
     async def upgrade(self, record: AcceptedRecord) -> bool:
-        """Erases one upgrade. True when all of it is gone now, False when the rest goes in the background."""
+        """Erases one upgrade. True when all of its content is gone, False when the sweep erases the rest.
+
+        Raises StorageUnavailable.
+        """
         await self._store.erase([record], self._clock())
-        return all(await self._everywhere([record]))
+        return all(await self._erase_in_other_stores([record]))
 
     async def of_tenant(self, tenant_id: str, user_ref: str | None) -> bool:
-        """Erases all upgrades of one user of a tenant, or of the tenant; the answer is as for one.
-
-        Raises StorageUnavailable; what was erased until then stays erased.
-        """
-        until = time.monotonic() + _PATIENCE_SECONDS
+        """Erases all upgrades of one user of a tenant, or of the tenant. Returns and raises as `upgrade`."""
+        until = time.monotonic() + _OTHER_STORES_WITHIN_SECONDS
         before, gone = None, True
         while records := await self._store.to_erase(tenant_id, user_ref, before=before, limit=_BATCH):
             before = records[-1].upgrade_id
             await self._store.erase(records, self._clock())
-            # What is not done in time here, the sweep finds by the records.
-            gone = gone and time.monotonic() < until and all(await self._everywhere(records))
+            # After that time only the records are erased here; the sweep does the other stores.
+            gone = gone and time.monotonic() < until and all(await self._erase_in_other_stores(records))
         return gone
 
     async def of_old(self, created_before: datetime) -> int:
-        """Erases upgrades that were accepted before that and whose records cannot be deleted, for they have not ended
-        or usage has not counted them; gives how many. The rest of it is the sweep's. Raises StorageUnavailable.
+        """Erases upgrades accepted before then whose records cannot be deleted yet: they are open or uncounted.
+
+        Returns how many there were. The sweep erases them in the other stores. Raises StorageUnavailable.
         """
         found = 0
         while records := await self._store.unfinished_before(format_utc(created_before), _BATCH):
@@ -82,49 +86,45 @@ class Erasure:
         return found
 
     async def sweep(self) -> int:
-        """Goes on with what is not finished; gives how many are gone. Raises StorageUnavailable."""
+        """Continues unfinished erasures; returns how many upgrades are gone everywhere. Raises StorageUnavailable."""
         after, found = "", 0
         while records := await self._store.erasing(after, _BATCH):
             after = records[-1].upgrade_id
-            gone = await self._everywhere(records)
+            gone = await self._erase_in_other_stores(records)
             found += sum(gone)
             if not any(gone):
                 break
         return found
 
-    async def _everywhere(self, records: Sequence[AcceptedRecord]) -> list[bool]:
-        """For each record whether nothing of it is left anywhere. The sweep sees those again that are still recent."""
+    async def _erase_in_other_stores(self, records: Sequence[AcceptedRecord]) -> list[bool]:
+        """For each record, whether its content is gone. Recent ones stay marked, and the sweep erases them again."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def erase(record: AcceptedRecord) -> bool:
             async with turns:
-                return await self._holders_erase(record)
+                return await self._erase_in_holders(record)
 
         gone = list(await asyncio.gather(*map(erase, records)))
-        settled = self._clock() - _LATE_WORK
-        done = [r.upgrade_id for r, is_gone in zip(records, gone, strict=True) if is_gone and r.deadline < settled]
+        final = self._clock() - _LATE_WORK
+        done = [r.upgrade_id for r, is_gone in zip(records, gone, strict=True) if is_gone and r.deadline < final]
         if done:
-            await self._store.erased(done)
+            await self._store.mark_erased(done)
         return gone
 
-    async def _holders_erase(self, record: AcceptedRecord) -> bool:
+    async def _erase_in_holders(self, record: AcceptedRecord) -> bool:
         try:
-            # The end first: if there is none yet, the stages may still write something down.
+            # The result first: while there is none, the stages may still store content.
             ended = await self._ends.erase(record.tenant_id, record.upgrade_id)
             for holder in self._others:
                 await holder.erase(record.tenant_id, record.upgrade_id)
         except HolderUnavailable as error:
             log.warning("content_not_erased_yet", upgrade_id=record.upgrade_id, error=str(error))
             return False
-        # One that is known to have ended and has no result there is so old that the result is deleted.
+        # A record that has ended without a result in `ends` is so old that the result was deleted.
         return ended or record.has_ended()
 
 
-_PURGE_BATCH = 10
-_PAGE = 100
-
-
-class TenantDocuments(Protocol):
+class DocumentStore(Protocol):
     async def page(self, tenant_id: str, *, limit: int, before: str | None) -> list[DocumentView]:
         """Raises ProblemError."""
 
@@ -138,7 +138,7 @@ class TenantClaims(Protocol):
 
 
 class Purge:
-    """One round looks at all deleted workspaces that may hold something. Safe to cut off and to do twice."""
+    """Removes keys, upgrades and documents of deleted workspaces. Safe to interrupt and to repeat."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Purge:
         workspaces: Workspaces,
         keys: ApiKeys,
         erasure: Erasure,
-        documents: TenantDocuments,
+        documents: DocumentStore,
         claims: TenantClaims,
     ) -> None:
         self._workspaces = workspaces
@@ -156,7 +156,7 @@ class Purge:
         self._claims = claims
 
     async def run(self) -> int:
-        """Gives how many were purged. Raises StorageUnavailable, and ProblemError while rag is out."""
+        """Runs one round; returns how many were purged. Raises StorageUnavailable, or ProblemError if rag is down."""
         purged = 0
         for workspace_id in await self._workspaces.to_purge(_PURGE_BATCH):
             await self._keys.revoke_all(workspace_id)
@@ -168,7 +168,7 @@ class Purge:
         return purged
 
     async def _delete_documents(self, workspace_id: str) -> None:
-        while documents := await self._documents.page(workspace_id, limit=_PAGE, before=None):
+        while documents := await self._documents.page(workspace_id, limit=_DOCUMENT_PAGE, before=None):
             for document in documents:
                 try:
                     await self._documents.delete(workspace_id, document.id)

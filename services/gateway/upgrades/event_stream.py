@@ -1,4 +1,4 @@
-"""The server-sent events of one upgrade: from its Redis stream, or rebuilt from its result where that is lost."""
+"""Server-sent events of one upgrade, read from its Redis stream, or made from its result where the stream is lost."""
 
 import asyncio
 import time
@@ -25,7 +25,8 @@ from shared.messaging.publish.progress import ProgressLog, UpgradeEvent
 from shared.observability.logs import get_logger
 
 LONGEST_STREAM_SECONDS = 900.0
-_LOOK_AGAIN_SECONDS = 3.0
+_CHECK_ACCESS_SECONDS = 3.0
+_COMMENT_SECONDS = 15.0
 _BLOCK_MS = 1_000
 _SKIPPED_BY: dict[Stage, str] = {
     Stage.SUMMARIZER: WarningCode.SUMMARY_SKIPPED,
@@ -37,11 +38,14 @@ log = get_logger(__name__)
 
 class Readable(Protocol):
     async def __call__(self, *, when_unknown: bool) -> bool:
-        """Whether who follows may still read the upgrade: it is not erased, and nobody has shut them out."""
+        """Whether the client may still read the upgrade: it is not erased, and the client still has access.
+
+        Returns `when_unknown` while that cannot be checked.
+        """
 
 
 class EventStreams:
-    """Makes the event streams of upgrades. A stream that has nothing to say sends a comment every `comment_seconds`."""
+    """Makes the event streams of upgrades. A stream without events sends a comment every 15 s."""
 
     def __init__(
         self,
@@ -50,19 +54,17 @@ class EventStreams:
         waiters: Waiters,
         views: UpgradeViews,
         draining: Callable[[], bool],
-        comment_seconds: float = 15.0,
     ) -> None:
         self._progress = progress
         self._results = results
         self._waiters = waiters
         self._views = views
         self._draining = draining
-        self._comment_seconds = comment_seconds
 
     async def follow(self, record: AcceptedRecord, after_step: int, readable: Readable) -> AsyncIterator[bytes]:
-        """The events after `after_step` as they happen; ends after `completed`, or when the process has to end.
+        """The events after `after_step` as they happen, encoded. Ends after `completed`, or when the process drains.
 
-        Ends as well, without another word, once the upgrade is not `readable` any more.
+        Also ends, without a further event, when the upgrade is not `readable` any more.
         """
         step = after_step
         if step < ACCEPTED_STEP:
@@ -70,30 +72,30 @@ class EventStreams:
             yield _event(step, "accepted", self._views.of(record, None).to_json())
         waiter = self._waiters.join(record.upgrade_id)
         try:
-            waiter.wake_if(await self._ask(record))
-            started = spoke = looked = time.monotonic()
+            waiter.wake_if(await self._find_result(record))
+            started = sent_at = checked_at = time.monotonic()
             while not self._draining() and time.monotonic() - started < LONGEST_STREAM_SECONDS:
                 ended = waiter.result()
                 happened = await self._read(record, step, None if ended else _BLOCK_MS)
                 for entry in happened:
                     if entry.event == "stage" and entry.step > step:
-                        step, spoke = entry.step, time.monotonic()
+                        step, sent_at = entry.step, time.monotonic()
                         yield _event(entry.step, entry.event, entry.data)
                 if ended:
                     if not await readable(when_unknown=False):
                         return
-                    for event in self._rest(record, ended, step):
+                    for event in self._remaining(record, ended, step):
                         yield event
                     return
                 if any(entry.event == "completed" for entry in happened):
-                    waiter.wake_if(await self._ask(record))
+                    waiter.wake_if(await self._find_result(record))
                     await asyncio.sleep(0 if waiter.result() else _BLOCK_MS / 1000)
-                if time.monotonic() - looked >= _LOOK_AGAIN_SECONDS:
-                    looked = time.monotonic()
+                if time.monotonic() - checked_at >= _CHECK_ACCESS_SECONDS:
+                    checked_at = time.monotonic()
                     if not await readable(when_unknown=True):
                         return
-                if time.monotonic() - spoke >= self._comment_seconds:
-                    spoke = time.monotonic()
+                if time.monotonic() - sent_at >= _COMMENT_SECONDS:
+                    sent_at = time.monotonic()
                     yield b": still here\n\n"
         finally:
             self._waiters.leave(waiter)
@@ -106,14 +108,14 @@ class EventStreams:
             await asyncio.sleep((block_ms or 0) / 1000)
             return []
 
-    async def _ask(self, record: AcceptedRecord) -> UpgradeResult | None:
+    async def _find_result(self, record: AcceptedRecord) -> UpgradeResult | None:
         try:
             return await self._results.find(record.upgrade_id)
         except ResultsUnavailable:
             return None
 
-    def _rest(self, record: AcceptedRecord, result: UpgradeResult, step: int) -> list[bytes]:
-        """What is left to say of an upgrade that has ended: stages that were not heard of, and its end."""
+    def _remaining(self, record: AcceptedRecord, result: UpgradeResult, step: int) -> list[bytes]:
+        """The events after `step` of an upgrade that has ended, made from its result."""
         events = [
             _event(stage_step(progress.stage, progress.state), "stage", progress.to_json())
             for progress in stages_of(record, result)
@@ -125,7 +127,7 @@ class EventStreams:
 
 
 def stages_of(record: AcceptedRecord, result: UpgradeResult) -> list[StageProgress]:
-    """How each stage of an ended upgrade went, as far as its result tells."""
+    """The progress events of an ended upgrade's stages, as far as its result shows them."""
     skipped = {warning.code for warning in result.warnings}
     found = []
     for stage in record.stages():
@@ -136,5 +138,5 @@ def stages_of(record: AcceptedRecord, result: UpgradeResult) -> list[StageProgre
 
 
 def _event(step: int, name: str, data: bytes) -> bytes:
-    # JSON written by pydantic and orjson is one line.
+    # JSON from pydantic and orjson has no line breaks, which would end the data field.
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (step, name.encode(), data)

@@ -1,4 +1,4 @@
-"""Publishes accepted upgrades to the first inbox of their itinerary, and again where the log lacks them."""
+"""Publishes accepted upgrades to the first inbox of their itinerary, and again to a Kafka cluster that lacks them."""
 
 import asyncio
 import contextlib
@@ -15,15 +15,17 @@ from shared.messaging.errors import MessageTooLarge, PublishFailed
 from shared.messaging.publish.producer import EventProducer
 from shared.observability.logs import get_logger
 
-_MOST_AT_ONCE = 1_000
+_MAX_AT_ONCE = 1_000
 _SWEPT_AT_ONCE = 64
+_SWEEP_BATCH = 200
+_SWEPT_AFTER = timedelta(seconds=5)
 _RECONNECT_SECONDS = 1.0
 
 log = get_logger(__name__)
 
 
 class BrokerConnection:
-    """Component: connects the producer in the background, so that a gateway records while the broker is out."""
+    """Component: connects the producer in the background, so that the gateway accepts upgrades without a broker."""
 
     def __init__(self, producer: EventProducer) -> None:
         self._producer = producer
@@ -49,32 +51,38 @@ class BrokerConnection:
 
 
 class TaskPublisher:
-    """Publishes the messages of accepted upgrades. Component: `stop` lets what is under way finish."""
+    """Publishes the messages of accepted upgrades. Component: `stop` waits for messages that are being sent.
+
+    `cluster_id` returns the id of the current Kafka cluster, None while that is unknown.
+    """
 
     def __init__(self, producer: EventProducer, marks: RecordMarks, cluster_id: Callable[[], str | None]) -> None:
         self._producer = producer
         self._marks = marks
         self._cluster_id = cluster_id
-        self._under_way: dict[str, asyncio.Task[bool]] = {}
+        self._publishing: dict[str, asyncio.Task[bool]] = {}
 
     async def start(self) -> None: ...
 
     async def stop(self, grace_seconds: float) -> None:
-        if self._under_way:
-            await asyncio.wait(list(self._under_way.values()), timeout=grace_seconds)
+        if self._publishing:
+            await asyncio.wait(list(self._publishing.values()), timeout=grace_seconds)
 
     def publish_soon(self, record: AcceptedRecord, first: Stage) -> None:
-        """Publishes in the background: the record stands, so nobody has to wait for the broker."""
+        """Publishes in the background; the client need not wait for the broker, since the upgrade is recorded."""
         upgrade_id = record.upgrade_id
-        if len(self._under_way) >= _MOST_AT_ONCE:
+        if len(self._publishing) >= _MAX_AT_ONCE:
             log.warning("publish_left_to_sweep", upgrade_id=upgrade_id)
             return
-        self._under_way[upgrade_id] = asyncio.create_task(self._publish(record, first))
-        self._under_way[upgrade_id].add_done_callback(lambda _: self._under_way.pop(upgrade_id, None))
+        self._publishing[upgrade_id] = asyncio.create_task(self._publish(record, first))
+        self._publishing[upgrade_id].add_done_callback(lambda _: self._publishing.pop(upgrade_id, None))
 
     async def publish_again(self, records: Iterable[AcceptedRecord]) -> int:
-        """Publishes records from the start of their itinerary; gives how many the broker confirmed."""
-        left = [record for record in records if record.upgrade_id not in self._under_way]
+        """Publishes records from the start of their itinerary; returns how many the broker confirmed.
+
+        Stops after a batch without any confirmation.
+        """
+        left = [record for record in records if record.upgrade_id not in self._publishing]
         confirmed = 0
         for start in range(0, len(left), _SWEPT_AT_ONCE):
             some = left[start : start + _SWEPT_AT_ONCE]
@@ -85,11 +93,11 @@ class TaskPublisher:
         return confirmed
 
     async def publish_expired(self, record: AcceptedRecord) -> bool:
-        """Hands an upgrade that nobody has ended to the upgrader, which ends it as well as it still can."""
+        """Sends an upgrade past its deadline to the upgrader, which ends it. Returns whether the broker confirmed."""
         task = RewriteTask.model_validate_json(record.task).model_copy(
             update={
                 "itinerary": [Stage.UPGRADER],
-                "conversation_history": [],  # nothing is rewritten any more, and a small message always fits
+                "conversation_history": [],  # not needed for the end, and a small message always fits
                 "given_up": GivenUp(
                     stage="gateway", reason=GiveUpReason.EXPIRED, detail="The upgrade was not ended by its deadline."
                 ),
@@ -99,7 +107,7 @@ class TaskPublisher:
         return await self._send(REWRITE, record, task, event_id)
 
     async def _publish(self, record: AcceptedRecord, first: Stage) -> bool:
-        # Asked before sending: if the log is replaced in between, the message counts as not published, never as safe.
+        # Read before sending: if the cluster is replaced meanwhile, the message counts as not published.
         cluster_id = self._cluster_id()
         topic = INBOX_OF[first]
         event_id = derived_id(record.upgrade_id, "inbox", topic.name)
@@ -120,14 +128,11 @@ class TaskPublisher:
         return True
 
 
-PUBLISHED_WITHIN = timedelta(seconds=5)
-_BATCH = 200
-
-
 class PublishingSweep:
-    """An open record names the log (cluster id) that confirmed its message; any other log has to get it again.
+    """Publishes open records whose message the current Kafka cluster has not confirmed.
 
-    Repeating is harmless: stages answer a repeated message from their recorded output.
+    After the log was lost, the new cluster has another id, so this publishes all open upgrades again. Repeating is
+    harmless: stages answer a repeated message from their recorded output.
     """
 
     def __init__(
@@ -136,23 +141,21 @@ class PublishingSweep:
         publisher: TaskPublisher,
         marks: RecordMarks,
         cluster_id: Callable[[], str | None],
-        patience: timedelta = PUBLISHED_WITHIN,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._marks = marks
         self._cluster_id = cluster_id
-        self._patience = patience
 
     async def run(self) -> int:
-        """One round; gives how many messages were confirmed. Raises StorageUnavailable."""
+        """Runs one round; returns how many messages were confirmed. Raises StorageUnavailable."""
         cluster_id = self._cluster_id()
         if cluster_id is None:
             return 0
         await self._marks.flush()
-        accepted_before = format_utc(now_utc() - self._patience)
+        accepted_before = format_utc(now_utc() - _SWEPT_AFTER)
         after, confirmed = "", 0
-        while records := await self._store.unpublished(cluster_id, accepted_before, after, _BATCH):
+        while records := await self._store.unpublished(cluster_id, accepted_before, after, _SWEEP_BATCH):
             again = await self._publisher.publish_again(records)
             confirmed += again
             if not again:

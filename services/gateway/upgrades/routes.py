@@ -1,4 +1,4 @@
-"""Public routes that read and erase upgrades."""
+"""Public routes that list, read, follow and erase upgrades."""
 
 from typing import Annotated, Any
 
@@ -23,11 +23,17 @@ from shared.contracts.upgrade_results import COMPLETED_STEP, UpgradeStatus
 from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
 
+_MAX_USER_ID_LENGTH = 128
+_LATER: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Nothing can be read any more; what is still on its way goes as soon as it arrives"}
+}
+
 UpgradeId = Annotated[str, Path(alias="id")]
+UserId = Annotated[str, Path(alias="userId", description="the plain `userId` of the requests")]
 
 
 class UpgradeRoutes:
-    """Reading upgrades. What another tenant owns does not exist."""
+    """Routes that read upgrades. An upgrade of another tenant is answered like an unknown one."""
 
     def __init__(
         self,
@@ -64,7 +70,7 @@ class UpgradeRoutes:
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
         status: UpgradeStatus | None = None,
-        user_id: Annotated[str | None, Query(alias="userId", min_length=1, max_length=128)] = None,
+        user_id: Annotated[str | None, Query(alias="userId", min_length=1, max_length=_MAX_USER_ID_LENGTH)] = None,
     ) -> Response:
         """The tenant's upgrades, newest first."""
         before = read_cursor(cursor)
@@ -78,7 +84,7 @@ class UpgradeRoutes:
         return _json(UpgradePage(items=page.items, next_cursor=next_cursor).to_json())
 
     async def read(self, caller: Viewer, upgrade_id: UpgradeId) -> Response:
-        """One upgrade, whatever its status."""
+        """One upgrade in any status."""
         record = await self._record(caller, upgrade_id)
         try:
             result = await self._results.find(record.upgrade_id)
@@ -87,11 +93,11 @@ class UpgradeRoutes:
                 raise unavailable("The upgrade has ended; its result cannot be read right now.") from None
             result = None
         if result is None and record.has_ended():
-            raise no_such_upgrade()
+            raise _no_such_upgrade()
         return _json(self._views.of(record, result).to_json())
 
     async def events(self, request: Request, caller: Viewer, upgrade_id: UpgradeId) -> Response:
-        """`accepted`, `stage` and `completed` as they happen; `Last-Event-ID` goes on after that event."""
+        """`accepted`, `stage` and `completed` events as they happen; with `Last-Event-ID`, those after that event."""
         record = await self._record(caller, upgrade_id)
         last = request.headers.get("last-event-id", "").strip() or "0"
         if not (last.isascii() and last.isdigit() and len(last) < 10) or int(last) > COMPLETED_STEP:
@@ -112,33 +118,21 @@ class UpgradeRoutes:
 
     async def _record(self, caller: Caller, upgrade_id: str) -> AcceptedRecord:
         if not is_uuid(upgrade_id):
-            raise no_such_upgrade()
+            raise _no_such_upgrade()
         try:
             record = await self._store.find(caller.tenant_id, upgrade_id.lower())
         except StorageUnavailable:
             raise unavailable() from None
         if record is None or record.erased_at is not None:
-            raise no_such_upgrade()
+            raise _no_such_upgrade()
         return record
 
 
-def no_such_upgrade() -> ProblemError:
-    return ProblemError(NOT_FOUND, "There is no such upgrade.")
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
-
-
-_LONGEST_USER_ID = 128
-_LATER: dict[int | str, dict[str, Any]] = {
-    202: {"description": "Nothing can be read any more; what is still on its way goes as soon as it arrives"}
-}
-UserId = Annotated[str, Path(alias="userId", description="the plain `userId` of the requests")]
-
-
 class ErasureRoutes:
-    """204 when everything is gone, 202 when the rest goes by itself; what was erased is not there in either case."""
+    """Routes that erase upgrades: 204 when all content is gone, 202 when the rest is erased in the background.
+
+    After either answer the upgrades cannot be read any more.
+    """
 
     def __init__(self, *, store: AcceptedStore, erasure: Erasure, audit: Audit, vault: Vault) -> None:
         self._store = store
@@ -169,12 +163,12 @@ class ErasureRoutes:
         return router
 
     async def upgrade(self, request: Request, caller: Member, upgrade_id: UpgradeId) -> Response:
-        """Prompt, conversation, result and placeholder map are gone; what it used stays counted."""
+        """Erases prompt, conversation, result and placeholder map; what the upgrade used stays counted."""
         author = author_of(request, caller)
         try:
             record = await self._store.find(caller.tenant_id, upgrade_id.lower()) if is_uuid(upgrade_id) else None
             if record is None or (record.erased_at is not None and record.erasure_since is None):
-                raise no_such_upgrade()
+                raise _no_such_upgrade()
             async with self._audit.change(caller.tenant_id, author, Action.UPGRADE_ERASED, record.upgrade_id):
                 gone = await self._erasure.upgrade(record)
         except StorageUnavailable:
@@ -182,9 +176,9 @@ class ErasureRoutes:
         return Response(status_code=204 if gone else 202)
 
     async def user(self, request: Request, caller: Admin, user_id: UserId) -> Response:
-        """All upgrades that came with this `userId`. The answer is the same when there are none."""
-        if not 1 <= len(user_id) <= _LONGEST_USER_ID:
-            problem = FieldProblem(field="userId", detail=f"Must have 1 to {_LONGEST_USER_ID} characters.")
+        """Erases all upgrades with this `userId`. The answer is the same when there are none."""
+        if not 1 <= len(user_id) <= _MAX_USER_ID_LENGTH:
+            problem = FieldProblem(field="userId", detail=f"Must have 1 to {_MAX_USER_ID_LENGTH} characters.")
             raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
         user_ref = self._vault.user_ref(caller.tenant_id, user_id)
         try:
@@ -193,3 +187,11 @@ class ErasureRoutes:
         except StorageUnavailable:
             raise unavailable() from None
         return Response(status_code=204 if gone else 202)
+
+
+def _no_such_upgrade() -> ProblemError:
+    return ProblemError(NOT_FOUND, "There is no such upgrade.")
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

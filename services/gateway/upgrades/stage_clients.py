@@ -1,4 +1,4 @@
-"""Clients of the stages' internal HTTP: results, spending, and erasure."""
+"""Clients of the services that process upgrades: they look up results and usage, and erase content."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,35 +11,38 @@ from redis.exceptions import RedisError
 from services.gateway.quota.held_work import Spent
 from services.gateway.upgrades.erasure import HolderUnavailable
 from shared.contracts import redis_keys
-from shared.contracts.internal_http import INTERNAL_TOKEN_HEADER, ResultLookup, ResultPage
+from shared.contracts.internal_http import ResultLookup, ResultPage
 from shared.contracts.quota import SpentEvents
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.contracts.upgrade_tasks import Stage
-from shared.service.internal_client import retry_once_on_disconnect
+from shared.service.internal_client import InternalClient
 
-LOOKUP_BATCH = 200
-_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
-_LOOKUP = "/internal/upgrades/lookup"
-_JSON = {"Content-Type": "application/json"}
-_LIMITS = httpx.Limits(max_connections=16)
+_LOOKUP_BATCH = 200
+_USAGE_CONNECTIONS = 4
 
 
 class ResultsUnavailable(Exception):
-    """The upgrader did not answer; ask again later."""
+    """The upgrader did not answer."""
+
+
+class StageUnavailable(Exception):
+    """A stage did not answer."""
+
+
+class StageUsageUnknown(Exception):
+    """A stage answered with an error or an unreadable body."""
 
 
 class UpgradeResults:
-    """Results by id, over the upgrader's internal HTTP. Component."""
+    """Results of upgrades by id, from the upgrader. Component."""
 
     def __init__(self, upgrader_url: str, internal_token: str) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=upgrader_url, timeout=_TIMEOUT, limits=_LIMITS, headers={INTERNAL_TOKEN_HEADER: internal_token}
-        )
+        self._client = InternalClient(upgrader_url, internal_token)
 
     async def start(self) -> None: ...
 
     async def stop(self, grace_seconds: float) -> None:
-        await self._http.aclose()
+        await self._client.stop(grace_seconds)
 
     async def find(self, upgrade_id: str) -> UpgradeResult | None:
         """The result of one upgrade, or None while it has not ended. Raises ResultsUnavailable."""
@@ -47,82 +50,70 @@ class UpgradeResults:
         return found[0] if found else None
 
     async def among(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
-        """The results of those that have ended. Raises ResultsUnavailable."""
+        """The results of those of the upgrades that have ended. Raises ResultsUnavailable."""
         found: list[UpgradeResult] = []
-        for start in range(0, len(upgrade_ids), LOOKUP_BATCH):
-            found += await self._lookup(upgrade_ids[start : start + LOOKUP_BATCH])
+        for start in range(0, len(upgrade_ids), _LOOKUP_BATCH):
+            found += await self._look_up(upgrade_ids[start : start + _LOOKUP_BATCH])
         return found
 
-    async def _lookup(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
-        question = ResultLookup(upgrade_ids=list(upgrade_ids)).to_json()
+    async def _look_up(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
+        lookup = ResultLookup(upgrade_ids=list(upgrade_ids))
         try:
-            answer = await retry_once_on_disconnect(lambda: self._http.post(_LOOKUP, content=question, headers=_JSON))
+            answer = await self._client.request("POST", "/internal/upgrades/lookup", body=lookup)
             answer.raise_for_status()
             return ResultPage.model_validate_json(answer.content).items
         except (httpx.HTTPError, ValidationError) as error:
             raise ResultsUnavailable(type(error).__name__) from error
 
 
-_SPENDING_LIMITS = httpx.Limits(max_connections=4)
-
-
-class StageOut(Exception):
-    """A stage does not answer."""
-
-
-class SpendingNotTold(Exception):
-    """A stage answers, but not to this question."""
-
-
 class StageSpending(Protocol):
     async def spent(self, stage: Stage, tenant_id: str, upgrade_id: str) -> list[Spent]:
-        """What the stage has recorded for the ledger. Raises StageOut and SpendingNotTold."""
+        """The usage events that the stage has recorded. Raises StageUnavailable and StageUsageUnknown."""
 
 
 class StageHttp:
     """`StageSpending` over internal HTTP. Component."""
 
     def __init__(self, urls: Mapping[Stage, str], internal_token: str) -> None:
-        self._urls = urls
-        self._http = httpx.AsyncClient(
-            timeout=_TIMEOUT, limits=_SPENDING_LIMITS, headers={INTERNAL_TOKEN_HEADER: internal_token}
-        )
+        self._clients = {
+            stage: InternalClient(url, internal_token, max_connections=_USAGE_CONNECTIONS)
+            for stage, url in urls.items()
+        }
 
     async def start(self) -> None: ...
 
     async def stop(self, grace_seconds: float) -> None:
-        await self._http.aclose()
+        for client in self._clients.values():
+            await client.stop(grace_seconds)
 
     async def spent(self, stage: Stage, tenant_id: str, upgrade_id: str) -> list[Spent]:
-        url = f"{self._urls[stage].rstrip('/')}/internal/upgrades/{upgrade_id}/spent"
+        path, params = f"/internal/upgrades/{upgrade_id}/spent", {"tenantId": tenant_id}
         try:
-            answer = await retry_once_on_disconnect(lambda: self._http.get(url, params={"tenantId": tenant_id}))
+            answer = await self._clients[stage].request("GET", path, params=params)
         except httpx.HTTPError as error:
-            raise StageOut(type(error).__name__) from None
+            raise StageUnavailable(type(error).__name__) from None
         try:
             events = SpentEvents.model_validate_json(answer.raise_for_status().content).events
         except (httpx.HTTPStatusError, ValidationError) as error:
-            raise SpendingNotTold(type(error).__name__) from None
+            raise StageUsageUnknown(type(error).__name__) from None
         return [Spent(event_id=event.event_id, tokens=event.tokens, embeddings=event.embeddings) for event in events]
 
 
 class ServiceContent:
-    """What another service has of upgrades, over its internal HTTP. Component."""
+    """`ContentHolder` of another service, over internal HTTP. Component."""
 
     def __init__(self, base_url: str, internal_token: str) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=base_url, timeout=_TIMEOUT, limits=_LIMITS, headers={INTERNAL_TOKEN_HEADER: internal_token}
-        )
+        self._client = InternalClient(base_url, internal_token)
 
     async def start(self) -> None: ...
 
     async def stop(self, grace_seconds: float) -> None:
-        await self._http.aclose()
+        await self._client.stop(grace_seconds)
 
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
         path, params = f"/internal/upgrades/{upgrade_id}", {"tenantId": tenant_id}
         try:
-            answer = await retry_once_on_disconnect(lambda: self._http.delete(path, params=params))
+            answer = await self._client.request("DELETE", path, params=params)
         except httpx.HTTPError as error:
             raise HolderUnavailable(type(error).__name__) from None
         if answer.status_code not in (204, 404):
@@ -131,7 +122,7 @@ class ServiceContent:
 
 
 class EventStreamContent:
-    """The event streams of upgrades in Redis."""
+    """`ContentHolder` of the event streams in Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis

@@ -1,4 +1,4 @@
-"""`POST /api/upgrade`, the hot route: a plain Starlette endpoint that does as little per request as it can."""
+"""`POST /api/upgrade`: accepts an upgrade and waits for its end. A plain Starlette endpoint, to be fast."""
 
 import time
 
@@ -9,7 +9,8 @@ from services.gateway.http.bodies import Preference, idempotency_key_of, parse, 
 from services.gateway.http.problems import IdempotencyKeyReused, ProblemError
 from services.gateway.identity.caller import Role
 from services.gateway.identity.roles import confirmed, requires
-from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierErased, KeyTaken
+from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierErased
+from services.gateway.upgrades.idempotency_keys import KeyTaken
 from services.gateway.upgrades.publishing import TaskPublisher
 from services.gateway.upgrades.stage_clients import ResultsUnavailable, UpgradeResults
 from services.gateway.upgrades.views import UpgradeViews
@@ -24,15 +25,15 @@ from shared.service.telemetry import tag_user
 from shared.storage.documents import StorageUnavailable
 
 MAX_UPGRADE_BYTES = 2 * 1024 * 1024
-# A body that comes with its head costs no second look at its caller.
-_BODY_COMES_WITHIN_SECONDS = 1.0
+# After a slower body the caller is authenticated again, since its access may have been revoked meanwhile.
+_BODY_WITHIN_SECONDS = 1.0
 UPGRADE_NEEDS = requires(Role.MEMBER)
 
 log = get_logger(__name__)
 
 
 class UpgradeRoute:
-    """Accepts an upgrade and waits for its end as long as its client likes."""
+    """Accepts an upgrade, publishes it, and waits for its end for as long as the client asks for."""
 
     def __init__(
         self,
@@ -72,9 +73,9 @@ class UpgradeRoute:
         caller = await UPGRADE_NEEDS(request)
         key = idempotency_key_of(request.headers.getlist("idempotency-key"))
         require_json(request)
-        began = time.monotonic()
+        started = time.monotonic()
         body = parse(UpgradeRequest, await read_body(request, MAX_UPGRADE_BYTES))
-        if time.monotonic() - began > _BODY_COMES_WITHIN_SECONDS:
+        if time.monotonic() - started > _BODY_WITHIN_SECONDS:
             caller = await confirmed(request)
         try:
             acceptance = await self._accept_upgrade(caller, body, idempotency_key=key, traceparent=inject_traceparent())
@@ -89,14 +90,14 @@ class UpgradeRoute:
         return acceptance
 
     async def _end_of(self, acceptance: Acceptance, preference: Preference) -> UpgradeResult | None:
-        """How the upgrade ended, within the time its client wants to wait."""
+        """The result within the time that the client asks for, or None."""
         upgrade_id = acceptance.record.upgrade_id
         waiter = self._waiters.join(upgrade_id)
         if not acceptance.replayed:
             await self._progress.accepted(acceptance.task)
             self._publisher.publish_soon(acceptance.record, acceptance.task.itinerary[0])
         elif preference.wait_seconds > 0:
-            # Who does not wait gets the answer of the first time again, whatever has become of it.
+            # A replay that does not wait repeats the first answer, 202, even if the upgrade has ended meanwhile.
             waiter.wake_if(await self._known_end(upgrade_id))
         return await self._waiters.wait(waiter, preference.wait_seconds)
 

@@ -1,4 +1,4 @@
-"""An upgrade as its client sees it, alone or in a page: placeholders are replaced by the client's own values."""
+"""Public views of upgrades, one at a time or in pages, with the client's own values in place of placeholders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,21 @@ from shared.observability.logs import get_logger
 from shared.privacy.placeholders import PlaceholderMap, check_placeholders, restore
 from shared.privacy.sealing import SealBroken, Vault
 
+_MAX_ROUNDS = 10
+
 log = get_logger(__name__)
 
 
 class UpgradeViews:
-    """Makes views out of records and results. Holds the vault, so it alone can put values back in."""
+    """Makes views from records and results. It opens the sealed placeholder maps."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
     def of(self, record: AcceptedRecord, result: UpgradeResult | None, user_prompt: str | None = None) -> UpgradeView:
-        """The upgrade as it stands: ended with its result, or accepted while there is none.
+        """The view of an ended upgrade with its result, or of an accepted one without.
 
-        `user_prompt` is the prompt as its client sent it, for who has it at hand.
+        `user_prompt` is the prompt as the client sent it; without it, it is restored from the record.
         """
         try:
             if result is not None:
@@ -41,7 +43,7 @@ class UpgradeViews:
             return self._unreadable(record)
 
     def _unreadable(self, record: AcceptedRecord) -> UpgradeView:
-        """Without its values not even the prompt can be given back: placeholders would pass for what was typed."""
+        """A failed view without content. Unrestored placeholders could be mistaken for the client's own text."""
         detail = "The values that were taken out of this upgrade cannot be read any more. Please send it again."
         return self._empty(record, UpgradeStatus.FAILED, "", UpgradeError(code="content_unreadable", detail=detail))
 
@@ -106,7 +108,7 @@ class UpgradeViews:
         )
 
     def _values(self, record: AcceptedRecord, added: Sequence[SealedText]) -> dict[str, str]:
-        """What each placeholder stands for: the client's own values, and what stages added. Raises SealBroken."""
+        """The value of each placeholder, from the client's map and the maps that stages added. Raises SealBroken."""
         values: dict[str, str] = {}
         for sealed in [record.sealed_pii, *added]:
             if sealed is None:
@@ -119,7 +121,7 @@ class UpgradeViews:
 
 
 def placeholder_warnings(result: UpgradeResult, values: Mapping[str, str]) -> list[UpgradeWarning]:
-    """What the model did to the placeholders of a prompt that it rewrote. Names placeholders, never values."""
+    """Warnings about placeholders that the model dropped, invented or doubled. They contain no values."""
     if result.status not in (UpgradeStatus.UPGRADED, UpgradeStatus.CACHED) or result.upgraded_prompt is None:
         return []
     report = check_placeholders(result.user_prompt, result.upgraded_prompt, known=list(values))
@@ -140,7 +142,7 @@ def placeholder_warnings(result: UpgradeResult, values: Mapping[str, str]) -> li
 
 
 def _name(placeholder: str) -> str:
-    # Without its brackets, so that restoring the detail does not put the value in.
+    # Without brackets, so that restoring the detail does not insert the value.
     return placeholder.strip("<>")
 
 
@@ -167,19 +169,16 @@ def _usage(usage: Sequence[ComponentUsage]) -> UsageView:
     )
 
 
-_MOST_ROUNDS = 10
-
-
 @dataclass(frozen=True)
 class ListedUpgrades:
-    """Views, newest first, and the id to go on from; None when nothing is left."""
+    """A page of views, newest first. The next page starts after `last_id`, which is None on the last page."""
 
     items: list[UpgradeView]
     last_id: str | None
 
 
 class UpgradeListing:
-    """Reads pages. Records learn of ends a moment late, so statuses come from the results themselves."""
+    """Reads pages of upgrades. Statuses come from the results, since records are marked as ended a moment later."""
 
     def __init__(self, store: AcceptedStore, results: UpgradeResults, views: UpgradeViews, vault: Vault) -> None:
         self._store = store
@@ -196,15 +195,16 @@ class UpgradeListing:
         status: UpgradeStatus | None,
         user_id: str | None,
     ) -> ListedUpgrades:
-        """At most `limit` upgrades from before that id on; with a status, only those that have it.
+        """At most `limit` upgrades with ids below `before`, all of them or those with that status or user.
 
-        A page may hold less than `limit` and still have a next one. Raises StorageUnavailable and ResultsUnavailable.
+        A page may have fewer than `limit` upgrades and still have a next page. Raises StorageUnavailable and
+        ResultsUnavailable.
         """
         user_ref = self._vault.user_ref(tenant_id, user_id) if user_id else None
-        # What the records call accepted may have ended a moment ago, so it is looked at for every status.
+        # A record marked as accepted may have ended a moment ago, so accepted ones are read for every status.
         outcomes = sorted({status, UpgradeStatus.ACCEPTED}) if status else []
         items: list[UpgradeView] = []
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             records = await self._store.page(
                 tenant_id, before=before, outcomes=outcomes, user_ref=user_ref, limit=limit + 1
             )

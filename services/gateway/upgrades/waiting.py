@@ -1,4 +1,4 @@
-"""Requests that wait for their upgrade to end. They are woken by a reply, by asking the upgrader, or to shut down."""
+"""Requests that wait for the end of their upgrade, woken by a reply, by a look-up at the upgrader, or by shutdown."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ from services.gateway.upgrades.record_marks import RecordMarks
 from services.gateway.upgrades.stage_clients import UpgradeResults
 from shared.contracts.upgrade_results import UpgradeResult
 
-_ASK_AFTER_SECONDS = 1.0
-_MOST_WAITING = 10_000
+_LOOK_UP_AFTER_SECONDS = 1.0
+_MAX_WAITING = 10_000
 
 
 class Waiter:
@@ -25,17 +25,17 @@ class Waiter:
             self.answer.set_result(result)
 
     def wake_if(self, result: UpgradeResult | None) -> None:
-        """Wakes it if there is a result."""
+        """Wakes it, unless `result` is None."""
         if result is not None:
             self.wake(result)
 
     def result(self) -> UpgradeResult | None:
-        """How the upgrade ended, as far as this waiter was told."""
+        """The result that this waiter was woken with, if any."""
         return self.answer.result() if self.answer.done() else None
 
 
 class Waiters:
-    """All requests of this replica that wait. `on_result` takes replies; `ask` looks for those that were missed."""
+    """All waiting requests of this replica. `on_result` receives replies; `ask` looks up results with a lost reply."""
 
     def __init__(self, results: UpgradeResults, marks: RecordMarks, draining: Callable[[], bool]) -> None:
         self._results = results
@@ -45,15 +45,15 @@ class Waiters:
         self._waiting: dict[str, set[Waiter]] = {}
 
     def join(self, upgrade_id: str) -> Waiter:
-        """A waiter for the upgrade, to be given to `wait`. Made before the upgrade is published: no reply is missed."""
+        """A new waiter for `wait` or `leave`. Join before the upgrade is published, so that no reply is missed."""
         waiter = Waiter(upgrade_id)
         self._waiting.setdefault(upgrade_id, set()).add(waiter)
         return waiter
 
     async def wait(self, waiter: Waiter, seconds: float) -> UpgradeResult | None:
-        """How the upgrade ended; None after `seconds`, when too many wait, or when the process has to end first."""
+        """The upgrade's result; None after `seconds`, when too many requests wait, or when the process drains."""
         try:
-            if seconds <= 0 or len(self._waiting) > _MOST_WAITING:
+            if seconds <= 0 or len(self._waiting) > _MAX_WAITING:
                 return waiter.result()
             return await asyncio.wait_for(waiter.answer, seconds)
         except TimeoutError:
@@ -68,21 +68,21 @@ class Waiters:
             self._waiting.pop(waiter.upgrade_id, None)
 
     async def on_result(self, result: UpgradeResult) -> None:
-        """An upgrade has ended, whoever says so."""
+        """Records the end of an upgrade and wakes its waiters."""
         self._marks.ended(result)
         for waiter in self._waiting.get(result.upgrade_id, set()):
             waiter.wake(result)
 
     async def ask(self) -> None:
-        """Looks at the upgrader for everybody who has waited a while. Raises ResultsUnavailable."""
-        late = time.monotonic() - _ASK_AFTER_SECONDS
+        """Looks up the upgrades of all requests that have waited for over a second. Raises ResultsUnavailable."""
+        late = time.monotonic() - _LOOK_UP_AFTER_SECONDS
         ids = [upgrade_id for upgrade_id, all_ in self._waiting.items() if any(w.since < late for w in all_)]
         if ids:
             for result in await self._results.among(ids):
                 await self.on_result(result)
 
     async def let_go(self, after_seconds: float) -> None:
-        """Once the process is to end, wakes everybody empty-handed after `after_seconds`; call it now and then."""
+        """Wakes all waiters without a result, `after_seconds` after the process began to drain. Called periodically."""
         if not self._draining():
             return
         self._draining_since = self._draining_since or time.monotonic()

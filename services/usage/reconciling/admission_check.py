@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.usage.counting.increments import CounterKey
-from services.usage.reconciling.admission_states import AdmissionStates, StoredAdmission, StoredHold
+from services.usage.reconciling.admission_states import AdmissionStates, StoredAdmission
 from services.usage.reconciling.comparison import Difference
+from shared.contracts.admission_state import StoredHold
 from shared.contracts.internal_http import TenantCounters
 from shared.contracts.quota import Meter
 

@@ -1,35 +1,35 @@
-"""The admission states that the gateway keeps in Redis, as reconciling reads them."""
+"""Reads the gateway's admission states from Redis, for reconciliation with the ledger."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.usage.counting.increments import CounterKey
-from shared.contracts import redis_keys
+from shared.contracts import admission_state, redis_keys
+from shared.contracts.admission_state import METERS, StoredHold, from_ms
 from shared.contracts.quota import Meter
 from shared.storage.opening import redis_now
+
+_KEYS_PER_SCAN = 500
 
 Amounts = Mapping[Meter, int]
 
 
-@dataclass(frozen=True)
-class StoredHold:
-    """One hold; `due` is when it is looked at next, None when nothing says so. `ended`: what it stands for is over."""
-
-    hold_id: str
-    amounts: Amounts
-    due: datetime | None
-    ended: bool
+class AdmissionUnreachable(Exception):
+    """Redis does not answer. The text is the class of the underlying error."""
 
 
 @dataclass(frozen=True)
 class StoredAdmission:
-    """The state of one tenant and period, as of one moment. `base` are the counters it knew last, at `version`."""
+    """The state of one tenant and period at one moment.
+
+    `base` are usage's counters as the gateway last installed them, at `version`. `sums` are the stored sums of holds.
+    """
 
     key: CounterKey
     version: int
@@ -38,38 +38,30 @@ class StoredAdmission:
     holds: tuple[StoredHold, ...]
 
     def held(self, meter: Meter) -> int:
-        """All its holds, one by one."""
+        """The sum of all holds on the meter, computed from the single holds."""
         return sum(hold.amounts[meter] for hold in self.holds)
 
 
 class AdmissionStates(Protocol):
-    """Both raise AdmissionUnreachable."""
+    """Both methods raise AdmissionUnreachable."""
 
     async def states(self) -> tuple[list[StoredAdmission], datetime]:
-        """Every state that is in force, and Redis's own time at which the last of them was read."""
+        """Every state in force, and Redis's time after the last of them was read."""
 
     async def state(self, key: CounterKey) -> StoredAdmission | None:
-        """One of them, as it is now; None when it is not in force."""
-
-
-class AdmissionUnreachable(Exception):
-    """Redis does not answer; the text says no more than how."""
-
-
-_SCAN_AT_ONCE = 500
-_METERS = tuple(Meter)
+        """The current state of one tenant and period; None when none is in force."""
 
 
 class RedisAdmissionStates:
-    """`AdmissionStates` of `admission_state`."""
+    """`AdmissionStates` in Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def states(self) -> tuple[list[StoredAdmission], datetime]:
         found: list[StoredAdmission] = []
-        with _unreachable():
-            async for name in self._redis.scan_iter(match=redis_keys.ADMISSION_COUNTERS, count=_SCAN_AT_ONCE):
+        with _redis_errors_as_unreachable():
+            async for name in self._redis.scan_iter(match=redis_keys.ADMISSION_COUNTERS, count=_KEYS_PER_SCAN):
                 key = redis_keys.admission_tenant_and_period(name.decode())
                 state = await self._state(CounterKey(*key)) if key else None
                 if state is not None:
@@ -77,43 +69,36 @@ class RedisAdmissionStates:
             return found, await redis_now(self._redis)
 
     async def state(self, key: CounterKey) -> StoredAdmission | None:
-        with _unreachable():
+        with _redis_errors_as_unreachable():
             return await self._state(key)
 
     async def _state(self, key: CounterKey) -> StoredAdmission | None:
-        """None for what a Redis before this one has left: it is made anew before anybody is admitted by it."""
-        async with self._redis.pipeline(transaction=True) as together:
-            # Asked with the rest: between two questions Redis may be another one.
-            together.info("server")
-            together.hgetall(redis_keys.admission_counters(*key))
-            together.hgetall(redis_keys.admission_holds(*key))
-            together.zrange(redis_keys.admission_due(*key), 0, -1, withscores=True)
-            server, fields, holds, due = await together.execute()
-        if fields.get(b"run", b"").decode() != server["run_id"]:
+        """None also for a state of an earlier Redis process: the gateway rebuilds it before it admits by it."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            # In the same transaction as the state: Redis may restart between two requests.
+            pipeline.info("server")
+            pipeline.hgetall(redis_keys.admission_counters(*key))
+            pipeline.hgetall(redis_keys.admission_holds(*key))
+            pipeline.zrange(redis_keys.admission_due(*key), 0, -1, withscores=True)
+            server, raw_fields, holds, due_times = await pipeline.execute()
+        fields = {name.decode(): value.decode() for name, value in raw_fields.items()}
+        if fields.get(admission_state.RUN_FIELD) != server["run_id"]:
             return None
-        times = {hold_id: datetime.fromtimestamp(score / 1000, UTC) for hold_id, score in due}
+        due = {hold_id: from_ms(score) for hold_id, score in due_times}
         return StoredAdmission(
             key=key,
-            version=int(fields[b"v"]),
-            base=_amounts(fields, "b"),
-            sums=_amounts(fields, "h"),
-            holds=tuple(_hold(hold_id.decode(), text.decode(), times.get(hold_id)) for hold_id, text in holds.items()),
+            version=int(fields[admission_state.VERSION_FIELD]),
+            base={meter: int(fields[admission_state.counter_field(meter)]) for meter in METERS},
+            sums={meter: int(fields[admission_state.held_field(meter)]) for meter in METERS},
+            holds=tuple(
+                StoredHold.from_text(hold_id.decode(), text.decode(), due.get(hold_id))
+                for hold_id, text in holds.items()
+            ),
         )
 
 
-def _amounts(fields: Mapping[bytes, Any], prefix: str) -> Amounts:
-    return {meter: int(fields[(prefix + meter.value[0]).encode()]) for meter in _METERS}
-
-
-def _hold(hold_id: str, text: str, due: datetime | None) -> StoredHold:
-    """`text` is `upgrades,tokens,embeddings,ended,counted`."""
-    parts = text.split(",")
-    amounts = dict(zip(_METERS, (int(part) for part in parts[: len(_METERS)]), strict=True))
-    return StoredHold(hold_id, amounts, due, ended=parts[len(_METERS)] == "1")
-
-
 @contextmanager
-def _unreachable() -> Iterator[None]:
+def _redis_errors_as_unreachable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:

@@ -1,9 +1,9 @@
--- Decides on one upgrade or document: idempotency, then the rate, then the three meters. Takes all or nothing.
+-- Decides about one upgrade or document: idempotency, then the rate, then the three meters. Takes everything or nothing.
 -- KEYS 1-3 as in holds.lua, 4 rate of the user, 5 claim of the idempotency key
--- ARGV 1 run id of Redis, 2 now ms, 3 id, 4 upgrades, 5 tokens, 6 embeddings, 7 due ms,
+-- ARGV 1 run id of Redis, 2 now ms, 3 hold id, 4 upgrades, 5 tokens, 6 embeddings, 7 due ms,
 --      8 most in a window (0: no rate limit), 9 window ms, 10 hash of the body ('' without a key), 11 life of a claim ms,
---      12 now ms for the rate (0: by Redis's clock)
--- Answers {what, accepted in the window, ms until the first of them leaves it, due ids, …}
+--      12 now ms for the rate (0: Redis's clock)
+-- Returns {verdict, accepted in the window, ms until the oldest of them leaves it, due ids, …}
 
 local id = ARGV[3]
 local most, window = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -19,8 +19,8 @@ end
 
 local accepted, frees = rate()
 
-local function answer(what, due, ...)
-  return {what, accepted, whole(frees), due, ...}
+local function answer(verdict, due, ...)
+  return {verdict, accepted, whole(frees), due, ...}
 end
 
 if ARGV[10] ~= '' then

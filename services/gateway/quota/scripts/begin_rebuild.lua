@@ -1,5 +1,5 @@
--- Before the records are read: the token that install will want to see again.
--- KEYS 1-3 as in holds.lua, 4 rebuild; ARGV 1 run id, 2 a new token, 3 its life ms. Answers {run id, token or 'warm'}
+-- Begins a rebuild: sets the token that install checks, or returns the token of a rebuild that is under way.
+-- KEYS 1-3 as in holds.lua, 4 rebuild; ARGV 1 run id, 2 a new token, 3 its life ms. Returns {run id, token or 'warm'}
 
 if is_warm() then
   return {ARGV[1], 'warm'}

@@ -1,14 +1,14 @@
--- Newer counters, and with them what is left of the holds whose events they include; one step.
+-- Installs newer counters and, in the same step, removes from the holds what these counters include.
 -- KEYS 1-3 as in holds.lua
 -- ARGV 1 run id, 2 version of the counters (-1: no counters, only what follows), 3-5 counters, 6 version of the plan,
---      7 plan, 8-10 limits, then per hold: id, what, upgrades, tokens, embeddings, due ms
---   what: left    ended, this much of it is not in the counters
---         drop    nobody owes anything for it
---         counted its end is in the counters, though its record was open: it holds no upgrade any more
---         keep    looked at; look again at the new time
+--      7 plan, 8-10 limits, then per hold: id, kind of change, upgrades, tokens, embeddings, due ms
+--   kind: left    the work has ended, and these amounts are not in the counters
+--         drop    the hold is removed
+--         counted the counters include its upgrade, though its record was open: it holds no upgrade any more
+--         keep    only the time of the next check changes
 
 if not is_warm() then
-  -- What a Redis before this one has left. It admits nobody, and is made anew where it is asked for.
+  -- A state of an earlier Redis process. It admits nothing; the next admission rebuilds it.
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   return 'cold'
 end
@@ -23,12 +23,12 @@ if version >= 0 then
   end
 end
 for at = 11, #ARGV, 6 do
-  local id, what, due = ARGV[at], ARGV[at + 1], ARGV[at + 5]
+  local id, kind, due = ARGV[at], ARGV[at + 1], ARGV[at + 5]
   local hold = hold_of(id)
   if hold then
-    if what == 'drop' then
+    if kind == 'drop' then
       remove_hold(id, hold)
-    elseif what == 'left' then
+    elseif kind == 'left' then
       local after = {u = tonumber(ARGV[at + 2]), t = tonumber(ARGV[at + 3]), e = tonumber(ARGV[at + 4])}
       after.ended, after.counted = true, hold.counted
       if after.u + after.t + after.e == 0 then
@@ -36,15 +36,15 @@ for at = 11, #ARGV, 6 do
       else
         put_hold(id, hold, after, due)
       end
-    elseif what == 'counted' then
-      -- It may have ended since it was looked at: what else it used is asked for the next time.
+    elseif kind == 'counted' then
+      -- It may have ended since its record was read. The next refresh decides about its tokens and embeddings.
       local after = {u = 0, t = hold.t, e = hold.e, ended = hold.ended, counted = true}
       if hold.ended and after.t + after.e == 0 then
         remove_hold(id, hold)
       else
         put_hold(id, hold, after, due)
       end
-    elseif what == 'keep' then
+    elseif kind == 'keep' then
       redis.call('ZADD', KEYS[3], due, id)
     end
   else

@@ -1,6 +1,6 @@
--- Counts refused credentials of one client address. KEYS 1
--- ARGV 1 run id, 2 now ms (0: by Redis's clock), 3 window ms, 4 most, 5 a name for this one
--- Answers {1 if it was within the limit, ms until the first one leaves the window}
+-- Counts failed authentications of one client address. KEYS 1 failures of the address
+-- ARGV 1 run id, 2 now ms (0: Redis's clock), 3 window ms, 4 most, 5 a unique name for this failure
+-- Returns {1 if it is within the limit, ms until the oldest leaves the window}
 
 local now, window = rate_clock(ARGV[2]), tonumber(ARGV[3])
 keep_window(KEYS[1], now, window)

@@ -1,13 +1,14 @@
--- In front of every script: what several of them do with holds and rates.
--- KEYS[1] counters, limits and sums of holds; KEYS[2] holds by id; KEYS[3] ids by the time they are looked at.
--- A hold is "upgrades,tokens,embeddings,ended,counted". The sums change here and nowhere else, with the hold.
+-- Functions for holds and rates; this file is put in front of every script.
+-- KEYS[1] counters, limits and sums of holds; KEYS[2] holds by id; KEYS[3] hold ids by the time of their next check.
+-- A hold is stored as "upgrades,tokens,embeddings,ended,counted"; shared/contracts/admission_state.py has the same format.
+-- Only put_hold and remove_hold change holds, and they change the sums in the same step.
 
 local function whole(number)
   return string.format('%.0f', number)
 end
 
--- The time by which rates are kept: what is given, or with 0 Redis's own. Replicas have a clock each, and where two differ
--- by more than a window, each would throw away what the other has noted.
+-- The time for rates: the given one, or Redis's for 0. Replicas do not use their own clocks: if two of them differed by
+-- more than a window, each would remove the entries of the other.
 local function rate_clock(given)
   if tonumber(given) > 0 then
     return tonumber(given)
@@ -16,25 +17,26 @@ local function rate_clock(given)
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Drops what is not in the window before now. What lies a whole window ahead was noted before a clock was set back.
+-- Removes entries outside of the window. Those a whole window ahead were written before a clock was set back.
 local function keep_window(rate, now, window)
   redis.call('ZREMRANGEBYSCORE', rate, '-inf', whole(now - window))
   redis.call('ZREMRANGEBYSCORE', rate, whole(now + window), '+inf')
 end
 
--- Ms until the first entry of a rate leaves its window, 0 without one. Nobody waits longer than the window.
+-- Ms until the oldest entry leaves the window, at most the window; 0 without entries.
 local function frees_in(rate, now, window)
   local oldest = redis.call('ZRANGE', rate, 0, 0, 'WITHSCORES')
   return oldest[2] and math.min(window, tonumber(oldest[2]) + window - now) or 0
 end
 
+local function hold_from(text)
+  local u, t, e, ended, counted = string.match(text, '^(%d+),(%d+),(%d+),([01]),([01])$')
+  return {u = tonumber(u), t = tonumber(t), e = tonumber(e), ended = ended == '1', counted = counted == '1'}
+end
+
 local function hold_of(id)
   local stored = redis.call('HGET', KEYS[2], id)
-  if not stored then
-    return nil
-  end
-  local u, t, e, ended, counted = string.match(stored, '^(%d+),(%d+),(%d+),([01]),([01])$')
-  return {u = tonumber(u), t = tonumber(t), e = tonumber(e), ended = ended == '1', counted = counted == '1'}
+  return stored and hold_from(stored) or nil
 end
 
 local function add_to_sums(before, after)

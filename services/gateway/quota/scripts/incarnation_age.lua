@@ -1,5 +1,5 @@
--- How long (ms) this Redis is known, by its own clock. One that was emptied counts as new. KEYS 1 incarnation
--- ARGV 1 run id. Answers {run id, age}. After its life it counts as new, and is soon old enough again.
+-- For how long (ms, Redis's clock) this Redis process has been known without being emptied. KEYS 1 incarnation
+-- ARGV 1 run id. Returns {run id, age}. When the key expires, the age starts at 0 again, which does no harm.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

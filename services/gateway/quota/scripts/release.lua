@@ -1,4 +1,4 @@
--- Takes back what admit took: it was not recorded after all. KEYS as in admit.lua; ARGV 1 run id, 2 id
+-- Returns everything that admit took for a hold that was not recorded. KEYS as in admit.lua; ARGV 1 run id, 2 hold id
 
 local id = ARGV[2]
 local hold = hold_of(id)

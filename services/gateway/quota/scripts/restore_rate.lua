@@ -1,4 +1,4 @@
--- Notes again what a user had accepted before Redis was lost. KEYS 1 rate of the user
+-- Restores a user's rate after a loss of Redis. KEYS 1 rate of the user
 -- ARGV 1 run id, 2 window ms, then per upgrade: time ms, id
 
 for at = 3, #ARGV, 2 do

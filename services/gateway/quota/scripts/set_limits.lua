@@ -1,7 +1,7 @@
--- A plan was changed. KEYS 1-3 as in holds.lua, 4 rebuild; ARGV 1 run id, 2 version of the plan, 3 plan, 4-6 limits
+-- Applies a change of plan. KEYS 1-3 as in holds.lua, 4 rebuild; ARGV 1 run id, 2 version of the plan, 3 plan, 4-6 limits
 
 if not is_warm() then
-  -- Whoever is rebuilding may have read the old plan: without its token nothing is installed, and it reads again.
+  -- A rebuild under way may have read the old plan. Without its token it installs nothing and starts again.
   redis.call('DEL', KEYS[4])
   return 'cold'
 end

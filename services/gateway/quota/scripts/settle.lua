@@ -1,6 +1,6 @@
--- Ended work: each open hold becomes what was really used. KEYS 1-3 as in holds.lua
--- ARGV 1 run id, 2 when to look at it again ms, then per hold: id, upgrades, tokens, embeddings ('' keeps the worst case)
--- A hold that has ended already is left alone: what is counted of it may have been taken off meanwhile.
+-- Replaces the sizes of open holds whose work has ended by the real usage. KEYS 1-3 as in holds.lua
+-- ARGV 1 run id, 2 time of the next check ms, then per hold: id, upgrades, tokens, embeddings ('' keeps the held amount)
+-- A hold that has ended already stays as it is: counted usage may have been removed from it meanwhile.
 
 if not is_warm() then
   return 'cold'
