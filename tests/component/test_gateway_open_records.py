@@ -23,7 +23,7 @@ async def _open(parts: AdmissionParts, count: int) -> list[str]:
     holds = [parts.hold() for _ in range(count)]
     for hold in holds:
         await parts.store.insert(parts.record(hold))
-    return [hold.upgrade_id for hold in holds]
+    return [hold.hold_id for hold in holds]
 
 
 async def _walk(parts: AdmissionParts, moment: str, size: int) -> list[list[str]]:
