@@ -106,7 +106,7 @@ async def test_unknown_credentials_are_limited_by_address(world: World) -> None:
         assert answers[-1].json()["code"] == "rate_limited"
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
         assert (await ask("198.51.100.8")).status_code == 401
-        # However many upgrades were accepted.
+        # A gateway without a rate limit for upgrades still limits failed authentications.
         async with (
             await world.new_gateway(RATE_LIMIT_PER_MINUTE="0").start() as any_number,
             httpx.AsyncClient(base_url=any_number.url) as other,
