@@ -1,4 +1,4 @@
-"""Admission as a plain Python model: what the scripts must do, without Redis."""
+"""A model of admission in plain Python, with which the tests compare the scripts."""
 
 from dataclasses import dataclass, field, replace
 

@@ -1,4 +1,4 @@
-"""The admission scripts on a real Valkey, against a plain model: never over a limit, sums always equal the holds."""
+"""The admission scripts on a real Valkey, compared with a model: limits are kept, and sums equal the holds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -61,7 +61,7 @@ async def install(state: AdmissionState, tenant: str, quota: TenantQuota, holds:
 
 
 class Valkey:
-    """A connection to a Valkey and a loop of its own, for a state machine that is not asynchronous."""
+    """A Valkey with a connection and an event loop of its own, for the synchronous state machine."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -75,7 +75,7 @@ class Valkey:
         return self.loop.run_until_complete(work)
 
     def restart(self) -> None:
-        """Another process without any data, on the same port."""
+        """Starts another process without data on the same port."""
         self.run(self.server.kill())
         self.server = self.run(start_valkey(self.server.port))
 
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
             assert answer.rate.accepted == len(self.rate)
         assert (
             self.valkey.run(self.state.admit(hold, **ask)).verdict == "admitted"
-        )  # sent again after a cut: the same hold
+        )  # sent again after a lost connection: the same hold
         return hold_id
 
     @rule(hold_id=holds)
@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(really=once_in_a_while)
     def claim_another_process(self, really: bool) -> None:
-        """As after a restart that kept its data: the state says another run id."""
+        """As after a restart that kept the data: the state has another run id."""
         if not really:
             return
         key = redis_keys.admission_counters(self.tenant, PERIOD)
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def in_thread(work: Callable[[], None]) -> Coroutine[Any, Any, None]:
-    """A state machine runs loops of its own, which the one of the tests does not allow inside itself."""
+    """The state machine runs its own event loop, which needs a thread without a running one."""
     return asyncio.to_thread(work)
 
 
@@ -338,7 +338,7 @@ async def test_a_clock_that_was_wrong_does_not_slow_down_anybody_for_long(state:
         return [answer.verdict for answer in answers].count("admitted")
 
     assert await admitted(ahead) == 3
-    # The clock is put right: what was noted an hour ahead counts no more.
+    # With the clock corrected, entries an hour ahead do not count any more.
     assert [await admitted(at) for at in (0, 59_999, 60_000)] == [3, 0, 3]
 
 
@@ -369,7 +369,7 @@ async def test_a_key_goes_back_to_who_has_it_by_the_records(state: AdmissionStat
     await state.release("restored", PERIOD, repeat.hold_id, key_hash="k")
     again = await admit(state, a_hold("restored", **key))
     assert (again.verdict, again.claim) == ("replay", Claim(first.upgrade_id, "b"))
-    # Somebody else's is left alone.
+    # A claim of another upgrade stays.
     await state.restore_claim("restored", "k", new_id(), Claim(new_id(), "b"), day)
     assert (await admit(state, a_hold("restored", **key))).claim == first
 

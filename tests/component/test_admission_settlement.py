@@ -1,4 +1,4 @@
-"""What becomes of holds: ended, counted, due, over the end of a month, and when parts are out."""
+"""Settlement of holds: at the end of work, after counting, when due, across months, and during outages."""
 
 import asyncio
 import os
@@ -140,7 +140,7 @@ async def test_an_end_that_is_counted_and_becomes_known_while_a_state_is_refresh
 
 
 async def only_usage_knows_of_the_end_of(hold: Hold, parts: AdmissionParts) -> None:
-    """The record does not say so yet."""
+    """Marks the record as open again."""
     await parts.store._records.update_one(
         {"_id": hold.hold_id},
         {"$set": {"openSince": "2026-11-20T12:00:00.000Z", "outcome": "accepted"}, "$unset": {"uncountedSince": ""}},
@@ -179,7 +179,7 @@ async def test_work_that_was_cut_short_holds_its_worst_case_until_it_can_cost_no
 async def test_what_stages_spent_on_an_upgrade_that_was_cut_short_is_held_until_it_is_counted(
     parts: AdmissionParts,
 ) -> None:
-    """However late usage is: the end alone does not tell of it."""
+    """However late usage is, since the end alone does not contain their usage."""
     hold = await parts.accept(stages=LocalStages.ALL)
     await parts.end(hold, error="expired", tokens=0)
     stages = LocalStages()
@@ -202,7 +202,7 @@ async def test_a_stage_that_is_out_keeps_its_own_share_and_no_more(parts: Admiss
     hold = await parts.accept(stages=LocalStages.ALL, shares=shares)
     await parts.end(hold, error="deadline_exceeded", tokens=30)
     await parts.settlement.refresh(TENANT, parts.period)
-    # What the upgrader has spent stands in the end that it made; that is counted.
+    # The upgrader's usage is part of the result and is counted with it.
     assert (await parts.meter("tokens"), await parts.meter("embeddings")) == ((30, 400), (0, 4))
     parts.clock.move(seconds=90)
     stages = LocalStages()
@@ -237,7 +237,7 @@ async def test_a_question_that_a_stage_cannot_answer_holds_up_no_others(parts: A
 
 
 class LocalStages:
-    """What stages have recorded."""
+    """`StageSpending` with the usage that the test records."""
 
     ALL = (Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER)
 
@@ -266,7 +266,7 @@ async def test_a_month_ends(parts: AdmissionParts) -> None:
     december = await parts.accept()
     quota = await parts.admissions.quota(TENANT, "2026-12")
     assert [(meter.used, meter.held) for meter in quota.meters] == [(0, 1), (0, 1000), (0, 4)]
-    # In flight over the end of the month: counted once, in the month in which it was accepted.
+    # Running across the end of the month, it counts once, in the month in which it was accepted.
     await parts.end(last)
     await parts.end(december)
     await parts.settlement.sweep()
@@ -304,7 +304,7 @@ async def test_a_lost_state_is_rebuilt_from_all_the_work_there_is(
     await lose(parts)
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
     assert await parts.meter("upgrades") == (0, 10)
-    # Where it would be too much, nobody is let in on a part of it.
+    # With too much work the tenant is not admitted at all, rather than by a part of it.
     monkeypatch.setattr("services.gateway.quota.rebuild.MAX_WORK", 9)
     await lose(parts)
     assert (await refused(parts)).problem is UNAVAILABLE
@@ -344,7 +344,7 @@ async def test_what_was_accepted_long_before_redis_was_lost_limits_nobody(parts:
 
 
 async def accepted_before(parts: AdmissionParts, *seconds: int) -> None:
-    """Upgrades that were accepted so many seconds ago, by the clock that Redis keeps the rate by; then it is lost."""
+    """Accepts upgrades that many seconds ago by Redis's clock, which rates use, and then empties Redis."""
     now = now_utc()
     for ago in seconds:
         parts.clock.now = now - timedelta(seconds=ago)
@@ -373,7 +373,7 @@ async def test_a_hold_that_nobody_recorded_is_given_back_when_it_is_due(parts: A
     parts.clock.move(seconds=69)
     assert (await refused(parts)).problem is QUOTA_EXCEEDED
     parts.clock.move(seconds=1)
-    # Whoever asks next finds it, and has its place.
+    # The next admission finds the due hold and takes its place.
     await parts.accept()
     assert await parts.meter("upgrades") == (0, 1)
 
@@ -384,7 +384,7 @@ async def test_a_hold_that_is_due_by_another_clock_stays_for_the_record_that_is_
     hold = parts.hold()
     await parts.admissions.admit(hold)
     record = parts.record(hold)
-    parts.clock.move(seconds=80)  # a replica whose clock is ahead by so much looks at it now
+    parts.clock.move(seconds=80)  # now a replica whose clock is 80 s ahead checks it
     looking = asyncio.create_task(parts.settlement.refresh(TENANT, hold.period, [hold.hold_id]))
     await parts.store.insert(record)
     await looking
@@ -415,10 +415,10 @@ async def test_due_holds_of_tenants_that_nobody_asks_for_are_found(parts: Admiss
     parts.clock.move(seconds=71)
     parts.usage.stand_in.out = True
     assert await parts.due.sweep() == 1
-    # What was never recorded needs no counters; what runs stays, as long as its end is not known.
+    # Unrecorded holds are dropped without counters. Running work stays until its end is known.
     assert await parts.meter("upgrades") == (0, 1)
     parts.usage.stand_in.out = False
-    assert await parts.due.sweep() == 0  # another replica has looked a moment ago
+    assert await parts.due.sweep() == 0  # another replica has swept a moment ago
     await parts.redis.delete(redis_keys.DUE_SWEEP)
     assert await parts.due.sweep() == 1
     assert await parts.meter("upgrades") == (0, 1)
@@ -435,7 +435,7 @@ async def test_an_end_that_settled_nothing_is_settled_by_the_sweep(parts: Admiss
 
 
 async def test_a_hold_that_ends_before_it_is_taken_is_never_taken(parts: AdmissionParts) -> None:
-    """Who asked for it was not answered in time, and has given up; its first request is served after its second."""
+    """The caller timed out and ended the hold; the request that takes it arrives after the one that ends it."""
     asked = EmbeddingsHold(hold_id="slow", tenant_id=TENANT, period=parts.period, embeddings=80, tokens=500)
     await parts.documents.end("slow", EmbeddingsHoldEnd())
     with pytest.raises(ProblemError) as refusal:
@@ -479,7 +479,7 @@ async def test_a_document_holds_its_embeddings(parts: AdmissionParts) -> None:
     assert refusal.value.extra["meter"] == "embeddings"
     assert await parts.held_documents.count({}) == 1
     await lose(parts)
-    # A document that waits for its hold is not taken for one that has it.
+    # A document without a hold has no record, so it is not in the rebuilt state.
     with pytest.raises(ProblemError):
         await parts.documents.take(asked.model_copy(update={"hold_id": "run-3"}))
     assert await parts.meter("embeddings") == (0, 80)

@@ -1,4 +1,4 @@
-"""Walks over the gateway's open records."""
+"""Paging over the gateway's open records."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -19,7 +19,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[AdmissionParts]:
 
 
 async def _open(parts: AdmissionParts, count: int) -> list[str]:
-    """Records opened at one moment of the clock."""
+    """Records opened at the same moment."""
     holds = [parts.hold() for _ in range(count)]
     for hold in holds:
         await parts.store.insert(parts.record(hold))

@@ -1,4 +1,4 @@
-"""Plans and statistics through the gateway, with a real usage service behind it."""
+"""Plans and statistics over the gateway, with a real usage service."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +22,7 @@ NO_WHOLE_NUMBERS: list[Any] = [True, "many", "5", 1.0, 1.5, [], {}]
 
 
 class Gateways:
-    """Two replicas that know the operators' key, on one usage service, and one without the key."""
+    """Two replicas with the operators' key and one without, on one usage service."""
 
     def __init__(self, world: World, usage: UsageProcess, first: httpx.AsyncClient, second: httpx.AsyncClient) -> None:
         self.world = world
@@ -217,7 +217,7 @@ async def test_the_openapi_document_says_what_a_day_is(gateways: Gateways) -> No
 
 
 async def test_without_usage_nothing_is_claimed(gateways: Gateways) -> None:
-    """Last: it ends the usage service."""
+    """Runs last, because it stops the usage service."""
     gateways.usage.process.kill()
     await gateways.usage.process.wait()
     stats = await gateways.first.get("/api/stats")

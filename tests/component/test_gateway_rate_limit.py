@@ -1,4 +1,4 @@
-"""The rate limit as a client meets it: headers, refusals, and whose it is."""
+"""The rate limit over HTTP: its headers, its refusals, and the users and credentials it applies to."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ async def test_the_limit_is_one_for_all_replicas(world: World) -> None:
             assert answer.json()["code"] == "rate_limited"
             assert 50 <= int(answer.headers["retry-after"]) <= 60
             assert answer.headers["ratelimit"] == f'"user";r=0;t={answer.headers["retry-after"]}'
-        # Others have their own: another user, and the credential where nobody is named.
+        # Another user has its own limit, and so has the credential for requests without a user.
         assert (await post(one, "bob")).status_code == 202
         assert (await post(one)).status_code == 202
 
@@ -64,19 +64,19 @@ async def test_what_is_refused_and_what_is_repeated_costs_nothing(world: World) 
         for _ in range(LIMIT - 1):
             assert (await post(client, "cid")).status_code == 202
         assert (await post(client, "cid")).status_code == 429
-        # Whoever has the answer already is not kept from it by the limit.
+        # A repeated request is answered whatever the limit.
         assert (await post(client, "cid", **key)).headers["idempotent-replayed"] == "true"
 
 
 async def test_the_rate_is_checked_before_the_quota(world: World) -> None:
     async with world.client() as client:
-        world.worker.answering = False  # what is not ended is held
+        world.worker.answering = False  # upgrades that have not ended are held
         try:
             for _ in range(LIMIT):
                 assert (await post(client, "eve")).status_code == 202
             world.siblings.usage.set_plan(DEMO_TENANT_ID, Plan.FREE, upgrades=0)
 
-            async def nothing_left() -> bool:  # a quota is read anew after a second
+            async def nothing_left() -> bool:  # the quota is at most a second old
                 quota = (await client.get("/api/quota")).json()
                 return bool(quota["meters"]["upgrades"]["remaining"] == 0)
 
@@ -84,7 +84,7 @@ async def test_the_rate_is_checked_before_the_quota(world: World) -> None:
             assert (await post(client, "eve")).json()["code"] == "rate_limited"
             other = await post(client, "dan")
             assert other.json()["code"] == "quota_exceeded"
-            # What is held would not make room for it either: only another month does.
+            # Released holds would not make enough room, so the client has to wait for the next month.
             assert other.json()["held"] > 0
             until_reset = datetime.fromisoformat(other.json()["resetsAt"]) - now_utc()
             assert abs(int(other.headers["retry-after"]) - until_reset.total_seconds()) < 60
@@ -106,13 +106,13 @@ async def test_unknown_credentials_are_limited_by_address(world: World) -> None:
         assert answers[-1].json()["code"] == "rate_limited"
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
         assert (await ask("198.51.100.8")).status_code == 401
-        # With any number of upgrades too.
+        # A gateway without a rate limit for upgrades still limits failed authentications.
         async with (
             await world.new_gateway(RATE_LIMIT_PER_MINUTE="0").start() as any_number,
             httpx.AsyncClient(base_url=any_number.url) as other,
         ):
             tries = [await other.get("/api/quota", headers={"X-API-Key": "pu_nobody"}) for _ in range(62)]
         assert [answer.status_code for answer in tries] == [401] * 60 + [429] * 2
-        # A credential that is known is not kept out by others at the same address.
+        # A valid credential is accepted from the same address.
         headers = dict(world.client().headers) | {"X-Forwarded-For": "198.51.100.7"}
         assert (await stranger.get("/api/quota", headers=headers)).status_code == 200

@@ -1,4 +1,4 @@
-"""What was accepted ends, whatever dies: the gateway, the broker, Redis, the upgrader."""
+"""Accepted upgrades end after crashes of the gateway, the broker, Redis or the upgrader."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ async def lasting_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 
 @pytest.fixture
 def world(lasting_world: World) -> World:
-    """One world for all tests here: what a test kills it brings back."""
+    """One world for all tests here; a test restarts what it kills."""
     lasting_world.worker.answering = lasting_world.worker.replying = True
     lasting_world.worker.received.clear()
     return lasting_world
@@ -111,7 +111,7 @@ async def test_an_upgrade_that_nobody_ends_goes_to_the_upgrader_as_expired(world
     async def handed_over() -> bool:
         return len(world.worker.tasks(upgrade_id)) >= 3
 
-    # The message itself, then the hand-overs, each later than the one before.
+    # The first message, then the expired ones, with growing pauses.
     await eventually(handed_over, 20)
     for topic, task in world.worker.tasks(upgrade_id)[1:]:
         assert topic == "upgrades.rewrite.v1"
@@ -155,7 +155,7 @@ async def test_redis_out_and_back(world: World) -> None:
         assert time.monotonic() - started < 5
         assert (await client.get("/api/quota")).status_code == 503
         assert len(await world.records()) == before
-        # What was accepted goes on: its end is found, and its events are told from its record.
+        # Accepted upgrades continue: the end is looked up, and the events are made from the result.
         envelope = world.worker.last_envelope(running)
         assert envelope
         await world.worker.answer(envelope)

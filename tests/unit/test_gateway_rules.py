@@ -1,4 +1,4 @@
-"""The gateway's small rules: headers, bodies, problems, and what is told about placeholders and stages."""
+"""The gateway's small rules: headers, bodies, problems, placeholders in views, and stages of ended upgrades."""
 
 import time
 from datetime import UTC, datetime

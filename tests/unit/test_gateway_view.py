@@ -1,3 +1,5 @@
+"""Views of upgrades whose placeholder map can or cannot be opened."""
+
 from pydantic import SecretStr
 
 from services.gateway.upgrades.accepted_record import AcceptedRecord

@@ -46,5 +46,6 @@ class UnrecordedHolds:
         missing = [self._missing_since[hold_id] for hold_id in hold_ids if hold_id in self._missing_since]
         if not missing:
             return False
-        await asyncio.sleep(max(missing) + self._seconds_between_checks - time.monotonic())
+        # A little longer, because timers may be early by up to a millisecond.
+        await asyncio.sleep(max(missing) + self._seconds_between_checks - time.monotonic() + 0.01)
         return True
