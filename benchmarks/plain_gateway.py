@@ -35,7 +35,8 @@ from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.messaging.cloudevents import encode
 from shared.messaging.connection import make_producer
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact
 
 TENANT = "bench-tenant"
 _PREFIX = 12

@@ -281,7 +281,7 @@ class MongoCollection:
         return [rejections.get(position) for position in range(len(documents))]
 
     def _rejections_in(self, error: BulkWriteError) -> dict[int, Exception]:
-        """Returns the errors by position. Raises StorageUnavailable if the write concern failed, so no write is sure."""
+        """Returns the errors by position. Raises StorageUnavailable if the write concern failed."""
         if error.details.get("writeConcernErrors"):
             raise StorageUnavailable(str(error)) from error
         return {details["index"]: self._rejection(details) for details in error.details["writeErrors"]}

@@ -1,4 +1,4 @@
-"""The servers that all else stands on: they start, say why they cannot, end with their parent, keep what they must."""
+"""Local servers (broker, Valkey): starting, failing to start, restarting, and ending with their parent process."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_broker_that_starts_again_is_another_cluster() -> None:
+async def test_a_restarted_embedded_broker_is_a_new_cluster() -> None:
     async def cluster_id(address: str) -> str:
         admin = AIOKafkaAdminClient(bootstrap_servers=address)
         await admin.start()
@@ -42,7 +42,7 @@ async def test_a_broker_that_starts_again_is_another_cluster() -> None:
         assert await cluster_id(broker.url) != first
 
 
-async def test_valkey_with_a_folder_keeps_what_it_was_told(tmp_path: Path) -> None:
+async def test_valkey_with_a_folder_keeps_its_data(tmp_path: Path) -> None:
     async with await servers.start_valkey(data_dir=tmp_path / "redis") as valkey:
         async with Redis.from_url(valkey.url) as redis:
             await redis.set("key", "value")
@@ -59,7 +59,7 @@ async def test_a_taken_port_is_named() -> None:
             await servers.start_valkey(valkey.port)
 
 
-async def test_a_server_that_ends_at_once_is_quoted() -> None:
+async def test_the_error_quotes_a_server_that_exits_at_once() -> None:
     command = ServerCommand(
         "broken", ("sh", "-c", "echo out of luck; exit 3"), free_port(), "", lambda: port_answers(1)
     )
@@ -67,7 +67,7 @@ async def test_a_server_that_ends_at_once_is_quoted() -> None:
         await servers.ServerProcess(command).start()
 
 
-async def test_a_server_that_never_answers_is_given_up_and_killed() -> None:
+async def test_a_server_that_never_responds_is_killed() -> None:
     port = free_port()
     command = ServerCommand(
         "mute", ("sh", "-c", "echo waiting; exec sleep 600"), port, "", lambda: port_answers(port), 0.3
