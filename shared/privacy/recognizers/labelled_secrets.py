@@ -63,34 +63,28 @@ class _FoundValue(NamedTuple):
 
 _NAMES: dict[Secret, tuple[str, ...]] = {
     Secret.PASSWORD: (
-        "password", "passwd", "passphrase", "passcode", "pwd", "pass", "pw", "passwort", "kennwort",
-        "mot de passe", "mdp",
-        "contraseña", "clave", "senha", "wachtwoord", "lösenord", "adgangskode", "passord", "salasana", "hasło",
-        "heslo",
-        "jelszó", "parola", "şifre", "пароль", "mật khẩu", "密码", "密碼", "口令", "パスワード", "비밀번호",
-        "암호", "كلمة المرور",
-        "סיסמה", "รหัสผ่าน", "κωδικός", "kata sandi",
+        "password", "passwd", "passphrase", "passcode", "pwd", "pass", "pw", "passwort", "kennwort", "mot de passe",
+        "mdp", "contraseña", "clave", "senha", "wachtwoord", "lösenord", "adgangskode", "passord", "salasana", "hasło",
+        "heslo", "jelszó", "parola", "şifre", "пароль", "mật khẩu", "密码", "密碼", "口令", "パスワード", "비밀번호",
+        "암호", "كلمة المرور", "סיסמה", "รหัสผ่าน", "κωδικός", "kata sandi",
     ),
     Secret.KEY: (
         "api key", "api-key", "api_key", "apikey", "secret", "secret key", "secret_key", "secretkey", "secret-key",
         "access key", "access_key", "accesskey", "access-key", "access token", "access_token", "accesstoken",
-        "access-token",
-        "token", "private key", "private_key", "privatekey", "private-key", "account key", "accountkey",
-        "account_key",
-        "signing key", "signing_key", "encryption key", "encryption_key", "client secret", "client_secret",
-        "clientsecret",
-        "credential", "credentials", "bearer", "authorization", "auth key", "auth_key", "authkey",
-        "sharedaccesskey",
-        "api-schlüssel", "clé api", "clave api", "密钥", "密鑰", "令牌", "トークン", "토큰", "токен",
+        "access-token", "token", "private key", "private_key", "privatekey", "private-key", "account key",
+        "accountkey", "account_key", "signing key", "signing_key", "encryption key", "encryption_key",
+        "client secret", "client_secret", "clientsecret", "credential", "credentials", "bearer", "authorization",
+        "auth key", "auth_key", "authkey", "sharedaccesskey", "api-schlüssel", "clé api", "clave api", "密钥", "密鑰",
+        "令牌", "トークン", "토큰", "токен",
     ),
     Secret.CODE: (
         "pin", "pin code", "pin-code", "pincode", "cvv", "cvc", "cvv2", "cvc2", "security code", "otp",
-        "one-time code",
-        "one-time password", "verification code", "2fa code", "tan", "mã otp", "mã pin", "验证码", "認証コード",
-        "인증번호",
+        "one-time code", "one-time password", "verification code", "2fa code", "tan", "mã otp", "mã pin", "验证码",
+        "認証コード", "인증번호",
     ),
-    Secret.POSSIBLE_KEY: ("key", "session", "sessionid", "session_id", "sid", "cookie", "signature", "sig", "auth",
-    "schlüssel"),
+    Secret.POSSIBLE_KEY: (
+        "key", "session", "sessionid", "session_id", "sid", "cookie", "signature", "sig", "auth", "schlüssel",
+    ),
 }  # fmt: skip
 _SECRET_OF = {name: secret for secret, names in _NAMES.items() for name in names}
 # These are also found at the end of a longer name (`db_password`); all other names must stand alone.
