@@ -1,1 +1,1 @@
-"""Benchmarks: each a ratio of two sides that ran in turns on the same machine. `make bench` runs them."""
+"""Benchmarks, which report the ratio of two sides run in turns on one machine. `make bench` runs them."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: runs the benchmarks one after another, prints each ratio, and writes the two result files."""
+"""`python -m benchmarks`: runs the benchmarks, prints each ratio, and writes results.json and RESULTS.md."""
 
 import argparse
 import asyncio
@@ -21,14 +21,14 @@ from benchmarks import (
     usage_aggregation,
     usage_lag,
 )
-from benchmarks.brokers import EMBEDDED, KAFKA, libs
+from benchmarks.backends import EMBEDDED, KAFKA, kafka_libs
 from benchmarks.machine import busy_share, machine
 from benchmarks.pairs import Measured, Row
 from deploy.local.processes import ServerUnavailable
 
 
 class Benchmark(Protocol):
-    """A module that measures some rows."""
+    """A benchmark module."""
 
     @property
     def __name__(self) -> str: ...
@@ -51,11 +51,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     stats_read,
 )
 PEERS: tuple[Benchmark, ...] = (faststream_loop,)
-_DISTURBING_SHARE = 0.2
+_MAX_BUSY_SHARE = 0.2
 
 
 async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
-    """Runs what was asked for. Gives the exit code: 2 when nothing fits or a broker cannot be had, 1 when one broke."""
+    """Runs the selected benchmarks and returns the exit code.
+
+    It is 2 if none is selected or a broker is unavailable, 1 if a benchmark failed, else 0.
+    """
     chosen = [
         (kind, module, rows)
         for module in (*BENCHMARKS, *(PEERS if peers else ()))
@@ -64,49 +67,49 @@ async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
     ]
     if not chosen:
         names = ", ".join(row.name for module in (*BENCHMARKS, *PEERS) for row in module.ROWS)
-        print(f"no benchmark is called {only}; there are: {names} (each also with -{EMBEDDED} or -{KAFKA})")
+        print(f"no benchmark is called {only}; known are {names} (each also with -{EMBEDDED} or -{KAFKA})")
         return 2
     try:
         if any(kind == KAFKA for kind, _, _ in chosen):
-            await libs()
+            await kafka_libs()
     except ServerUnavailable as missing:
         print(f"{missing}\nWithout Apache Kafka: python -m benchmarks --embedded")
         return 2
     print(f"machine: {machine()}", flush=True)
     everything = [row for module in (*BENCHMARKS, *PEERS) for row in module.ROWS]
-    broken = 0
+    failed = 0
     for kind, module, rows in chosen:
         busy = await busy_share()
-        if busy > _DISTURBING_SHARE:
-            print(f"something else takes {busy:.0%} of this machine: ratios will spread", flush=True)
+        if busy > _MAX_BUSY_SHARE:
+            print(f"other processes use {busy:.0%} of this machine: ratios will spread", flush=True)
         try:
             results = await module.measure(kind, rows)
         except Exception:
-            broken = 1
+            failed = 1
             print(
-                f"{', '.join(row.on(kind) for row in rows)}: could not be measured\n{traceback.format_exc()}",
+                f"{', '.join(row.on(kind) for row in rows)}: failed\n{traceback.format_exc()}",
                 flush=True,
             )
             continue
         for measured in results:
             print(report.line(measured), flush=True)
         report.write(results, everything)
-    return broken
+    return failed
 
 
 def _names(module: Benchmark, row: Row, kind: str) -> tuple[str, ...]:
-    """What a row can be asked for as: its own name, that of its benchmark, each alone or with the broker."""
-    whole = module.__name__.rpartition(".")[2].replace("_", "-")
-    return row.name, row.on(kind), whole, f"{whole}-{kind}"
+    """Returns the names that select a row: its own or its module's, each with or without the kind of broker."""
+    benchmark = module.__name__.rpartition(".")[2].replace("_", "-")
+    return row.name, row.on(kind), benchmark, f"{benchmark}-{kind}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="one benchmark, on both brokers or (NAME-kafka) on one")
-    parser.add_argument("--peers", action="store_true", help="the peers too")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--embedded", action="store_true", help="on the embedded broker only")
-    where.add_argument("--cluster", action="store_true", help="on Apache Kafka only")
+    parser.add_argument("--only", metavar="NAME", help="one benchmark, on both brokers or on one (NAME-kafka)")
+    parser.add_argument("--peers", action="store_true", help="also run the peers")
+    broker = parser.add_mutually_exclusive_group()
+    broker.add_argument("--embedded", action="store_true", help="only on the embedded broker")
+    broker.add_argument("--cluster", action="store_true", help="only on Apache Kafka")
     arguments = parser.parse_args()
     kinds = [EMBEDDED] if arguments.embedded else [KAFKA] if arguments.cluster else [EMBEDDED, KAFKA]
     logging.getLogger("aiokafka").setLevel(logging.ERROR)

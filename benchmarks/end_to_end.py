@@ -1,4 +1,4 @@
-"""What a client waits for beyond the model, with all three stages in the way."""
+"""Measures a client's wait for an upgrade through all three stages, compared with the model calls alone."""
 
 import tempfile
 import time
@@ -10,9 +10,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.brokers import KAFKA
-from benchmarks.pairs import Measured, Row, middle, paired, ratios
-from benchmarks.scripted_model import model_environment, scripted_model
+from benchmarks.backends import KAFKA, model_environment, scripted_model
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from shared.contracts.contract import new_id
 from shared.llm.sections import render_sections
 from tests.conftest import eventually
@@ -27,7 +26,7 @@ ROW = Row(
     "s",
     f"A is the time from a client's POST to its 200, through the gateway and all three stages of the running stack: a "
     f"conversation, a tenant with {DOCUMENTS} documents, nothing cached, one upgrade at a time (median of "
-    f"{_UPGRADES_PER_RUN}). B is the sum of the model calls alone, as many and of the same kinds, made one after the "
+    f"{_UPGRADES_PER_RUN}). B is the sum of the model calls alone, the same number and kinds, made one after the "
     f"other by a bare HTTP client; each takes the model {CALL_SECONDS:g} s.",
     goal=1.02,
     better="less",
@@ -36,7 +35,7 @@ ROWS = (ROW,)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures on one broker; there is one row."""
+    """Measures the one row on one kind of broker."""
     with tempfile.TemporaryDirectory(prefix="bench-e2e-") as folder:
         async with scripted_model(CALL_SECONDS) as model:
             environment = model_environment(model)
@@ -49,12 +48,11 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
 
                 async with httpx.AsyncClient(base_url=model, timeout=30.0) as bare:
                     pairs = await paired(upgrades, partial(_model_time, bare))
-    absolute = f"A {middle(pairs, 'a', 'seconds'):.3f} s, B {middle(pairs, 'b', 'seconds'):.3f} s"
-    return [Measured(ROW.on(kind), ROW, ratios(pairs, "seconds"), absolute)]
+    return [Measured(ROW.on(kind), ROW, ratios(pairs, "seconds"), medians(pairs, "{seconds:.3f} s"))]
 
 
 async def _model_time(client: httpx.AsyncClient) -> Mapping[str, float]:
-    """The seconds of one summary, one embedding and one rewrite."""
+    """Measures one summary, one embedding and one rewrite, in seconds."""
     summary = render_sections({"conversation": "user: We write a handbook.\n\nassistant: Which part comes first?"})
     rewrite = render_sections({"prompt": "Explain how paid leave is asked for", "mode": "full", "language": "en"})
     calls: list[tuple[str, dict[str, Any]]] = [
@@ -88,13 +86,13 @@ async def _add_documents(client: httpx.AsyncClient) -> None:
 
 
 async def _upgrade(client: httpx.AsyncClient) -> float:
-    """The seconds of one upgrade that no cache can know."""
-    unknown = new_id()
+    """Measures one upgrade that is in no cache, in seconds."""
+    unique = new_id()
     body = {
-        "userPrompt": f"Explain to a new colleague how the paid leave of team {unknown} is asked for, which form it "
+        "userPrompt": f"Explain to a new colleague how the paid leave of team {unique} is asked for, which form it "
         "needs, and how long an answer takes, in plain words and at most 300 of them",
         "conversationHistory": [
-            {"role": "user", "content": f"We write a handbook for team {unknown}."},
+            {"role": "user", "content": f"We write a handbook for team {unique}."},
             {"role": "assistant", "content": "Which part of it comes first?"},
         ],
     }

@@ -1,6 +1,5 @@
-"""The peer of the stage loop: FastStream's own subscribers at the same work."""
+"""Measures FastStream's own subscribers at the work of the stage loop, as a peer to compare with."""
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -8,8 +7,8 @@ from typing import Any
 
 from faststream import AckPolicy
 
-from benchmarks.brokers import Broker, running
-from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.backends import Broker, running
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from benchmarks.side_process import side
 from benchmarks.stage_loop import MESSAGES, Stopwatch
 from benchmarks.upgrade_messages import preload
@@ -30,31 +29,31 @@ BATCH = Row(
     f"A is a FastStream batch subscriber of models, each batch acknowledged after its handler. {_SIDES}.",
 )
 ROWS = (SINGLE, BATCH)
-# One commit per message is slow: fewer messages say as much.
+# A commit per message is slow, and fewer messages are as accurate.
 _SINGLE_MESSAGES = 4_000
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures the chosen rows on one broker."""
+    """Measures the chosen rows on one kind of broker."""
     results = []
     async with running(kind) as broker:
-        here: dict[str, Any] = {"kind": broker.kind, "url": broker.url}
+        options: dict[str, Any] = {"kind": broker.kind, "url": broker.url}
         for row in chosen:
             messages = _SINGLE_MESSAGES if row is SINGLE else MESSAGES
             topic = (await preload(broker, f"{row.name}.v1", messages)).name
             async with (
-                side("benchmarks.stage_loop:RawLoop", **here) as raw,
-                side("benchmarks.faststream_loop:PeerLoop", **here) as peer,
+                side("benchmarks.stage_loop:RawLoop", **options) as raw,
+                side("benchmarks.faststream_loop:PeerLoop", **options) as peer,
             ):
                 peers = partial(peer.call, "consume", topic=topic, messages=messages, batch=row is BATCH)
                 pairs = await paired(peers, partial(raw.call, "consume", topic=topic, messages=messages))
-            absolute = f"A {middle(pairs, 'a', 'per_second'):,.0f}/s, B {middle(pairs, 'b', 'per_second'):,.0f}/s"
+            absolute = medians(pairs, "{per_second:,.0f}/s")
             results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
 
 
 class PeerLoop:
-    """Side A."""
+    """Side A: a FastStream subscriber."""
 
     def __init__(self, kind: str, url: str) -> None:
         self._settings: KafkaSettings = Broker(kind, url).settings()
@@ -62,23 +61,14 @@ class PeerLoop:
     async def start(self) -> None: ...
 
     async def consume(self, topic: str, messages: int, batch: bool) -> dict[str, float]:
-        """Reads the whole topic in a group of its own."""
-        left = messages
-        watch: Stopwatch | None = None
-        numbers: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
-
-        def took(count: int) -> None:
-            nonlocal left, watch
-            watch = watch or Stopwatch(messages)
-            left -= count
-            if left <= 0 and not numbers.done():
-                numbers.set_result(watch.numbers())
+        """Reads the whole topic in a new group and returns the rates."""
+        watch = Stopwatch(messages)
 
         async def handle_batch(tasks: list[RewriteTask]) -> None:
-            took(len(tasks))
+            watch.count(len(tasks))
 
         async def handle(_: RewriteTask) -> None:
-            took(1)
+            watch.count()
 
         broker: Any = make_broker(self._settings)
         subscriber = broker.subscriber(
@@ -92,6 +82,6 @@ class PeerLoop:
         subscriber(handle_batch if batch else handle)
         await broker.start()
         try:
-            return await numbers
+            return await watch.numbers
         finally:
             await broker.stop()

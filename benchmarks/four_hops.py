@@ -1,8 +1,7 @@
-"""What one upgrade waits for besides the model: four hand-overs, each with a durable record."""
+"""Measures an upgrade's latency without the model: four hops between processes, each with a durable record."""
 
 import asyncio
 import contextlib
-import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -16,8 +15,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 
-from benchmarks.brokers import Broker, running
-from benchmarks.pairs import Measured, Row, middle, paired, ratios
+from benchmarks.backends import Broker, open_sqlite, running
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from benchmarks.side_process import SideProcess, side
 from benchmarks.upgrade_messages import make_task, traceparent
 from deploy.local.servers import start_valkey
@@ -45,16 +44,16 @@ from shared.storage.sqlite import SqliteDatabase
 
 ALONE, TOGETHER = 1, 8
 UPGRADES = {ALONE: 24, TOGETHER: 80}
-# Short turns, many of them: what else happens on the machine then meets both sides.
+# Many short runs, so that other load on the machine affects both sides.
 _PAIRS = 12
 _HOPS = len(Stage)
 _FIRST_UPGRADE_WITHIN_SECONDS = 30.0
 _UPGRADE_WITHIN_SECONDS = 10.0
 _SIDES = (
-    "A is the pipeline with work that does nothing: the gateway's accepted record, the three stages with their "
+    "A is the pipeline without the work of its stages: the gateway's accepted record, the three stages with their "
     "recorded outputs, usage facts and progress events, and the reply that wakes the gateway; B is four bare aiokafka "
-    "hops (driver, three stages, a reply topic) that validate the same message, write one SQLite row with a commit of "
-    "its own and `synchronous=FULL`, and produce with acks=all. Both have a process per stage and one for the driver"
+    "hops (driver, three stages, a reply topic) that validate the same message, write one SQLite row with its own "
+    "commit and `synchronous=FULL`, and produce with acks=all. Both have a process per stage and one for the driver"
 )
 ONE = Row("four-hops", "ms, p50", f"{_SIDES}. One upgrade at a time.", goal=1.5, better="less")
 EIGHT = Row("four-hops-8", "ms, p50", f"{_SIDES}. Eight upgrades in flight.", better="less")
@@ -63,31 +62,31 @@ _IN_FLIGHT = {ONE.name: ALONE, EIGHT.name: TOGETHER}
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures the chosen rows on one broker."""
+    """Measures the chosen rows on one kind of broker."""
     with tempfile.TemporaryDirectory(prefix="bench-hops-") as folder:
         async with running(kind) as broker, await start_valkey() as valkey:
             topics = (*INBOX_OF.values(), *(replace(REWRITE, name=_raw_topic(hop)) for hop in range(_HOPS + 1)))
             await create_topics(broker.settings())
             await create_topics(broker.settings(), topics)
-            here: dict[str, Any] = {"kind": kind, "url": broker.url, "folder": folder}
+            options: dict[str, Any] = {"kind": kind, "url": broker.url, "folder": folder}
             async with (
-                _all_of("Stage", here | {"redis": valkey.url}) as ours,
-                _all_of("Raw", here) as raw,
+                _side("Stage", options | {"redis": valkey.url}) as ours,
+                _side("Raw", options) as raw,
             ):
                 for driver in (ours, raw):
                     await driver.call("once", within=_FIRST_UPGRADE_WITHIN_SECONDS + 5)
                 pairs = await paired(partial(ours.call, "drive"), partial(raw.call, "drive"), pairs=_PAIRS)
     results = []
     for row in chosen:
-        key = f"p50 {_IN_FLIGHT[row.name]}"
-        absolute = f"A {middle(pairs, 'a', key):.1f} ms, B {middle(pairs, 'b', key):.1f} ms"
+        key = f"p50_{_IN_FLIGHT[row.name]}"
+        absolute = medians(pairs, f"{{{key}:.1f}} ms")
         results.append(Measured(row.on(kind), row, ratios(pairs, key), absolute))
     return results
 
 
 @asynccontextmanager
-async def _all_of(prefix: str, options: dict[str, Any]) -> AsyncIterator[SideProcess]:
-    """The driver of a side, with its hops behind it, each a process that reads all the time."""
+async def _side(prefix: str, options: dict[str, Any]) -> AsyncIterator[SideProcess]:
+    """Runs the processes of a side: its hops, and the driver, which is yielded."""
     async with AsyncExitStack() as stack:
         for hop in range(_HOPS):
             await stack.enter_async_context(side(f"benchmarks.four_hops:{prefix}Hop", hop=hop, **options))
@@ -99,18 +98,18 @@ def _raw_topic(hop: int) -> str:
 
 
 class _Driver:
-    """Sends upgrades through and times them. `_send` begins one; whoever sees its end calls `_ended`."""
+    """Sends upgrades and times them. Subclasses implement `_send` and call `_ended` when an upgrade has ended."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     async def once(self) -> None:
-        """Returns when one upgrade has come through: all hops have joined their groups."""
+        """Waits until one upgrade has passed all hops, which shows that they have joined their groups."""
         await self._upgrade(_FIRST_UPGRADE_WITHIN_SECONDS)
 
     async def drive(self) -> dict[str, float]:
-        """The p50 in ms with one and with eight upgrades in flight."""
-        return {f"p50 {n}": 1000 * median(await self._times(n)) for n in (ALONE, TOGETHER)}
+        """Measures the p50 in ms with one and with eight upgrades in flight."""
+        return {f"p50_{n}": 1000 * median(await self._times(n)) for n in (ALONE, TOGETHER)}
 
     async def _times(self, in_flight: int) -> list[float]:
         async def one_after_another() -> list[float]:
@@ -136,7 +135,7 @@ class _Driver:
 
 
 class _Ours:
-    """What every process of side A has: producer, database and progress log."""
+    """The parts that every process of side A has: producer, database and progress log."""
 
     def __init__(self, kind: str, url: str, folder: str, redis: str, name: str) -> None:
         self.settings = Broker(kind, url).settings()
@@ -157,7 +156,7 @@ class _Ours:
 
 
 class StageDriver(_Driver):
-    """Stands where the gateway is: the same record, message and reply, without HTTP."""
+    """Side A's driver, which takes the place of the gateway: same record, message and reply, without HTTP."""
 
     def __init__(self, kind: str, url: str, folder: str, redis: str) -> None:
         super().__init__()
@@ -200,14 +199,14 @@ class StageDriver(_Driver):
 
 
 class _SettledLedger:
-    """A usage service that has counted everything."""
+    """A fake usage service that has counted everything."""
 
     async def missing(self, event_ids: Sequence[str]) -> set[str]:
         return set()
 
 
 class _NoModel:
-    """Answers at once."""
+    """A fake rewriter that returns at once."""
 
     async def rewrite(self, request: RewriteRequest, reserve: timedelta, repair: Repair | None = None) -> Rewrite:
         return Rewrite(request.prompt, "", (), 0.5, (), _used("upgrader"), PromptVersion(name="upgrader", version=1))
@@ -218,7 +217,7 @@ def _used(component: str) -> ComponentUsage:
 
 
 class StageHop:
-    """One stage's process: RecordedStage, or the upgrader's own ending, in a stage runner."""
+    """Side A's process of one stage: RecordedStage, or the upgrader's EndingStage, in a stage runner."""
 
     def __init__(self, kind: str, url: str, folder: str, redis: str, hop: int) -> None:
         self._stage = list(Stage)[hop]
@@ -268,17 +267,14 @@ class StageHop:
 
 
 class _Raw:
-    """What every process of side B has."""
+    """The parts that every process of side B has: producer and SQLite file."""
 
     def __init__(self, kind: str, url: str, folder: str, name: str) -> None:
         self.settings = Broker(kind, url).settings()
         self.path = Path(folder) / f"raw-{name}.sqlite3"
 
     async def start(self) -> None:
-        self.rows = sqlite3.connect(self.path, isolation_level=None)
-        self.rows.execute("PRAGMA journal_mode=WAL")
-        self.rows.execute("PRAGMA synchronous=FULL")
-        self.rows.execute("CREATE TABLE IF NOT EXISTS rows (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+        self.rows = open_sqlite(self.path, "CREATE TABLE rows (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
         self.producer = AIOKafkaProducer(
             **connection_options(self.settings),
             acks="all",
@@ -288,7 +284,7 @@ class _Raw:
         await self.producer.start()
 
     async def record_and_send(self, topic: str, task: UpgradeTask) -> None:
-        """One durable row, and then the message, confirmed."""
+        """Commits one row, then sends the message and waits for its acknowledgement."""
         body = task.to_json()
         self.rows.execute("INSERT INTO rows VALUES (?, ?)", (task.upgrade_id, body.decode()))
         await self.producer.send_and_wait(topic, body, key=task.upgrade_id.encode())
@@ -299,7 +295,7 @@ class _Raw:
 
 
 class RawDriver(_Driver):
-    """Begins each upgrade in the first topic and sees its end in the last."""
+    """Side B's driver, which sends upgrades to the first topic and reads their ends from the last."""
 
     def __init__(self, kind: str, url: str, folder: str) -> None:
         super().__init__()
@@ -314,7 +310,7 @@ class RawDriver(_Driver):
         self._reading = asyncio.create_task(self._read())
 
     async def close(self) -> None:
-        await _end(self._reading)
+        await _cancel(self._reading)
         await self._replies.stop()
         await self._parts.close()
 
@@ -327,7 +323,7 @@ class RawDriver(_Driver):
 
 
 class RawHop:
-    """One hop: from its topic to the next, a row for each message, and a commit of the offsets for each batch."""
+    """Side B's process of one hop: writes a row and forwards each message, and commits offsets per batch."""
 
     def __init__(self, kind: str, url: str, folder: str, hop: int) -> None:
         self._parts = _Raw(kind, url, folder, f"hop-{hop}")
@@ -342,7 +338,7 @@ class RawHop:
         self._reading = asyncio.create_task(self._read(consumer))
 
     async def close(self) -> None:
-        await _end(self._reading)
+        await _cancel(self._reading)
         await self._parts.close()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
@@ -351,18 +347,18 @@ class RawHop:
                 batch = await consumer.getmany(timeout_ms=500)
                 for records in batch.values():
                     for record in records:
-                        await self._pass_on(record)
+                        await self._forward(record)
                 if batch:
                     await consumer.commit({found: records[-1].offset + 1 for found, records in batch.items()})
         finally:
             await consumer.stop()
 
-    async def _pass_on(self, record: ConsumerRecord) -> None:
+    async def _forward(self, record: ConsumerRecord) -> None:
         task = SummarizeTask.model_validate_json(record.value)
         await self._parts.record_and_send(_raw_topic(self._hop + 1), task)
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
+async def _cancel(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

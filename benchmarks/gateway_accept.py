@@ -1,4 +1,4 @@
-"""How many upgrades one gateway process accepts, and how long a client waits until its own is on disk."""
+"""Measures how many upgrades one gateway process accepts, and how long it takes until one is on disk."""
 
 import json
 import tempfile
@@ -6,33 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from sys import executable
-from typing import Any
 
 from redis.asyncio import Redis
 
-from benchmarks.brokers import KAFKA, Broker, running
-from benchmarks.http_load import post_for
-from benchmarks.machine import cpu_seconds, hold_to_one_core
-from benchmarks.pairs import BOTH, Measured, Pair, Row, middle, paired, percentile, ratios
+from benchmarks.backends import KAFKA, PROJECT, Broker, running
+from benchmarks.machine import cpu_seconds, pin_to_one_core
+from benchmarks.pairs import Measured, Pair, Row, medians, middle, paired, ratios
 from benchmarks.side_process import SideProcess, side
 from deploy.local.ports import HOST, free_port
 from deploy.local.processes import ServerCommand
 from deploy.local.readiness import http_ready, port_answers
 from deploy.local.servers import ServerProcess, start_valkey
 from services.gateway.identity.api_keys import DEMO_TENANT_ID
-from shared.contracts.contract import new_id
 from shared.contracts.quota import Plan
 from shared.messaging.topics import create_topics
 from tests.component.gateway_world import API_KEY, TOKEN, VAULT_KEY, Siblings
 
-_PROJECT = Path(__file__).parent.parent
 _SECONDS = 3.0
 _WARM_UP_SECONDS = 0.5
 _SIDES = (
-    "A is one gateway process, asked with `Prefer: respond-async`: it answers when the accepted record is on disk. "
-    "B is FastAPI on uvicorn whose every request does the same steps one after another: looks up and compares the key, "
+    "A is one gateway process, called with `Prefer: respond-async`: it answers when the accepted record is on disk. "
+    "B is FastAPI on uvicorn where every request does the same steps one after another: looks up and compares the key, "
     "validates, redacts, runs the gateway's admission script, inserts with its own commit, publishes with acks=all "
-    "and does the XADD. A conversation of 1 KB; the client is a process of its own"
+    "and does the XADD. A conversation of 1 KB; the client is a separate process"
 )
 
 
@@ -41,7 +37,7 @@ def _rate(connections: int) -> Row:
 
 
 def _per_core(connections: int) -> Row:
-    sentence = "Requests per second of CPU time of the serving process, what it does in the background included"
+    sentence = "Requests per second of CPU time of the serving process, including its background work"
     return Row(
         f"gateway-core-{connections}",
         "requests/CPU s",
@@ -64,8 +60,8 @@ def _one_core(connections: int) -> Row:
     return Row(
         f"gateway-one-core-{connections}",
         "requests/s",
-        "Each server is held to one core, and B takes one request at a time: none begins before the one before it is "
-        f"answered; else as gateway-accept-{connections}.",
+        "Each server is pinned to one core, and B handles one request at a time: each begins after the previous one is "
+        f"answered; otherwise as gateway-accept-{connections}.",
         goal=1.5,
     )
 
@@ -83,14 +79,14 @@ ROWS = (
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures the chosen rows on one broker."""
+    """Measures the chosen rows on one kind of broker."""
     results: list[Measured] = []
     siblings = Siblings()
-    # Nobody ends what is accepted here, so nothing that is held comes back.
+    # No stage runs here, so holds are never released; this plan is large enough for all of them.
     siblings.usage.set_plan(DEMO_TENANT_ID, Plan.ENTERPRISE)
     async with siblings.serving(), running(kind) as broker, await start_valkey() as valkey:
         await create_topics(broker.settings())
-        async with side("benchmarks.gateway_accept:Client") as client:
+        async with side("benchmarks.gateway_client:Client") as client:
             ours, plain = partial(gateway_process, broker, valkey.url, siblings), partial(_plain, broker, valkey.url)
             run = partial(_run, client=client, valkey=valkey)
             for connections in _CONNECTIONS:
@@ -115,12 +111,12 @@ async def _run(
     connections: int,
     one_core: bool = False,
 ) -> Mapping[str, float]:
-    """One run in a new process: what an earlier one accepted would be swept over while this one is measured."""
+    """Measures one run in a new process, so that it does not sweep the open upgrades of earlier runs."""
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
         async with server(Path(folder)) as running_server:
             at = {"port": running_server.port, "connections": connections}
             if one_core:
-                hold_to_one_core(running_server.pid)
+                pin_to_one_core(running_server.pid)
             await client.call("load", seconds=_WARM_UP_SECONDS, **at)
             async with Redis.from_url(valkey.url) as redis:
                 await redis.config_resetstat()
@@ -142,21 +138,19 @@ def _measured(kind: str, row: Row, connections: int, pairs: Sequence[Pair]) -> M
     elif row == _per_core(connections):
         key, unit = "per_cpu_second", "/CPU s"
     else:
-        absolute = ", ".join(
-            f"{name} {middle(pairs, at, 'p50'):.1f} ms (p99 {middle(pairs, at, 'p99'):.1f})" for name, at in BOTH
-        )
+        absolute = medians(pairs, "{p50:.1f} ms (p99 {p99:.1f})")
         return Measured(row.on(kind), row, ratios(pairs, "p50"), absolute)
-    absolute = ", ".join(f"{name} {middle(pairs, at, key):.0f}{unit}" for name, at in BOTH)
+    absolute = medians(pairs, f"{{{key}:.0f}}{unit}")
     if row == _rate(connections):
-        absolute += f"; a script takes Redis {middle(pairs, 'a', 'script_us'):.0f} µs in A"
+        absolute += f"; a script call takes Redis {middle(pairs, 'a', 'script_us'):.0f} µs in A"
     return Measured(row.on(kind), row, ratios(pairs, key), absolute)
 
 
 def gateway_process(broker: Broker, redis: str, siblings: Siblings, folder: Path, **changes: str) -> ServerProcess:
-    """One gateway, with siblings that answer and nobody who reads its inboxes. `changes` go into its environment."""
+    """Returns a gateway with fake sibling services and no readers of its inboxes. `changes` modify its environment."""
     port = free_port()
     environment = {
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": str(PROJECT),
         "GATEWAY_PORT": str(port),
         "DATA_DIR": str(folder),
         "KAFKA_BOOTSTRAP_SERVERS": broker.url,
@@ -190,38 +184,6 @@ def _plain(broker: Broker, redis: str, folder: Path, *, one_at_a_time: bool = Fa
         "one_at_a_time": one_at_a_time,
     }
     argv = (executable, "-m", "benchmarks.plain_gateway", json.dumps(options))
-    environment = {"PYTHONPATH": str(_PROJECT)}
+    environment = {"PYTHONPATH": str(PROJECT)}
     url = f"http://127.0.0.1:{port}"
     return ServerProcess(ServerCommand("plain", argv, port, url, lambda: port_answers(port), env=environment))
-
-
-class Client:
-    """Posts conversations."""
-
-    async def start(self) -> None: ...
-
-    async def load(self, port: int, connections: int, seconds: float) -> dict[str, float]:
-        """Requests per second, and milliseconds to the answer."""
-        headers = {"X-API-Key": API_KEY, "Prefer": "respond-async"}
-        answers = await post_for(port, "/api/upgrade", headers, _body, connections=connections, seconds=seconds)
-        milliseconds = [1000 * seconds for seconds in answers.seconds]
-        return {
-            "requests": float(len(answers.seconds)),
-            "per_second": len(answers.seconds) / answers.elapsed,
-            "p50": percentile(milliseconds, 50),
-            "p99": percentile(milliseconds, 99),
-        }
-
-
-def _body() -> bytes:
-    unknown = new_id()
-    body: dict[str, Any] = {
-        "userPrompt": f"Explain to a new colleague how the paid leave of team {unknown} is asked for, which form it "
-        "needs, and how long an answer takes, in plain words and at most 300 of them. " + "Name the forms. " * 20,
-        "conversationHistory": [
-            {"role": "user", "content": "We write a handbook for the team; mail drafts to ann.lee@example.org please."},
-            {"role": "assistant", "content": "Which part of it comes first? " + "I have an outline of it. " * 10},
-        ],
-        "userId": "person-17",
-    }
-    return json.dumps(body).encode()

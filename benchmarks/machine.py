@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""Describes the machine, and reads CPU and memory use of processes from /proc."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Cores, CPU model, Python and system, in one line."""
+    """Returns cores, CPU model, Python version and operating system in one line."""
     return f"{_usable_cores()} cores of {_cpu_model()}, Python {sys.version.split()[0]}, {platform.system()}"
 
 
@@ -27,28 +27,28 @@ def _cpu_model() -> str:
 
 
 def peak_resident_mb(pid: int) -> float:
-    """The most resident memory that a running process ever had, in MB. Raises OSError where /proc does not tell."""
+    """Returns the peak resident memory of a running process in MB. Raises OSError if /proc does not have it."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/{pid}/status names no VmHWM")
+    raise OSError(f"/proc/{pid}/status has no VmHWM")
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that a running process has had, user and system. Raises OSError where /proc does not tell."""
-    # After the name in brackets, which may hold spaces: fields 14 and 15 of proc(5), in clock ticks.
+    """Returns the CPU seconds of a running process, user and system. Raises OSError if /proc does not have them."""
+    # Fields 14 and 15 of proc(5), in clock ticks, counted from the name in brackets, which may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def hold_to_one_core(pid: int) -> None:
-    """Keeps a running process, with the threads it has and will have, on the machine's last core."""
+def pin_to_one_core(pid: int) -> None:
+    """Pins a running process, with its current and future threads, to the machine's last core."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), {max(os.sched_getaffinity(0))})
 
 
 async def busy_share(seconds: float = 1.0) -> float:
-    """How much of the machine's CPU time went to anything within `seconds`, 0..1; 0 where /proc does not tell."""
+    """Returns the share of the machine's CPU time used within `seconds`, 0 to 1; 0 if /proc does not have it."""
     before = _cpu_times()
     await asyncio.sleep(seconds)
     after = _cpu_times()

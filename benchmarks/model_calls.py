@@ -1,4 +1,4 @@
-"""A thousand slow model calls at once in one worker process: does the model bound it, and how large does it get?"""
+"""Measures throughput and memory of one worker process with a thousand slow model calls in flight."""
 
 import asyncio
 import tempfile
@@ -8,10 +8,9 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer
 
-from benchmarks.brokers import KAFKA, Broker
+from benchmarks.backends import KAFKA, Broker, model_environment, scripted_model
 from benchmarks.machine import peak_resident_mb
 from benchmarks.pairs import PAIRS, Measured, Row, middle, paired, ratios
-from benchmarks.scripted_model import model_environment, scripted_model
 from benchmarks.upgrade_messages import preload
 from shared.contracts.topics import COMPLETED, REWRITE
 from shared.contracts.upgrade_results import UpgradeCompleted, UpgradeStatus
@@ -20,8 +19,8 @@ from tests.running_stack import RunningStack
 
 IN_FLIGHT = 1_000
 CALL_SECONDS = 10.0
-MOST_RSS_MB = 300.0
-# The calls of the first lap begin all at once and end all at once; the second spreads them.
+MAX_RSS_MB = 300.0
+# The calls of the first lap start and end all at once; the second lap spreads them.
 _WARM_UPS = 2
 _LAP_WITHIN_SECONDS = 60.0
 _ENVIRONMENT = {
@@ -34,16 +33,16 @@ ROW = Row(
     "model-calls",
     "upgrades/s",
     f"A is how many upgrades one upgrader process of the running stack ends per second, with {IN_FLIGHT:,} model calls "
-    f"of {CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} over the time in which so many end, lap by lap, "
-    f"after two that are not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. Met also asks "
-    f"that the process never had more than {MOST_RSS_MB:g} MB.",
+    f"of {CALL_SECONDS:g} s in flight and more waiting: {IN_FLIGHT:,} divided by the time in which that many end, "
+    f"lap by lap, after two laps that are not counted. B is what the model allows: {IN_FLIGHT:,} / {CALL_SECONDS:g} s. "
+    f"Met also requires that the process never uses more than {MAX_RSS_MB:g} MB.",
     goal=0.9,
 )
 ROWS = (ROW,)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures on one broker; there is one row."""
+    """Measures the one row on one kind of broker."""
     with tempfile.TemporaryDirectory(prefix="bench-calls-") as folder:
         async with scripted_model(CALL_SECONDS) as model:
             environment = _ENVIRONMENT | model_environment(model)
@@ -57,10 +56,10 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
                     pairs = await paired(laps.next, _allowed, warm_ups=_WARM_UPS)
                 finally:
                     await laps.stop()
-                assert stack.pid("upgrader") == worker, "the worker was replaced"
+                assert stack.pid("upgrader") == worker, "the worker was restarted"
                 peak = peak_resident_mb(worker)
     absolute = f"A {middle(pairs, 'a', 'per_second'):.1f}/s, B {IN_FLIGHT / CALL_SECONDS:.0f}/s; peak RSS {peak:.0f} MB"
-    return [Measured(ROW.on(kind), ROW, ratios(pairs, "per_second"), absolute, peak < MOST_RSS_MB)]
+    return [Measured(ROW.on(kind), ROW, ratios(pairs, "per_second"), absolute, peak < MAX_RSS_MB)]
 
 
 async def _allowed() -> Mapping[str, float]:
@@ -68,7 +67,7 @@ async def _allowed() -> Mapping[str, float]:
 
 
 class _Laps:
-    """Watches upgrades end. A lap is as many ends as there are calls in flight, so waves of calls do not show in it."""
+    """Times the completion of upgrades in laps of as many as are in flight, so that waves of calls cancel out."""
 
     def __init__(self, broker: Broker) -> None:
         self._consumer: AIOKafkaConsumer = make_consumer(broker.settings(), group_id=None)

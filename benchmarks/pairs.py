@@ -1,4 +1,7 @@
-"""The one harness: two sides take turns, and the ratio is taken within each pair, so that a noisy hour hits both."""
+"""The harness of all benchmarks: runs two sides in turns and computes their ratios.
+
+A ratio is computed within each pair of runs, so that other load on the machine affects both of its sides.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +14,14 @@ SideName = Literal["a", "b"]
 Side = Callable[[], Awaitable[Numbers]]
 
 PAIRS = 5
-BOTH: tuple[tuple[str, SideName], ...] = (("A", "a"), ("B", "b"))
-"""For texts that say what each side measured."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results. A goal is the least ratio where more is better, and the greatest where less is."""
+    """A line of the results.
+
+    `sides` describes what A and B are. `goal` is the smallest acceptable ratio A/B if more is better, else the largest.
+    """
 
     name: str
     unit: str
@@ -25,9 +29,9 @@ class Row:
     goal: float | None = None
     better: Literal["more", "less"] = "more"
 
-    def on(self, broker: str) -> str:
-        """The name of this row's result on one broker."""
-        return f"{self.name}-{broker}"
+    def on(self, kind: str) -> str:
+        """Returns the name of this row's result on one kind of broker."""
+        return f"{self.name}-{kind}"
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of one row. `ratios` holds A/B of each pair; `others_hold` is False when the row asks for more than
-    its ratio (a memory limit, say) and did not get it. `absolute` says in words what was measured."""
+    """The result of a row.
+
+    `ratios` holds A/B of each pair, `absolute` describes the absolute numbers. `others_hold` is False if the row has
+    further conditions (a memory limit, say) and they are not met.
+    """
 
     name: str
     row: Row
@@ -55,7 +62,7 @@ class Measured:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """Whether the goal is met; None without a goal."""
         if self.row.goal is None:
             return None
         reached = self.ratio >= self.row.goal if self.row.better == "more" else self.ratio <= self.row.goal
@@ -63,7 +70,7 @@ class Measured:
 
 
 async def paired(a: Side, b: Side, *, pairs: int = PAIRS, warm_ups: int = 1) -> list[Pair]:
-    """Runs A B A B …, and forgets the first `warm_ups` pairs."""
+    """Runs A B A B … and returns all pairs but the first `warm_ups`."""
     done: list[Pair] = []
     for _ in range(warm_ups + pairs):
         first = await a()
@@ -72,16 +79,23 @@ async def paired(a: Side, b: Side, *, pairs: int = PAIRS, warm_ups: int = 1) -> 
 
 
 def ratios(pairs: Sequence[Pair], key: str) -> tuple[float, ...]:
-    """A/B of one number, for each pair."""
+    """Returns A/B of one number for each pair."""
     return tuple(pair.a[key] / pair.b[key] for pair in pairs)
 
 
 def middle(pairs: Sequence[Pair], side: SideName, key: str) -> float:
-    """The median of one number over all runs of a side."""
+    """Returns the median of one number over all runs of a side."""
     return median((pair.a if side == "a" else pair.b)[key] for pair in pairs)
 
 
+def medians(pairs: Sequence[Pair], template: str, separator: str = ", ") -> str:
+    """Describes both sides by their medians: `A 12/s, B 10/s` for the template `{per_second:.0f}/s`."""
+    a = {key: middle(pairs, "a", key) for key in pairs[0].a}
+    b = {key: middle(pairs, "b", key) for key in pairs[0].b}
+    return f"A {template.format(**a)}{separator}B {template.format(**b)}"
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of the values do not exceed (nearest rank)."""
+    """Returns the smallest value that `percent` of the values do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]

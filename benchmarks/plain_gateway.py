@@ -1,7 +1,7 @@
-"""What the gateway is compared with: FastAPI on uvicorn, each request doing its steps one after another.
+"""A plain gateway to compare the real one with: FastAPI on uvicorn, each request doing its steps in sequence.
 
-`python -m benchmarks.plain_gateway OPTIONS`, the fields of `Options` as JSON. With `one_at_a_time` no request begins
-before the one before it is done; without, requests take turns wherever one of them waits.
+Run as `python -m benchmarks.plain_gateway OPTIONS`, the fields of `Options` as JSON. With `one_at_a_time`, a request
+starts only after the previous one is finished; otherwise requests are handled concurrently.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException
 from redis.asyncio import Redis
 
-from benchmarks.brokers import Broker
+from benchmarks.backends import Broker, open_sqlite
 from services.gateway.quota.holds import Hold, HoldSize
 from services.gateway.quota.redis_scripts import SCRIPTS, AdmissionConnection
 from services.gateway.quota.state import AdmissionState, admit_call
@@ -34,20 +35,21 @@ from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.messaging.cloudevents import encode
 from shared.messaging.connection import make_producer
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact
 
-TENANT = "bench-tenant"
+_TENANT = "bench-tenant"
 _PREFIX = 12
 _REQUEST_BYTES = 4 * 1024 * 1024
 _DEADLINE = timedelta(seconds=600)
-# As much as the gateway holds for such a request, roughly: the script does the same whatever the amounts.
+# About what the gateway holds for such a request; the amounts do not affect the script's work.
 _SIZE = HoldSize(upgrades=1, tokens=20_000, embeddings=0)
-_MOST_ACCEPTED = 1_000_000
+_MAX_ACCEPTED = 1_000_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where everything is, and the one key that is known."""
+    """The addresses of broker, Redis and database file, and the one valid API key."""
 
     port: int
     kind: str
@@ -59,12 +61,12 @@ class Options:
 
 
 def plain_app(options: Options) -> FastAPI:
-    """The application; everything is opened with it."""
+    """Returns the application, whose lifespan opens and closes all connections."""
     rows = _open_rows(options)
     redis = Redis.from_url(options.redis)
     producers: list[Any] = []
     run_ids: list[str] = []
-    turn: contextlib.AbstractAsyncContextManager[None] = (
+    slot: contextlib.AbstractAsyncContextManager[None] = (
         asyncio.Lock() if options.one_at_a_time else contextlib.nullcontext()
     )
 
@@ -81,7 +83,7 @@ def plain_app(options: Options) -> FastAPI:
 
     @app.post("/api/upgrade", status_code=202)
     async def upgrade(request: UpgradeRequest, x_api_key: Annotated[str, Header()]) -> dict[str, str]:
-        async with turn:
+        async with slot:
             return await accept(request, x_api_key)
 
     async def accept(request: UpgradeRequest, x_api_key: str) -> dict[str, str]:
@@ -102,27 +104,27 @@ def plain_app(options: Options) -> FastAPI:
 
 
 def _open_rows(options: Options) -> sqlite3.Connection:
-    rows = sqlite3.connect(options.path, isolation_level=None)
-    rows.execute("PRAGMA journal_mode=WAL")
-    rows.execute("PRAGMA synchronous=FULL")
-    rows.execute("CREATE TABLE accepted (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
-    rows.execute("CREATE TABLE keys (prefix TEXT PRIMARY KEY, digest TEXT NOT NULL, tenant_id TEXT NOT NULL)")
+    rows = open_sqlite(
+        Path(options.path),
+        "CREATE TABLE accepted (id TEXT PRIMARY KEY, body TEXT NOT NULL)",
+        "CREATE TABLE keys (prefix TEXT PRIMARY KEY, digest TEXT NOT NULL, tenant_id TEXT NOT NULL)",
+    )
     digest = hashlib.sha256(options.api_key.encode()).hexdigest()
-    rows.execute("INSERT INTO keys VALUES (?, ?, ?)", (options.api_key[:_PREFIX], digest, TENANT))
+    rows.execute("INSERT INTO keys VALUES (?, ?, ?)", (options.api_key[:_PREFIX], digest, _TENANT))
     return rows
 
 
 async def _install_admission(redis_url: str) -> str:
-    """Makes the tenant's admission state, as the gateway would; the run id that its script is told."""
+    """Installs the tenant's admission state as the gateway does; returns the run id that the script needs."""
     connection = AdmissionConnection(redis_url)
     await connection.start()
     try:
         state, period = AdmissionState(connection), period_of(now_utc())
-        run_id, token = await state.begin_rebuild(TENANT, period, new_id())
-        counters = TenantCounters(tenant_id=TENANT, period=period)
+        run_id, token = await state.begin_rebuild(_TENANT, period, new_id())
+        counters = TenantCounters(tenant_id=_TENANT, period=period)
         limits = PLAN_LIMITS[Plan.ENTERPRISE]
         quota = TenantQuota(
-            tenant_id=TENANT, period=period, plan=Plan.ENTERPRISE, plan_version=1, limits=limits, counters=counters
+            tenant_id=_TENANT, period=period, plan=Plan.ENTERPRISE, plan_version=1, limits=limits, counters=counters
         )
         await state.install(run_id, token, quota, [])
         return run_id
@@ -158,9 +160,9 @@ def _redacted_task(request: UpgradeRequest, tenant_id: str) -> UpgradeTask:
 
 
 async def _admitted(redis: Redis, run_id: str, task: UpgradeTask) -> bool:
-    """The gateway's own script, asked for one request at a time."""
+    """Runs the gateway's own admission script for one request."""
     hold = Hold(task.tenant_id, task.upgrade_id, task.period, _SIZE, task.deadline, subject="person")
-    keys, arguments = admit_call(hold, now_ms=round(time.time() * 1000), most_accepted=_MOST_ACCEPTED)
+    keys, arguments = admit_call(hold, now_ms=round(time.time() * 1000), most_accepted=_MAX_ACCEPTED)
     answer = await redis.evalsha(SCRIPTS["admit"].sha, len(keys), *keys, run_id, *arguments)
     return bool(answer[0] == b"admitted")
 

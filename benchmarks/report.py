@@ -1,4 +1,4 @@
-"""Writes results.json and RESULTS.md. A run of some benchmarks replaces their lines and keeps the others."""
+"""Writes results.json and RESULTS.md. A run replaces the lines of its own benchmarks and keeps the others."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _COLUMNS = "| benchmark | ratio A/B | spread | goal | met | measured | day |\n|-
 
 
 def line(measured: Measured) -> str:
-    """One result for the terminal."""
+    """Returns a result as a line for the terminal."""
     spread = f"{min(measured.ratios):.2f}..{max(measured.ratios):.2f}"
     return f"{measured.name}: {measured.ratio:.3f} ({spread}), {_goal(measured)}; {measured.absolute}"
 
 
 def write(results: Sequence[Measured], rows: Sequence[Row], folder: Path = _HERE) -> None:
-    """Writes both files. `rows` are all rows there are, in their order, so that the text explains each."""
+    """Writes both files. `rows` are the rows of all benchmarks in the order of the report, which describes each."""
     order = {name: number for number, name in enumerate(name for row in rows for name in _names(row))}
     entries = _stored(folder / "results.json") | {measured.name: _entry(measured) for measured in results}
     lines = _stored_lines(folder / "RESULTS.md") | {measured.name: _table_line(measured) for measured in results}
@@ -30,8 +30,8 @@ def write(results: Sequence[Measured], rows: Sequence[Row], folder: Path = _HERE
     table = "\n".join([_COLUMNS, *(lines[name] for name in known if name in lines)])
     meanings = "\n".join(f"- **{row.name}** ({row.unit}; {_aim(row)}): {row.sides}" for row in rows)
     (folder / "RESULTS.md").write_text(
-        f"# Results\n\nThe last run of each benchmark by `make bench`. [README.md](README.md) says how to read it.\n\n"
-        f"Machine of the last run: {machine()}. The brokers, the sides and what loads them share these cores.\n\n"
+        f"# Results\n\nThe last run of each benchmark by `make bench`. [README.md](README.md) explains the columns.\n\n"
+        f"Machine of the last run: {machine()}. Brokers, sides and load generators share these cores.\n\n"
         f"{table}\n\n## What A and B are\n\n{meanings}\n"
     )
 
@@ -55,7 +55,7 @@ def _table_line(measured: Measured) -> str:
     spread = f"{min(measured.ratios):.3f} to {max(measured.ratios):.3f}"
     met = {True: "yes", False: "**no**", None: "-"}[measured.met]
     cells = (measured.name, f"{measured.ratio:.3f}", spread, _limit(measured.row), met, measured.absolute)
-    return f"| {' | '.join(cells)} | {date.today().isoformat()} |"  # noqa: DTZ011 -- the operator's day
+    return f"| {' | '.join(cells)} | {date.today().isoformat()} |"  # noqa: DTZ011 -- local date of the run
 
 
 def _goal(measured: Measured) -> str:

@@ -1,4 +1,4 @@
-"""How much of a bare consumer loop's speed is left with the stage runner around a handler that does nothing."""
+"""Measures the overhead of the stage runner per message, compared with a bare consumer loop."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from benchmarks.brokers import Broker, running
-from benchmarks.pairs import BOTH, Measured, Row, middle, paired, ratios
+from benchmarks.backends import Broker, running
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from benchmarks.side_process import side
 from benchmarks.upgrade_messages import preload
 from shared.contracts.topics import REWRITE
@@ -39,43 +39,52 @@ ROWS = (UNTRACED, UNSAMPLED, SAMPLED)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures the chosen rows on one broker."""
+    """Measures the chosen rows on one kind of broker."""
     results = []
     async with running(kind) as broker, side("benchmarks.stage_loop:Collector") as collector:
-        here: dict[str, Any] = {"kind": broker.kind, "url": broker.url}
+        options: dict[str, Any] = {"kind": broker.kind, "url": broker.url}
         traces = f"http://127.0.0.1:{await collector.call('port')}"
-        async with side("benchmarks.stage_loop:RawLoop", **here) as raw:
+        async with side("benchmarks.stage_loop:RawLoop", **options) as raw:
             for row in chosen:
                 topic = (await preload(broker, f"{row.name}.v1", MESSAGES, sampled=row is SAMPLED)).name
                 async with side(
-                    "benchmarks.stage_loop:RunnerLoop", **here, traces=None if row is UNTRACED else traces
+                    "benchmarks.stage_loop:RunnerLoop", **options, traces=None if row is UNTRACED else traces
                 ) as ours:
                     pairs = await paired(
                         partial(ours.call, "consume", topic=topic),
                         partial(raw.call, "consume", topic=topic, messages=MESSAGES),
                     )
-                absolute = "; ".join(
-                    f"{name} {middle(pairs, at, 'per_second'):,.0f}/s, {middle(pairs, at, 'per_cpu_second'):,.0f}/CPU s"
-                    for name, at in BOTH
-                )
+                absolute = medians(pairs, "{per_second:,.0f}/s, {per_cpu_second:,.0f}/CPU s", "; ")
                 results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
 
 
 class Stopwatch:
-    """Wall and CPU time from the first message to the last."""
+    """Measures wall and CPU time from the first message to the last of a run."""
 
     def __init__(self, messages: int) -> None:
         self._messages = messages
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._left = messages
+        self._started: tuple[float, float] | None = None
+        self.numbers: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
 
-    def numbers(self) -> dict[str, float]:
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        return {"per_second": self._messages / wall, "per_cpu_second": self._messages / cpu}
+    def start(self) -> tuple[float, float]:
+        """Starts the watch unless it is running; returns wall and CPU time of the start, in seconds."""
+        if self._started is None:
+            self._started = time.perf_counter(), time.process_time()
+        return self._started
+
+    def count(self, messages: int = 1) -> None:
+        """Counts handled messages, and starts the watch if needed. `numbers` resolves at the last message."""
+        wall_start, cpu_start = self.start()
+        self._left -= messages
+        if self._left <= 0 and not self.numbers.done():
+            wall, cpu = time.perf_counter() - wall_start, time.process_time() - cpu_start
+            self.numbers.set_result({"per_second": self._messages / wall, "per_cpu_second": self._messages / cpu})
 
 
 class RunnerLoop:
-    """Side A."""
+    """Side A: the stage runner."""
 
     def __init__(self, kind: str, url: str, traces: str | None) -> None:
         self._settings = Broker(kind, url).settings()
@@ -87,34 +96,27 @@ class RunnerLoop:
         await self._producer.start()
 
     async def consume(self, topic: str) -> dict[str, float]:
-        """Reads the whole topic in a group of its own."""
-        left = MESSAGES
-        watch: Stopwatch | None = None
-        numbers: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+        """Reads the whole topic in a new group and returns the rates."""
+        watch = Stopwatch(MESSAGES)
 
-        async def nothing(_: Envelope) -> None:
-            nonlocal left, watch
-            if watch is None:
-                watch = Stopwatch(MESSAGES)
-            left -= 1
-            if not left:
-                numbers.set_result(watch.numbers())
+        async def count(_: Envelope) -> None:
+            watch.count()
 
         async def give_up(_: Envelope, given_up: GivenUp) -> None:
-            numbers.set_exception(RuntimeError(f"given up: {given_up.detail}"))
+            watch.numbers.set_exception(RuntimeError(f"given up: {given_up.detail}"))
 
         runner = StageRunner(
             settings=self._settings,
             topic=replace(REWRITE, name=topic),
             group=f"bench.{uuid.uuid4().hex}",
-            handler=nothing,
+            handler=count,
             give_up=give_up,
             producer=self._producer,
             telemetry=self._telemetry,
         )
         await runner.start()
         try:
-            return await numbers
+            return await watch.numbers
         finally:
             await runner.stop(5)
 
@@ -124,7 +126,7 @@ class RunnerLoop:
 
 
 class RawLoop:
-    """Side B."""
+    """Side B: a bare consumer loop."""
 
     def __init__(self, kind: str, url: str) -> None:
         self._settings = Broker(kind, url).settings()
@@ -132,33 +134,29 @@ class RawLoop:
     async def start(self) -> None: ...
 
     async def consume(self, topic: str, messages: int) -> dict[str, float]:
-        """Reads the whole topic in a group of its own."""
+        """Reads the whole topic in a new group and returns the rates."""
         options = group_options(self._settings, f"bench.{uuid.uuid4().hex}")
         consumer = make_consumer(self._settings, max_partition_fetch_bytes=FETCH_BYTES, **options)
         consumer.subscribe([topic])
         await consumer.start()
-        left = messages
-        watch: Stopwatch | None = None
-        numbers: dict[str, float] = {}
+        watch = Stopwatch(messages)
         try:
-            while left:
+            while not watch.numbers.done():
                 batch = await consumer.getmany(timeout_ms=500)
-                if watch is None and batch:
-                    watch = Stopwatch(messages)
+                if batch:
+                    watch.start()
                 for records in batch.values():
                     for record in records:
                         RewriteTask.model_validate_json(record.value)
-                    left -= len(records)
-                if not left and watch:
-                    numbers = watch.numbers()
+                    watch.count(len(records))
                 await consumer.commit({found: records[-1].offset + 1 for found, records in batch.items()})
-            return numbers
+            return watch.numbers.result()
         finally:
             await consumer.stop()
 
 
 class Collector:
-    """Takes traces over OTLP/HTTP and keeps none, in a process of its own as a collector is."""
+    """A trace collector that accepts OTLP/HTTP and discards everything. Runs in its own process."""
 
     def __init__(self) -> None:
         self._runner: web.AppRunner | None = None

@@ -1,4 +1,4 @@
-"""How fast statistics are read at the gateway, of a tenant with a million events."""
+"""Measures how fast the gateway returns the statistics of a tenant with a million events."""
 
 import random
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.brokers import EMBEDDED, running
+from benchmarks.backends import EMBEDDED, running
 from benchmarks.gateway_accept import gateway_process
 from benchmarks.pairs import Measured, Row, percentile
 from benchmarks.usage_events import EVENTS_OF_AN_UPGRADE, upgrade
@@ -43,8 +43,8 @@ READ = Row(
     "stats-read",
     "ms, p95",
     f"A is `GET /api/stats` at the gateway, one client, of a tenant with {EVENTS:,} events of {USERS} users in {DAYS} "
-    f"days, counted by the usage service's own way on SQLite; the worst of seven ranges and groupings. B is the limit, "
-    f"{LIMIT_MS:g} ms.",
+    f"days, counted by the usage service's own code on SQLite; the worst of seven ranges and groupings. B is the "
+    f"limit, {LIMIT_MS:g} ms.",
     goal=1.0,
     better="less",
 )
@@ -52,7 +52,7 @@ ROWS = (READ,)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures with the embedded stack's stores; the broker has no part in it."""
+    """Measures with the stores of the embedded stack only; the broker does not matter."""
     if kind != EMBEDDED:
         return []
     with tempfile.TemporaryDirectory(prefix="bench-stats-") as folder:
@@ -62,18 +62,18 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             await create_topics(broker.settings())
             async with usage_process(broker.url, Path(folder), token=TOKEN) as usage:
                 await eventually(usage.is_ready, 60)
-                told = {"USAGE_URL": str(usage.http.base_url)}
-                async with gateway_process(broker, valkey.url, siblings, Path(folder), **told) as gateway:
+                changes = {"USAGE_URL": str(usage.http.base_url)}
+                async with gateway_process(broker, valkey.url, siblings, Path(folder), **changes) as gateway:
                     rounds = [await _round(gateway.url) for _ in range(_ROUNDS + 1)][1:]
     worst = [max(p95 for _, p95 in one.values()) / LIMIT_MS for one in rounds]
     middle = {name: sorted(one[name] for one in rounds)[_ROUNDS // 2] for name in _QUERIES}
-    told_of = "; ".join(f"{name} p50 {p50:.0f}, p95 {p95:.0f} ms" for name, (p50, p95) in middle.items())
-    absolute = f"{told_of}; counted at {per_second:,.0f} events/s"
+    queries = "; ".join(f"{name} p50 {p50:.0f}, p95 {p95:.0f} ms" for name, (p50, p95) in middle.items())
+    absolute = f"{queries}; counted at {per_second:,.0f} events/s"
     return [Measured(row.on(kind), row, tuple(worst), absolute) for row in chosen]
 
 
 async def fill(file: Path) -> float:
-    """Counts the million events of the demo tenant, day after day. Gives the events per second."""
+    """Counts a million events of the demo tenant, day by day; returns the events per second."""
     database = SqliteDatabase(file)
     ledger = LedgerStore(database)
     counting = CountBatch(ledger, ledger.registry, owner=new_id(), lease_seconds=60.0)
@@ -94,7 +94,7 @@ async def fill(file: Path) -> float:
 
 
 async def _round(url: str) -> dict[str, tuple[float, float]]:
-    """p50 and p95 in ms of each query; they take turns."""
+    """Runs the queries in turns; returns p50 and p95 of each in ms."""
     taken: dict[str, list[float]] = {name: [] for name in _QUERIES}
     async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": API_KEY}, timeout=30) as client:
         for _ in range(_READS):

@@ -1,4 +1,4 @@
-"""How much a second worker process adds."""
+"""Measures the throughput of two worker processes, compared with one."""
 
 import asyncio
 import time
@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from benchmarks.brokers import Broker, running
-from benchmarks.pairs import Measured, Row, middle, paired, ratios
-from benchmarks.scripted_model import scripted_model
+from benchmarks.backends import Broker, running, scripted_model
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from benchmarks.side_process import SideProcess, side
 from benchmarks.upgrade_messages import preload
 from shared.contracts.contract import now_utc
@@ -54,13 +53,13 @@ ROWS = (MODEL, CPU)
 
 
 class Answer(BaseModel):
-    """What the model is asked for."""
+    """The structured output that the model returns."""
 
     text: str
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures the chosen rows on one broker."""
+    """Measures the chosen rows on one kind of broker."""
     results = []
     async with running(kind) as broker, scripted_model(CALL_SECONDS) as model:
         topic = (await preload(broker, "two-workers.v1", _MESSAGES)).name
@@ -70,35 +69,35 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
             worker = "benchmarks.two_workers:Worker"
             async with side(worker, **options) as first, side(worker, **options) as second:
                 pairs = await paired(partial(_rate, (first, second)), partial(_rate, (first,)))
-            absolute = f"A {middle(pairs, 'a', 'per_second'):.0f}/s, B {middle(pairs, 'b', 'per_second'):.0f}/s"
+            absolute = medians(pairs, "{per_second:.0f}/s")
             results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
 
 
 async def _rate(workers: Sequence[SideProcess]) -> Mapping[str, float]:
-    """Messages per second of all workers together, once all of them work."""
+    """Measures the messages per second of all workers together, once all of them are handling messages."""
     group = f"bench.{uuid.uuid4().hex}"
     await asyncio.gather(*(worker.call("read", group=group) for worker in workers))
     try:
-        await eventually(lambda: _all_work(workers), _JOINED_WITHIN_SECONDS)
+        await eventually(lambda: _all_working(workers), _JOINED_WITHIN_SECONDS)
         await asyncio.sleep(_SETTLE_SECONDS)
         since = time.monotonic()
         await asyncio.sleep(_WINDOW_SECONDS)
         return {"per_second": sum([await worker.call("rate", since=since) for worker in workers])}
     finally:
-        await asyncio.gather(*(worker.call("rest") for worker in workers))
+        await asyncio.gather(*(worker.call("pause") for worker in workers))
 
 
-async def _all_work(workers: Sequence[SideProcess]) -> bool:
-    return all([await worker.call("works") for worker in workers])
+async def _all_working(workers: Sequence[SideProcess]) -> bool:
+    return all([await worker.call("is_working") for worker in workers])
 
 
 class Worker:
-    """One worker process. With `model` it asks it; without, it burns."""
+    """One worker process. The handler calls the model if there is one, and burns CPU time otherwise."""
 
     def __init__(self, kind: str, url: str, topic: str, model: str | None) -> None:
         settings = Broker(kind, url).settings()
-        # So few that the model is the bound, and whole waves of calls can be told apart.
+        # Few enough that the model is the limit and whole waves of calls can be distinguished.
         self._settings = settings.model_copy(update={"stage_concurrency": IN_FLIGHT})
         self._topic = replace(REWRITE, name=topic)
         self._telemetry = setup("benchmark", ObservabilitySettings(_env_file=None, log_level="WARNING"))
@@ -106,7 +105,7 @@ class Worker:
         self._wave = IN_FLIGHT if model else 1
         self._client = _client(model) if model else None
         self._runner: StageRunner | None = None
-        self._ends: list[float] = []
+        self._finished_at: list[float] = []
 
     async def start(self) -> None:
         await self._producer.start()
@@ -114,29 +113,29 @@ class Worker:
             await self._client.start()
 
     async def read(self, group: str) -> None:
-        self._ends.clear()
+        self._finished_at.clear()
         self._runner = StageRunner(
             settings=self._settings,
             topic=self._topic,
             group=group,
-            handler=self._ask if self._client else self._burn,
+            handler=self._call_model if self._client else self._burn,
             give_up=self._give_up,
             producer=self._producer,
             telemetry=self._telemetry,
         )
         await self._runner.start()
 
-    async def works(self) -> bool:
-        return bool(self._ends) and time.monotonic() - self._ends[-1] < 2 * CALL_SECONDS
+    async def is_working(self) -> bool:
+        return bool(self._finished_at) and time.monotonic() - self._finished_at[-1] < 2 * CALL_SECONDS
 
     async def rate(self, since: float) -> float:
-        """Messages per second since then, over whole waves: calls that began together end together."""
-        ends = [end for end in self._ends if end >= since]
-        waves = (len(ends) - 1) // self._wave
-        assert waves > 0, f"only {len(ends)} messages were handled"
-        return waves * self._wave / (ends[waves * self._wave] - ends[0])
+        """Returns the messages per second since then, over whole waves: calls that start together end together."""
+        finished_at = [at for at in self._finished_at if at >= since]
+        waves = (len(finished_at) - 1) // self._wave
+        assert waves > 0, f"only {len(finished_at)} messages were handled"
+        return waves * self._wave / (finished_at[waves * self._wave] - finished_at[0])
 
-    async def rest(self) -> None:
+    async def pause(self) -> None:
         if self._runner is not None:
             await self._runner.stop(5)
 
@@ -145,7 +144,7 @@ class Worker:
             await self._client.stop(1)
         await self._producer.stop(1)
 
-    async def _ask(self, envelope: Envelope) -> None:
+    async def _call_model(self, envelope: Envelope) -> None:
         assert isinstance(envelope.data, UpgradeTask)
         assert self._client is not None
         await self._client.complete(
@@ -156,14 +155,14 @@ class Worker:
             temperature=0.0,
             deadline=now_utc() + timedelta(seconds=60),
         )
-        self._ends.append(time.monotonic())
+        self._finished_at.append(time.monotonic())
 
     async def _burn(self, envelope: Envelope) -> None:
-        # CPU time of this thread: what another process takes away does not count as burnt.
+        # CPU time of this thread, so that time taken by other processes does not count.
         until = time.thread_time() + BURN_SECONDS
         while time.thread_time() < until:
             sum(range(1_000))
-        self._ends.append(time.monotonic())
+        self._finished_at.append(time.monotonic())
 
     async def _give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         raise RuntimeError(given_up.detail)

@@ -1,7 +1,6 @@
-"""How much of a bulk write's speed is left when events are counted so that any crash leaves the counters right."""
+"""Measures the usage service's crash-safe counting of events, compared with a plain bulk write."""
 
 import asyncio
-import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -13,13 +12,13 @@ import orjson
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import UpdateOne
 
-from benchmarks.brokers import EMBEDDED, libs
-from benchmarks.pairs import Measured, Pair, Row, middle, paired, ratios
+from benchmarks.backends import EMBEDDED, kafka_libs, open_sqlite
+from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from benchmarks.side_process import side
 from benchmarks.usage_events import batches
 from deploy.local.servers import start_mongo
 from services.usage.counting.count_batch import CountBatch
-from services.usage.counting.increments import Increments, increments_of
+from services.usage.counting.increments import increments_of
 from services.usage.counting.ledger_event import LedgerEvent
 from services.usage.counting.ledger_store import LedgerStore
 from shared.contracts.contract import new_id
@@ -33,10 +32,10 @@ AGGREGATION = Row(
     "usage-aggregation",
     "events/s",
     "A is the usage service's counting (ledger, batch registry, counters and rollups, in steps that survive a kill; a "
-    "batch is stored while the one before is counted); "
+    "batch is stored while the previous one is counted); "
     "B is written by hand for the store: look up which ids are new, insert those events in bulk, add the same "
-    "increments in bulk, and nothing that would tell after a crash what was added. "
-    f"Batches of {BATCH} events of 1,000 users, a tenth of them there already; the events are decoded beforehand. "
+    "increments in bulk, and keep no record of what was added, so that a crash corrupts the counters. "
+    f"Batches of {BATCH} events of 1,000 users, a tenth of them stored before; the events are decoded beforehand. "
     "On SQLite (-embedded; B is one transaction a batch, `synchronous=FULL` as in A) and on the MongoDB-wire server of "
     "the cluster (-kafka; same write concern).",
     goal=0.7,
@@ -45,23 +44,18 @@ ROWS = (AGGREGATION,)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """Measures on the store that goes with the broker of that kind; no broker is needed."""
+    """Measures on the document store that goes with this kind of broker. No broker runs."""
     results = []
-    async with _store(kind) as here:
+    async with _store(kind) as options:
         for row in chosen:
             async with (
-                side("benchmarks.usage_aggregation:Counting", **here) as ours,
-                side("benchmarks.usage_aggregation:BulkWrite", **here) as raw,
+                side("benchmarks.usage_aggregation:Counting", **options) as ours,
+                side("benchmarks.usage_aggregation:BulkWrite", **options) as raw,
             ):
                 pairs = await paired(lambda ours=ours: ours.call("run"), lambda raw=raw: raw.call("run"))  # type: ignore[misc]
-            results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), _absolute(pairs)))
+            absolute = medians(pairs, "{per_second:,.0f}/s ({per_cpu_second:,.0f}/CPU s)", "; ")
+            results.append(Measured(row.on(kind), row, ratios(pairs, "per_second"), absolute))
     return results
-
-
-def _absolute(pairs: Sequence[Pair]) -> str:
-    a, b = (middle(pairs, "a", "per_second"), middle(pairs, "b", "per_second"))
-    a_cpu, b_cpu = (middle(pairs, "a", "per_cpu_second"), middle(pairs, "b", "per_cpu_second"))
-    return f"A {a:,.0f}/s ({a_cpu:,.0f}/CPU s); B {b:,.0f}/s ({b_cpu:,.0f}/CPU s)"
 
 
 @asynccontextmanager
@@ -70,12 +64,12 @@ async def _store(kind: str) -> AsyncIterator[dict[str, str]]:
         if kind == EMBEDDED:
             yield {"folder": folder, "url": ""}
             return
-        async with await start_mongo(Path(folder) / "data.mv", await libs()) as mongo:
+        async with await start_mongo(Path(folder) / "data.mv", await kafka_libs()) as mongo:
             yield {"folder": folder, "url": mongo.url}
 
 
 class _Side:
-    """Counts ten batches a run; the first run of all sides makes the documents."""
+    """Counts ten batches per run. The warm-up run creates the counters and rollups."""
 
     def __init__(self) -> None:
         self._runs = 0
@@ -96,11 +90,11 @@ class _Side:
         raise NotImplementedError
 
     async def finish(self) -> None:
-        """Returns when everything is counted."""
+        """Waits until everything is counted."""
 
 
 class Counting(_Side):
-    """Side A."""
+    """Side A: the usage service's counting."""
 
     def __init__(self, folder: str, url: str) -> None:
         super().__init__()
@@ -124,7 +118,7 @@ class Counting(_Side):
 
 
 class BulkWrite(_Side):
-    """Side B."""
+    """Side B: a bulk write."""
 
     def __init__(self, folder: str, url: str) -> None:
         super().__init__()
@@ -140,18 +134,16 @@ class BulkWrite(_Side):
 
 
 class _RawSqlite:
-    """Events as JSON by id, and one row for each amount of each counter and rollup."""
+    """Stores events as JSON by id, and a row for each amount of each counter and rollup."""
 
     def __init__(self, path: Path) -> None:
-        self._rows = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-
-    async def start(self) -> None:
-        self._rows.execute("PRAGMA journal_mode=WAL")
-        self._rows.execute("PRAGMA synchronous=FULL")
-        self._rows.execute("CREATE TABLE events (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
-        self._rows.execute(
-            "CREATE TABLE amounts (key TEXT, field TEXT, amount INTEGER, PRIMARY KEY (key, field)) WITHOUT ROWID"
+        self._rows = open_sqlite(
+            path,
+            "CREATE TABLE events (id TEXT PRIMARY KEY, body TEXT NOT NULL)",
+            "CREATE TABLE amounts (key TEXT, field TEXT, amount INTEGER, PRIMARY KEY (key, field)) WITHOUT ROWID",
         )
+
+    async def start(self) -> None: ...
 
     async def count(self, events: Sequence[LedgerEvent]) -> int:
         return await asyncio.to_thread(self._count, events)
@@ -172,14 +164,14 @@ class _RawSqlite:
         )
         self._rows.executemany(
             "INSERT INTO amounts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
-            [(key, name, amount) for key, amounts in _by_text(increments_of(new)) for name, amount in amounts.items()],
+            [(key, name, amount) for key, amounts in _amounts_of(new) for name, amount in amounts.items()],
         )
         self._rows.execute("COMMIT")
         return len(new)
 
 
 class _RawMongo:
-    """Events by id, and one document for each counter and rollup."""
+    """Stores events by id, and a document for each counter and rollup."""
 
     def __init__(self, url: str) -> None:
         self._database: Any = AsyncIOMotorClient(url, w="majority")["raw"]
@@ -194,12 +186,14 @@ class _RawMongo:
         new = [event for event in events if event.event_id not in known]
         await self._database.events.insert_many([event.to_document() for event in new], ordered=False)
         await self._database.amounts.bulk_write(
-            [UpdateOne({"_id": key}, {"$inc": amounts}, upsert=True) for key, amounts in _by_text(increments_of(new))],
+            [UpdateOne({"_id": key}, {"$inc": amounts}, upsert=True) for key, amounts in _amounts_of(new)],
             ordered=False,
         )
         return len(new)
 
 
-def _by_text(increments: Increments) -> list[tuple[str, dict[str, int]]]:
+def _amounts_of(events: Sequence[LedgerEvent]) -> list[tuple[str, dict[str, int]]]:
+    """Returns what the events add to each counter and rollup, by a text key."""
+    increments = increments_of(events)
     both = [*increments.counters.items(), *increments.rollups.items()]
     return [("|".join(key), amounts) for key, amounts in both]

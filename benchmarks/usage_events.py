@@ -1,6 +1,7 @@
-"""Ledger events as a busy system makes them: three operations and an end for each upgrade."""
+"""Sample ledger events: three operations and an end for each upgrade."""
 
 import random
+from functools import partial
 
 from services.usage.counting.ledger_event import LedgerEvent
 from shared.contracts.contract import new_id
@@ -13,17 +14,19 @@ _STATUSES = ("upgraded",) * 7 + ("cached", "original", "failed")
 
 
 def upgrade(chance: random.Random, tenant_id: str, user_ref: str, day: str) -> list[LedgerEvent]:
-    """The events of one upgrade on a day (`YYYY-MM-DD`)."""
-    upgrade_id, period = new_id(), day[:7]
+    """Returns the events of one upgrade on a day (`YYYY-MM-DD`)."""
+    event = partial(
+        LedgerEvent,
+        tenant_id=tenant_id,
+        user_ref=user_ref,
+        upgrade_id=new_id(),
+        origin="client",
+        period=day[:7],
+        day=day,
+    )
     operations = [
-        LedgerEvent(
+        event(
             event_id=new_id(),
-            tenant_id=tenant_id,
-            user_ref=user_ref,
-            upgrade_id=upgrade_id,
-            origin="client",
-            period=period,
-            day=day,
             latency_ms=int(chance.lognormvariate(6, 1)),
             component=component,
             operation="work",
@@ -36,14 +39,8 @@ def upgrade(chance: random.Random, tenant_id: str, user_ref: str, day: str) -> l
         )
         for component in _COMPONENTS
     ]
-    end = LedgerEvent(
+    end = event(
         event_id=new_id(),
-        tenant_id=tenant_id,
-        user_ref=user_ref,
-        upgrade_id=upgrade_id,
-        origin="client",
-        period=period,
-        day=day,
         latency_ms=int(chance.lognormvariate(7, 1)),
         status=chance.choice(_STATUSES),
     )
@@ -51,9 +48,10 @@ def upgrade(chance: random.Random, tenant_id: str, user_ref: str, day: str) -> l
 
 
 def batches(count: int, size: int, seed: int, run: int) -> list[list[LedgerEvent]]:
-    """Batches of new events of ten tenants with a hundred users each; a tenth of a batch are events of the one before.
+    """Returns batches of events of ten tenants with a hundred users each.
 
-    `run` keeps the tenants and users of the runs the same; the ids are new every time.
+    A tenth of each batch repeats events of the previous batch; all others have new ids. `seed` and `run` determine
+    everything but the ids.
     """
     chance = random.Random(seed + run)
     made: list[list[LedgerEvent]] = []

@@ -1,4 +1,4 @@
-"""Whether the usage service keeps up: how far it is behind at 5,000 events a second for a minute."""
+"""Measures how far the usage service lags behind 5,000 events per second for a minute."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from benchmarks.brokers import Broker, running
+from benchmarks.backends import Broker, running
 from benchmarks.pairs import Measured, Row
 from benchmarks.side_process import side
 from shared.contracts.contract import new_id, period_of
@@ -25,24 +25,24 @@ from tests.conftest import eventually
 RATE = 5_000
 SECONDS = 60
 _TICK_SECONDS = 0.05
-_PREPARED = 20_000
-_BOUND_SECONDS = 5.0
-_SESSION_MS = 6_000  # Apache Kafka takes no less
+_PREPARED_EVENTS = 20_000
+_MAX_LAG_SECONDS = 5.0
+_SESSION_MS = 6_000  # the minimum of Apache Kafka
 _DRAIN_SECONDS = 120.0
 LAG = Row(
     "usage-lag",
     "events/s",
-    f"A are the events counted within {SECONDS} s of the first publication, B those published in that time at "
-    f"{RATE:,} a second: events of ten tenants with a hundred users each, into one usage process on SQLite with "
-    "batches of 2,000 as by default. The publisher and the broker share the cores with it. Asks as well that the "
-    f"highest lag of the last 20 s is below {_BOUND_SECONDS:g} s of events.",
+    f"A is the number of events counted within {SECONDS} s of the first publication, B the number published in that "
+    f"time at {RATE:,} a second: events of ten tenants with a hundred users each, for one usage process on SQLite with "
+    "the default batches of 2,000. The publisher and the broker share the cores with it. Met also requires that "
+    f"the highest lag of the last 20 s is below {_MAX_LAG_SECONDS:g} s of events.",
     goal=0.95,
 )
 ROWS = (LAG,)
 
 
 async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
-    """One run of a minute."""
+    """Measures one run of a minute."""
     with tempfile.TemporaryDirectory(prefix="bench-lag-") as folder:
         async with (
             running(kind) as broker,
@@ -70,20 +70,20 @@ async def measure(kind: str, chosen: Sequence[Row]) -> list[Measured]:
     absolute = (
         f"published {published['events'] / published['seconds']:,.0f}/s for {published['seconds']:.0f} s; lag at most "
         f"{max(lags):,.0f} events, {last:,.0f} in the last 20 s; all counted {drained:.1f} s after the last; "
-        f"{cpu * 1e6:.0f} µs of the usage process's CPU an event"
+        f"{cpu * 1e6:.0f} µs CPU of the usage process per event"
     )
-    bounded = last < _BOUND_SECONDS * RATE
-    return [Measured(row.on(kind), row, (counted / published["events"],), absolute, bounded) for row in chosen]
+    within_limit = last < _MAX_LAG_SECONDS * RATE
+    return [Measured(row.on(kind), row, (counted / published["events"],), absolute, within_limit) for row in chosen]
 
 
 async def _watch(usage: UsageProcess, publishing: asyncio.Task[object]) -> list[float]:
-    """The lag once a second until all is published, by what should be out by now."""
+    """Samples the lag behind the planned rate once a second, until everything is published."""
     lags: list[float] = []
     began = time.perf_counter()
     while not publishing.done():
         await asyncio.wait([publishing], timeout=1.0)
-        due = min(RATE * SECONDS, RATE * (time.perf_counter() - began))
-        lags.append(max(0.0, due - await _counted(usage)))
+        planned = min(RATE * SECONDS, RATE * (time.perf_counter() - began))
+        lags.append(max(0.0, planned - await _counted(usage)))
     return lags
 
 
@@ -99,7 +99,7 @@ async def _metric(usage: UsageProcess, name: str) -> float:
 
 
 class Publisher:
-    """Publishes prepared events at an even pace; each gets an id of its own."""
+    """Publishes prepared events at an even rate, each with a new id."""
 
     def __init__(self, kind: str, url: str) -> None:
         self._broker = Broker(kind, url)
@@ -121,7 +121,7 @@ class Publisher:
                 period=period_of(now),
                 occurred_at=now,
             )
-            for _ in range(_PREPARED)
+            for _ in range(_PREPARED_EVENTS)
         ]
 
     async def start(self) -> None:
@@ -133,7 +133,7 @@ class Publisher:
         await self._producer.stop()
 
     async def publish(self) -> dict[str, float]:
-        """All events of the run. Gives how many, and in how many seconds."""
+        """Publishes all events of the run; returns their number and the seconds it took."""
         encoded = [
             (event.tenant_id.encode(), *encode(USAGE_RECORDED, event, source="bench", event_id=event.event_id))
             for event in self._events
@@ -141,9 +141,9 @@ class Publisher:
         began, sent = time.perf_counter(), 0
         last: asyncio.Future[object] | None = None
         while sent < RATE * SECONDS:
-            due = min(RATE * SECONDS, round((time.perf_counter() - began + _TICK_SECONDS) * RATE))
-            while sent < due:
-                key, value, headers = encoded[sent % _PREPARED]
+            target = min(RATE * SECONDS, round((time.perf_counter() - began + _TICK_SECONDS) * RATE))
+            while sent < target:
+                key, value, headers = encoded[sent % _PREPARED_EVENTS]
                 own = [(name, f"e-{sent}".encode() if name == "ce_id" else text) for name, text in headers]
                 last = await self._producer.send(USAGE_RECORDED.name, value, key=key, headers=own)
                 sent += 1

@@ -1,7 +1,7 @@
 /*
-  Instructions to a language model where text should only be data. Scanned text is in lower case, NFKC, without
-  invisible characters; `folded_*` scans see look-alike letters as Latin ones. Each rule asks for a verb and its object,
-  so that "ignore case" and "the instructions above" stay harmless.
+  Rules that match instructions to a language model in text that should only be data. The scanned text is in lower case
+  and NFKC, without invisible characters; text with look-alike letters is scanned again with Latin letters. A rule
+  requires both a verb and its object, so that "ignore case" and "the instructions above" do not match.
 */
 
 rule override_en {

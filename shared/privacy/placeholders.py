@@ -1,4 +1,4 @@
-"""Typed placeholders such as `<EMAIL_1>`, the values they stand for, and how values are put back into an answer."""
+"""Typed placeholders such as `<EMAIL_1>`: numbering, the values they stand for, and putting values back into text."""
 
 import json
 import re
@@ -10,18 +10,18 @@ KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "TAX_ID", "IP", "SECRE
 
 PLACEHOLDER = re.compile(r"<(" + "|".join(KINDS) + r")_([1-9][0-9]{0,8})>")
 
-# A literal with a higher number gets another one, so that one odd literal does not drive up all later numbers.
+# A literal with a higher number is replaced, so that one odd literal does not push up all later numbers.
 _HIGHEST_KEPT_LITERAL = 999
 
 
 class PlaceholderMap:
     """The placeholders of one upgrade. The same value of a kind always has the same placeholder.
 
-    Values are compared exactly: `Ann@x.org` and `ann@x.org` get two placeholders, so each comes back as it was typed.
-    `start_after` holds numbers per kind that others have in use already.
+    Values are compared exactly: `Ann@x.org` and `ann@x.org` get two placeholders, so each is restored as typed.
     """
 
     def __init__(self, start_after: Mapping[str, int] | None = None) -> None:
+        """`start_after` holds the highest number per kind that is already in use elsewhere."""
         self._start_after = {kind: number for kind, number in (start_after or {}).items() if number > 0}
         self._last = dict(self._start_after)
         self._values: dict[str, str] = {}
@@ -31,7 +31,7 @@ class PlaceholderMap:
         return len(self._values)
 
     def placeholder_for(self, kind: str, value: str) -> str:
-        """The placeholder that stands for `value`; a new one when the value is new."""
+        """Returns the placeholder for `value`, a new one if the value is new."""
         known = self._placeholders.get((kind, value))
         if known is not None:
             return known
@@ -42,7 +42,7 @@ class PlaceholderMap:
         return self._add(kind, f"<{kind}_{number}>", value)
 
     def placeholder_for_literal(self, kind: str, number: int) -> str:
-        """What stands for the text `<KIND_number>` that somebody typed: itself, when that is nobody else's."""
+        """Returns the replacement for the literal text `<KIND_number>`: the literal itself if its number is free."""
         literal = f"<{kind}_{number}>"
         known = self._placeholders.get((kind, literal))
         if known is not None:
@@ -52,13 +52,13 @@ class PlaceholderMap:
             return self.placeholder_for(kind, literal)
         return self._add(kind, literal, literal)
 
-    def keep_clear_of(self, kind: str, number: int) -> None:
-        """Never hand out `<KIND_number>` for a new value: a text holds it that was redacted before."""
+    def reserve(self, kind: str, number: int) -> None:
+        """Numbers new values after `<KIND_number>`, which occurs in text that was redacted before."""
         if number <= _HIGHEST_KEPT_LITERAL:
             self._last[kind] = max(self._last.get(kind, 0), number)
 
     def counts(self) -> dict[str, int]:
-        """The highest number in use per kind; what `start_after` of another map takes."""
+        """Returns the highest number in use per kind, which another map takes as `start_after`."""
         counts = dict(self._last)
         for placeholder in self._values:
             kind, number = parts_of(placeholder)
@@ -66,16 +66,16 @@ class PlaceholderMap:
         return counts
 
     def values(self) -> dict[str, str]:
-        """Each placeholder with the value it stands for, in the order in which they were found."""
+        """Returns the value of each placeholder, in the order in which they were added."""
         return dict(self._values)
 
     def to_json(self) -> str:
-        """The map as JSON. It holds the values: seal it before it is stored or sent."""
+        """Returns the map as JSON. It contains the values: seal it before storing or sending it."""
         return json.dumps({"startAfter": self._start_after, "last": self._last, "values": self._values})
 
     @staticmethod
     def from_json(text: str) -> "PlaceholderMap":
-        """The map that `to_json` wrote. Raises ValueError for anything else."""
+        """Parses the output of `to_json`. Raises ValueError for anything else."""
         try:
             stored = json.loads(text)
             placeholders = PlaceholderMap(stored["startAfter"])
@@ -86,18 +86,6 @@ class PlaceholderMap:
             raise ValueError("not a placeholder map") from error
         return placeholders
 
-    def merged(self, *others: "PlaceholderMap") -> "PlaceholderMap":
-        """A new map with the values of all. Raises ValueError when two give one placeholder different values."""
-        result = PlaceholderMap(self._start_after)
-        for placeholders in (self, *others):
-            for kind, number in placeholders.counts().items():
-                result._last[kind] = max(result._last.get(kind, 0), number)
-            for placeholder, value in placeholders.values().items():
-                if result._values.get(placeholder, value) != value:
-                    raise ValueError(f"{placeholder} stands for two values")
-                result._add(parts_of(placeholder)[0], placeholder, value)
-        return result
-
     def _add(self, kind: str, placeholder: str, value: str) -> str:
         self._values[placeholder] = value
         self._placeholders.setdefault((kind, value), placeholder)
@@ -105,7 +93,7 @@ class PlaceholderMap:
 
 
 def parts_of(placeholder: str) -> tuple[str, int]:
-    """Kind and number of a placeholder. Raises ValueError when it is none."""
+    """Returns the kind and number of a placeholder. Raises ValueError for other text."""
     match = PLACEHOLDER.fullmatch(placeholder)
     if match is None:
         raise ValueError("not a placeholder")
@@ -113,22 +101,22 @@ def parts_of(placeholder: str) -> tuple[str, int]:
 
 
 def placeholders_in(texts: Iterable[str] | str) -> list[str]:
-    """Every occurrence of a placeholder in a text or in several, in order."""
+    """Returns every occurrence of a placeholder in one or several texts, in order."""
     joined = [texts] if isinstance(texts, str) else texts
     return [match[0] for text in joined for match in PLACEHOLDER.finditer(text)]
 
 
 def restore(text: str, values: Mapping[str, str]) -> str:
-    """`text` with each placeholder of `values` replaced by its value; others stay as they are.
+    """Returns `text` with the placeholders in `values` replaced by their values; others stay.
 
-    One pass: a value that itself looks like a placeholder is put in as it is and not replaced again.
+    Values that look like placeholders are not replaced again.
     """
     return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
 
 @dataclass(frozen=True)
 class PlaceholderReport:
-    """What a model did with placeholders, each list in order of first appearance and without repeats."""
+    """How a model's answer misused placeholders. Each list is in order of first appearance, without repeats."""
 
     dropped: tuple[str, ...] = ()
     invented: tuple[str, ...] = ()
@@ -141,15 +129,15 @@ class PlaceholderReport:
 def check_placeholders(
     expected: Iterable[str] | str, text: str, *, known: Iterable[str] | str = ()
 ) -> PlaceholderReport:
-    """Compare the placeholders of the prompt (`expected`: its text, or a list of them) with those of the answer `text`.
+    """Compares the placeholders of a prompt (`expected`: its text, or a list of them) with those of the answer `text`.
 
-    - dropped: in `expected` and nowhere in `text`.
+    - dropped: in `expected` but not in `text`.
     - invented: in `text`, but neither in `expected` nor in `known` (texts or placeholders of the conversation, the
       documents and so on, which an answer may use but need not).
-    - doubled: in `text` at least twice as often as in `expected`, and there at all. A model may well name something
-      once more in a long prompt (two mentions become three); one mention that becomes two is worth a warning, since
-      the value is then put in at a place where the user never had it. Placeholders that only `known` has may be used
-      any number of times.
+    - doubled: in `expected`, and at least twice as often in `text`. A model may mention something once more in a long
+      prompt (two mentions become three); one mention that becomes two deserves a warning, since the value is then
+      restored in a place where the user did not write it. Placeholders that occur only in `known` may be used any
+      number of times.
     """
     wanted = Counter(placeholders_in(expected))
     allowed = wanted.keys() | set(placeholders_in(known))

@@ -1,10 +1,10 @@
-"""Finds further occurrences of values that are known to be personal, in time linear in the text."""
+"""Replaces personal values and secrets in text with typed placeholders such as `<EMAIL_1>`."""
 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from shared.privacy.placeholders import KINDS, PLACEHOLDER, PlaceholderMap, parts_of, placeholders_in
+from shared.privacy.placeholders import PLACEHOLDER, PlaceholderMap, parts_of
 from shared.privacy.recognizers.contact_details import find_emails, find_ip_addresses
 from shared.privacy.recognizers.credentials import find_secrets
 from shared.privacy.recognizers.identity_numbers import find_identity_numbers
@@ -12,88 +12,24 @@ from shared.privacy.recognizers.payment_numbers import find_cards, find_ibans
 from shared.privacy.recognizers.phone_numbers import find_phone_numbers
 from shared.privacy.recognizers.spans import UNBREAKABLE, Span, folded, lowered, merge, without_invisible
 
-_WORD = re.compile(r"[0-9A-Za-z]+|[^\W0-9A-Za-z_]+")
-_TELLING_LENGTH = 6
-# So few are looked for one by one: searching a string costs next to nothing beside going through its words.
-_FEW = 16
-
-
-class KnownValues:
-    """Values to look for, each with its kind.
-
-    Values are looked up by their longest word. Only telling ones are taken (6 characters or more, with a digit or a
-    special character): a password that is a common word must not empty the prompt of that word. `every_length` takes
-    all, for text whose placeholders only the user will see restored.
-    """
-
-    def __init__(self, *, every_length: bool) -> None:
-        self._every_length = every_length
-        self._kinds: dict[str, str] = {}
-        # longest word -> the (offset of that word, length) that values with it have
-        self._shapes: dict[str, set[tuple[int, int]]] = {}
-
-    def add(self, value: str, kind: str) -> None:
-        """Take `value` into the search; the first kind that it was found as stays."""
-        if value in self._kinds or PLACEHOLDER.fullmatch(value) or not self._is_telling(value):
-            return
-        words = [(match.end() - match.start(), match.start(), match[0]) for match in _WORD.finditer(value)]
-        if words:
-            _, offset, word = max(words)
-            self._kinds[value] = kind
-            self._shapes.setdefault(word, set()).add((offset, len(value)))
-
-    def find(self, text: str) -> Iterator[Span]:
-        """Where the values stand in `text`, as whole words."""
-        if len(self._kinds) <= _FEW:
-            yield from self._find_one_by_one(text)
-            return
-        for match in _WORD.finditer(text):
-            for offset, length in self._shapes.get(match[0], ()):
-                start, end = match.start() - offset, match.start() - offset + length
-                kind = self._kinds.get(text[start:end]) if start >= 0 else None
-                if kind and _whole(text, start, end):
-                    yield Span(start, end, kind, rank=1)
-
-    def _find_one_by_one(self, text: str) -> Iterator[Span]:
-        for value, kind in self._kinds.items():
-            start = text.find(value)
-            while start != -1:
-                end = start + len(value)
-                if _whole(text, start, end):
-                    yield Span(start, end, kind, rank=1)
-                start = text.find(value, start + 1)
-
-    def _is_telling(self, value: str) -> bool:
-        if self._every_length:
-            return len(value) >= 2
-        return len(value) >= _TELLING_LENGTH and not value.isalpha()
-
-
-def _whole(text: str, start: int, end: int) -> bool:
-    return not (_joined(text, start - 1, start) or _joined(text, end - 1, end))
-
-
-def _joined(text: str, left: int, right: int) -> bool:
-    if left < 0 or right >= len(text):
-        return False
-    return text[left].isascii() and text[right].isascii() and text[left].isalnum() and text[right].isalnum()
-
-
-__all__ = ["KINDS", "PLACEHOLDER", "PlaceholderMap", "find", "placeholders_in", "redact", "redact_all"]
-
 _LITERAL = "LITERAL"
+_WORD = re.compile(r"[0-9A-Za-z]+|[^\W0-9A-Za-z_]+")
+_DISTINCTIVE_LENGTH = 6
+# Up to this many known values, one string search per value is faster than a look-up of every word of the text.
+_SEARCH_ONE_BY_ONE = 16
 
 
 def redact(
     text: str, placeholders: PlaceholderMap, *, redacted_before: bool = False, every_known_value: bool = False
 ) -> str:
-    """`text` with placeholders for its personal values; new ones are added to `placeholders`.
+    """Returns `text` with its personal values replaced by placeholders; new ones are added to `placeholders`.
 
-    Text of a user's own that looks like a placeholder is a literal: it stays as it is when its number is free, and
-    gets a placeholder itself when it is not, so `restore(redact(text, map), map.values()) == text` for any text.
-    With `redacted_before` the text was redacted with this map or one that it continues: its placeholders are
-    placeholders and stay. `every_known_value` takes out the values of the map wherever they stand, also short ones
-    and plain words, which otherwise are only taken where they are recognized; for text that comes from inside.
+    Text that only looks like a placeholder is a literal. It stays if its number is free, and otherwise gets a
+    placeholder itself, so `restore(redact(text, map), map.values()) == text` holds for any text.
+
+    `redacted_before`: the text was redacted with this map or with one that it continues, so its placeholders are kept.
+    `every_known_value`: also replace values of the map that are short or plain words, wherever they occur; otherwise
+    these are replaced only where a recognizer finds them. Meant for text that comes from a model.
     """
     return redact_all([text], placeholders, redacted_before=redacted_before, every_known_value=every_known_value)[0]
 
@@ -105,9 +41,10 @@ def redact_all(
     redacted_before: bool = False,
     every_known_value: bool = False,
 ) -> list[str]:
-    """`redact` for the texts of one upgrade together, in their order.
+    """Redacts the texts of one upgrade together, as `redact` does, and returns them in order.
 
-    A value that one text shows for what it is (`my SSN is …`) is found in the others too, also where it stands bare.
+    A value that a recognizer finds in one text (`my SSN is …`) is also replaced in the others, where it may stand
+    without context.
     """
     found = [merge([*_literals(text, redacted_before), *find(text)]) for text in texts]
     known = KnownValues(every_length=every_known_value)
@@ -119,7 +56,7 @@ def redact_all(
             if span.kind != _LITERAL:
                 known.add(value, span.kind)
             elif redacted_before:
-                placeholders.keep_clear_of(*parts_of(value))
+                placeholders.reserve(*parts_of(value))
             else:
                 placeholders.placeholder_for_literal(*parts_of(value))
     return [
@@ -129,13 +66,64 @@ def redact_all(
 
 
 def find(text: str) -> list[Span]:
-    """The personal values and secrets in `text`, in order and without overlaps."""
+    """Returns the personal values and secrets in `text`, ordered and without overlaps."""
     plain = folded(text)
     found = _recognized(plain)
-    # Both are needed: a zero-width space may stand within a value, and may part it from a word.
+    # Both forms are searched: an invisible character may split a value, or separate it from an adjacent word.
     if visible := without_invisible(plain):
         found += [visible.original_span(span) for span in _recognized(visible.text)]
     return merge(found)
+
+
+class KnownValues:
+    """Finds further occurrences of known personal values, in time linear in the length of the text.
+
+    Values are indexed by their longest word. Only distinctive values are added (6 characters or more, with a digit or
+    a special character), so that a password that is a common word is not replaced everywhere in a prompt.
+    `every_length` adds all values of 2 characters or more.
+    """
+
+    def __init__(self, *, every_length: bool) -> None:
+        self._every_length = every_length
+        self._kinds: dict[str, str] = {}
+        # longest word -> (offset of that word in the value, length of the value)
+        self._shapes: dict[str, set[tuple[int, int]]] = {}
+
+    def add(self, value: str, kind: str) -> None:
+        """Adds a value to search for. A value keeps the first kind it was added with."""
+        if value in self._kinds or PLACEHOLDER.fullmatch(value) or not self._is_distinctive(value):
+            return
+        words = [(match.end() - match.start(), match.start(), match[0]) for match in _WORD.finditer(value)]
+        if words:
+            _, offset, word = max(words)
+            self._kinds[value] = kind
+            self._shapes.setdefault(word, set()).add((offset, len(value)))
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Yields the occurrences of the values in `text` as whole words."""
+        if len(self._kinds) <= _SEARCH_ONE_BY_ONE:
+            yield from self._find_one_by_one(text)
+            return
+        for match in _WORD.finditer(text):
+            for offset, length in self._shapes.get(match[0], ()):
+                start, end = match.start() - offset, match.start() - offset + length
+                kind = self._kinds.get(text[start:end]) if start >= 0 else None
+                if kind and _is_whole(text, start, end):
+                    yield Span(start, end, kind, rank=1)
+
+    def _find_one_by_one(self, text: str) -> Iterator[Span]:
+        for value, kind in self._kinds.items():
+            start = text.find(value)
+            while start != -1:
+                end = start + len(value)
+                if _is_whole(text, start, end):
+                    yield Span(start, end, kind, rank=1)
+                start = text.find(value, start + 1)
+
+    def _is_distinctive(self, value: str) -> bool:
+        if self._every_length:
+            return len(value) >= 2
+        return len(value) >= _DISTINCTIVE_LENGTH and not value.isalpha()
 
 
 def _recognized(plain: str) -> list[Span]:
@@ -151,26 +139,40 @@ def _recognized(plain: str) -> list[Span]:
     ]
 
 
+def _literals(text: str, unbreakable: bool) -> list[Span]:
+    rank = UNBREAKABLE if unbreakable else UNBREAKABLE - 1
+    return [Span(match.start(), match.end(), _LITERAL, rank) for match in PLACEHOLDER.finditer(text)]
+
+
 def _with_known_values(text: str, spans: list[Span], known: KnownValues) -> list[Span]:
-    """`spans` with the further occurrences of known values, also those that touch what is taken out."""
+    """Adds further occurrences of known values, including those that adjoin a replaced value."""
     kept = merge([*spans, *known.find(text)])
-    gaps = [(left.end, right.start) for left, right in pairwise([_edge(0), *kept, _edge(len(text))])]
+    gaps = _gaps(kept, 0, len(text))
     while gaps:
         start, end = gaps.pop()
         found = merge(span.moved(start) for span in known.find(text[start:end]))
         if found:
             kept += found
-            gaps += [(left.end, right.start) for left, right in pairwise([_edge(start), *found, _edge(end)])]
+            gaps += _gaps(found, start, end)
     return merge(kept)
 
 
-def _edge(position: int) -> Span:
-    return Span(position, position, "")
+def _gaps(spans: list[Span], start: int, end: int) -> list[tuple[int, int]]:
+    """Returns the stretches between `start` and `end` that no span covers."""
+    edges = [Span(start, start, ""), *spans, Span(end, end, "")]
+    return [(left.end, right.start) for left, right in pairwise(edges)]
 
 
-def _literals(text: str, unbreakable: bool) -> list[Span]:
-    rank = UNBREAKABLE if unbreakable else UNBREAKABLE - 1
-    return [Span(match.start(), match.end(), _LITERAL, rank) for match in PLACEHOLDER.finditer(text)]
+def _is_whole(text: str, start: int, end: int) -> bool:
+    return not (_is_inside_word(text, start) or _is_inside_word(text, end))
+
+
+def _is_inside_word(text: str, position: int) -> bool:
+    """Whether ASCII letters or digits stand on both sides of `position`."""
+    if position <= 0 or position >= len(text):
+        return False
+    left, right = text[position - 1], text[position]
+    return left.isascii() and right.isascii() and left.isalnum() and right.isalnum()
 
 
 def _replaced(text: str, spans: list[Span], placeholders: PlaceholderMap, redacted_before: bool) -> str:

@@ -1,8 +1,8 @@
-"""Sealing of personal values (AES-256-GCM) and keyed hashes of identities, from one list of vault keys.
+"""Encrypts ("seals") personal values with AES-256-GCM and computes keyed hashes of identities.
 
-The first key encrypts and every key decrypts, so a new key is put in front and an old one taken away once nothing
-sealed with it is left. Keyed hashes must stay the same across that, so they come from the last (oldest) key of the
-list: whoever takes that one away starts with new hashes.
+Both use one list of vault keys. The first key encrypts and every key decrypts: to rotate, put a new key in front, and
+remove an old one once nothing sealed with it is left. Keyed hashes must survive a rotation, so they use the last
+(oldest) key; removing that one changes every hash.
 """
 
 import base64
@@ -25,26 +25,26 @@ _PII_PURPOSE = "pii"
 
 
 class SealBroken(Exception):
-    """Sealed text that cannot be opened: unknown key, another owner, or changed on the way."""
+    """Sealed text that cannot be opened: unknown key, different owner, or modified content."""
 
 
 class Vault:
-    """Seals and opens text for one tenant and subject. Safe to share between threads and tasks."""
+    """Seals and opens text that is bound to a tenant and a subject. Safe to share between threads and tasks."""
 
     def __init__(self, keys: list[bytes]) -> None:
         if not keys:
-            raise ValueError("a vault needs a key")
+            raise ValueError("a vault needs at least one key")
         self._ciphers = {_key_id(key): AESGCM(_derive(key, "seal")) for key in keys}
         self._sealing_key_id = _key_id(keys[0])
         self._hash_key = keys[-1]
 
     @staticmethod
     def from_settings(settings: PrivacySettings) -> "Vault":
-        """The vault with the keys of `VAULT_KEY`."""
+        """Returns a vault with the keys in `VAULT_KEY`."""
         return Vault(parse_vault_keys(settings.vault_key.get_secret_value()))
 
     def seal(self, text: str, *, tenant_id: str, subject_id: str, purpose: str = _PII_PURPOSE) -> SealedText:
-        """`text` encrypted with the first key, to be opened only with the same tenant, subject and purpose."""
+        """Encrypts `text` with the first key. Opening it requires the same tenant, subject and purpose."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[self._sealing_key_id].encrypt(
             nonce, text.encode("utf-8", "surrogatepass"), _framed(tenant_id, subject_id, purpose)
@@ -56,7 +56,7 @@ class Vault:
         )
 
     def open(self, sealed: SealedText, *, tenant_id: str, subject_id: str, purpose: str = _PII_PURPOSE) -> str:
-        """The text that was sealed. Raises SealBroken; its message holds nothing of the text."""
+        """Decrypts sealed text. Raises SealBroken, whose message never contains any of the text."""
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
             raise SealBroken("sealed with a key that is not in the list")
@@ -69,11 +69,11 @@ class Vault:
         return opened.decode("utf-8", "surrogatepass")
 
     def keyed_hash(self, purpose: str, *parts: str) -> str:
-        """HMAC-SHA256 of the parts as 64 hex digits, with a key of its own per purpose."""
+        """Returns the HMAC-SHA256 of the parts as 64 hex digits. Each purpose has its own key."""
         return hmac.new(_derive(self._hash_key, f"hash:{purpose}"), _framed(*parts), hashlib.sha256).hexdigest()
 
     def user_ref(self, tenant_id: str, user_id: str) -> str:
-        """How a tenant's end user is called inside the system: `u_` and 32 hex digits, nothing of the id in it."""
+        """Returns the pseudonym of a tenant's end user: `u_` and 32 hex digits of a keyed hash."""
         return "u_" + self.keyed_hash("user-ref", tenant_id, user_id)[:32]
 
 
@@ -87,6 +87,6 @@ def _key_id(key: bytes) -> str:
 
 
 def _framed(*parts: str) -> bytes:
-    # With their lengths in front, ("a", "bc") and ("ab", "c") differ.
+    # Length prefixes keep ("a", "bc") and ("ab", "c") distinct.
     encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

@@ -1,4 +1,4 @@
-"""The keys that seal personal values and hash identities."""
+"""Settings: the vault keys that seal personal values and hash identities."""
 
 import base64
 import binascii
@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-KEY_BYTES = 32
+_KEY_BYTES = 32
 
 
 def parse_vault_keys(text: str) -> list[bytes]:
-    """The 32-byte keys in a comma-separated list of base64 or base64url values, in their order.
+    """Parses a comma-separated list of 32-byte keys in base64 or base64url.
 
-    Raises ValueError, which never repeats a key, when there is none or one is not 32 bytes of base64.
+    Raises ValueError if the list is empty or an entry is not 32 bytes of base64; the message never contains a key.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
@@ -25,14 +25,14 @@ def parse_vault_keys(text: str) -> list[bytes]:
             key = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError(f"key {position} is not base64") from None
-        if len(key) != KEY_BYTES:
-            raise ValueError(f"key {position} has {len(key)} bytes, not {KEY_BYTES}")
+        if len(key) != _KEY_BYTES:
+            raise ValueError(f"key {position} has {len(key)} bytes, not {_KEY_BYTES}")
         keys.append(key)
     return keys
 
 
 class PrivacySettings(BaseSettings):
-    """Settings of a service that handles personal values."""
+    """Settings of services that handle personal values."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", hide_input_in_errors=True)
 

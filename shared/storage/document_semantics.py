@@ -1,4 +1,7 @@
-"""What updates and filters mean, in plain Python: MongoDB's semantics for the operators of the port."""
+"""Evaluates the document port's filters and updates in Python, with MongoDB's semantics.
+
+The SQLite adapter applies updates with it; both adapters validate requests with it.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,16 +12,77 @@ _MISSING = object()
 _NUMBERS = (int, float)
 
 
-def apply_update(document: Document, update: Update, *, inserting: bool = False) -> None:
-    """Changes `document` in place by an update that `check_update` has passed, which is not asked again per document.
+def check_update(update: Update) -> None:
+    """Raises `ValueError` for an unknown operator, a change of `_id`, or two changes of overlapping paths."""
+    if not update:
+        raise ValueError("an update needs at least one operator")
+    paths: list[str] = []
+    for operator, changes in update.items():
+        if operator not in _UPDATE_OPERATORS:
+            raise ValueError(f"unknown update operator {operator}")
+        if operator != "$setOnInsert" and "_id" in changes:
+            raise ValueError("an update cannot change _id")
+        paths.extend(changes)
+    if len(paths) > 1:
+        unique = set(paths)
+        nested = [path for path in paths if "." in path]
+        if len(unique) < len(paths) or any(parent in unique for path in nested for parent in _parents(path)):
+            raise ValueError("two changes of one update touch the same path")
 
-    `$setOnInsert` counts only when `inserting`. `ValueError` for what this document cannot have done to it; it may then
-    be half changed: throw it away.
+
+def check_each(changes: Sequence[tuple[Filter, Update]]) -> None:
+    """Raises `ValueError` unless every update is valid and every filter has its own `_id`."""
+    ids = [filter.get("_id") for filter, _ in changes]
+    if not all(isinstance(id, str) for id in ids) or len(set(ids)) < len(ids):
+        raise ValueError("every change needs the _id of a different document")
+    for _, update in changes:
+        check_update(update)
+
+
+def check_upsert(filter: Filter, update: Update) -> None:
+    """Raises `ValueError` if an upsert has no `_id` for its new document."""
+    if not isinstance(filter.get("_id", update.get("$setOnInsert", {}).get("_id")), str):
+        raise ValueError("an upsert needs the _id of its document")
+
+
+def is_operators(condition: object) -> bool:
+    """Whether a filter's condition holds operators (`{"$lt": 3}`) rather than a value to compare with."""
+    return isinstance(condition, Mapping) and bool(condition) and all(str(key).startswith("$") for key in condition)
+
+
+def matches(document: Document, filter: Filter, never_null: Collection[str] = ()) -> bool:
+    """Whether `document` matches `filter`. Raises `ValueError` for an unknown operator.
+
+    `never_null` are the paths where null counts as missing.
+    """
+    for path, condition in filter.items():
+        value = _value_at(document, path)
+        if not is_operators(condition):
+            if not _equals(value, condition):
+                return False
+            continue
+        for operator, operand in condition.items():
+            if operator == "$exists":
+                exists = value is not _MISSING and not (value is None and path in never_null)
+                if exists != bool(operand):
+                    return False
+            elif operator not in _FILTER_OPERATORS:
+                raise ValueError(f"unknown filter operator {operator}")
+            elif not _FILTER_OPERATORS[operator](value, operand):
+                return False
+    return True
+
+
+def apply_update(document: Document, update: Update, *, inserting: bool = False) -> None:
+    """Applies an update to `document` in place. The update must have passed `check_update`.
+
+    `$setOnInsert` applies only when `inserting`. Raises `ValueError` if a change does not fit the document's values,
+    which may leave `document` partly changed: discard it.
     """
     for operator, changes in update.items():
         if operator == "$setOnInsert" and not inserting:
             continue
-        change = _CHANGES[operator]
+        change = _UPDATE_OPERATORS[operator]
         for path, operand in changes.items():
             if "." not in path:
                 change(document, path, operand)
@@ -29,53 +93,15 @@ def apply_update(document: Document, update: Update, *, inserting: bool = False)
 
 
 def document_for_upsert(filter: Filter, update: Update) -> Document:
-    """The new document of an upsert that matched nothing: the filter's equalities, then the (checked) update."""
+    """Builds the document that an upsert inserts: the filter's equalities, then the (validated) update."""
     document: Document = {}
     for path, condition in filter.items():
         if not is_operators(condition):
             parent, name = _parent_of(document, path, create=True)
-            assert parent is not None  # noqa: S101 - it was created
+            assert parent is not None  # noqa: S101 - guaranteed by create=True
             parent[name] = condition
     apply_update(document, update, inserting=True)
     return document
-
-
-def check_update(update: Update) -> None:
-    """`ValueError` for an unknown operator, a change of `_id`, or two changes that touch the same path."""
-    if not update:
-        raise ValueError("an update needs at least one operator")
-    paths: list[str] = []
-    for operator, changes in update.items():
-        if operator not in _CHANGES:
-            raise ValueError(f"unknown update operator {operator}")
-        if operator != "$setOnInsert" and "_id" in changes:
-            raise ValueError("an update cannot change _id")
-        paths.extend(changes)
-    if len(paths) > 1:
-        taken = set(paths)
-        nested = [path for path in paths if "." in path]
-        if len(taken) < len(paths) or any(parent in taken for path in nested for parent in _parents(path)):
-            raise ValueError("two changes of one update touch the same path")
-
-
-def check_each(changes: Sequence[tuple[Filter, Update]]) -> None:
-    """`ValueError` unless each update is sound, and each filter has an `_id` that no other has."""
-    ids = [filter.get("_id") for filter, _ in changes]
-    if not all(isinstance(id, str) for id in ids) or len(set(ids)) < len(ids):
-        raise ValueError("each change wants the _id of another document")
-    for _, update in changes:
-        check_update(update)
-
-
-def upsert_has_id(filter: Filter, update: Update) -> bool:
-    """Whether an upsert with these would know the `_id` of its new document."""
-    condition = filter.get("_id", update.get("$setOnInsert", {}).get("_id"))
-    return isinstance(condition, str)
-
-
-def is_operators(condition: object) -> bool:
-    """Whether a filter's condition is operators (`{"$lt": 3}`) rather than a value to equal."""
-    return isinstance(condition, Mapping) and bool(condition) and all(str(key).startswith("$") for key in condition)
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -86,21 +112,33 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _parent_of(document: Document, path: str, *, create: bool) -> tuple[Document | None, str]:
-    """The object that holds the last name of `path`; made on the way when `create`, else None when it is not there."""
-    *way, name = path.split(".")
-    here = document
-    for step in way:
-        below = here.get(step, _MISSING)
-        if below is _MISSING:
+    """Returns the object that holds the last name of `path`, and that name.
+
+    Missing objects on the way are created if `create` is set; otherwise the object is None.
+    """
+    *steps, name = path.split(".")
+    parent = document
+    for step in steps:
+        child = parent.get(step, _MISSING)
+        if child is _MISSING:
             if not create:
                 return None, name
-            below = here[step] = {}
-        if not isinstance(below, dict):
+            child = parent[step] = {}
+        if not isinstance(child, dict):
             if not create:
                 return None, name
-            raise ValueError(f"{path}: {step} is no object")
-        here = below
-    return here, name
+            raise ValueError(f"{path}: {step} is not an object")
+        parent = child
+    return parent, name
+
+
+def _value_at(document: Document, path: str) -> Any:
+    value: Any = document
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            return _MISSING
+        value = value[step]
+    return value
 
 
 def _set(parent: Document, name: str, value: Any) -> None:
@@ -119,12 +157,12 @@ def _increment(parent: Document, name: str, by: Any) -> None:
 
 
 def _max(parent: Document, name: str, value: Any) -> None:
-    if name not in parent or _order(value) > _order(parent[name]):
+    if name not in parent or _sort_key(value) > _sort_key(parent[name]):
         parent[name] = value
 
 
 def _min(parent: Document, name: str, value: Any) -> None:
-    if name not in parent or _order(value) < _order(parent[name]):
+    if name not in parent or _sort_key(value) < _sort_key(parent[name]):
         parent[name] = value
 
 
@@ -146,12 +184,23 @@ def _push(parent: Document, name: str, value: Any) -> None:
     parent[name] = items
 
 
+_UPDATE_OPERATORS: dict[str, Callable[[Document, str, Any], None]] = {
+    "$set": _set,
+    "$unset": _unset,
+    "$inc": _increment,
+    "$max": _max,
+    "$min": _min,
+    "$push": _push,
+    "$setOnInsert": _set,
+}
+
+
 def _is_number(value: object) -> bool:
-    # A bool is an int, too, and no number here. Drivers have whole numbers of their own kind, which are ints.
+    # A bool is an int in Python but not a number in a document; drivers may return subclasses of int.
     return type(value) in _NUMBERS or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _order(value: object) -> tuple[int, Any]:
+def _sort_key(value: object) -> tuple[int, Any]:
     """Sorts null before numbers before strings before booleans, as MongoDB does."""
     if value is None:
         return 0, 0
@@ -164,80 +213,40 @@ def _order(value: object) -> tuple[int, Any]:
     raise ValueError("$max and $min compare numbers, strings, booleans and null")
 
 
-_CHANGES: dict[str, Callable[[Document, str, Any], None]] = {
-    "$set": _set,
-    "$unset": _unset,
-    "$inc": _increment,
-    "$max": _max,
-    "$min": _min,
-    "$push": _push,
-    "$setOnInsert": _set,
-}
-
-
-def matches(document: Document, filter: Filter, never_null: Collection[str] = ()) -> bool:
-    """`never_null` are the paths of strings where null counts as not there. `ValueError` for an unknown operator."""
-    for path, condition in filter.items():
-        value = _value_at(document, path)
-        if not is_operators(condition):
-            if not _equals(value, condition):
-                return False
-            continue
-        for operator, operand in condition.items():
-            if operator == "$exists":
-                there = value is not _MISSING and not (value is None and path in never_null)
-                if there != bool(operand):
-                    return False
-            elif operator not in _CONDITIONS:
-                raise ValueError(f"unknown filter operator {operator}")
-            elif not _CONDITIONS[operator](value, operand):
-                return False
-    return True
-
-
-def _value_at(document: Document, path: str) -> Any:
-    here: Any = document
-    for step in path.split("."):
-        if not isinstance(here, dict) or step not in here:
-            return _MISSING
-        here = here[step]
-    return here
-
-
 def _equals(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, list | dict):
         raise ValueError("a filter compares single values, not lists or objects")
     if wanted is None:
         return value is None or value is _MISSING
     if isinstance(value, list):
-        return any(_same(element, wanted) for element in value)
-    return _same(value, wanted)
+        return any(_is_same_value(element, wanted) for element in value)
+    return _is_same_value(value, wanted)
 
 
-def _same(value: Any, wanted: Any) -> bool:
-    """Python takes `True` for 1; documents do not."""
+def _is_same_value(value: Any, wanted: Any) -> bool:
+    # Python treats True as equal to 1; documents do not.
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _compares(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """A range matches values of its own type only."""
+def _in_range(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """Restricts a comparison to values of the bound's type."""
 
     def check(value: Any, bound: Any) -> bool:
         if isinstance(bound, str):
             return isinstance(value, str) and compare(value, bound)
         if isinstance(bound, bool) or not isinstance(bound, int | float):
-            raise ValueError("a range has numbers or strings for bounds")
+            raise ValueError("the bounds of a range are numbers or strings")
         return isinstance(value, int | float) and not isinstance(value, bool) and compare(value, bound)
 
     return check
 
 
-_CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
+_FILTER_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "$ne": lambda value, operand: not _equals(value, operand),
     "$in": lambda value, operand: any(_equals(value, wanted) for wanted in operand),
     "$nin": lambda value, operand: not any(_equals(value, wanted) for wanted in operand),
-    "$lt": _compares(lambda value, bound: value < bound),
-    "$lte": _compares(lambda value, bound: value <= bound),
-    "$gt": _compares(lambda value, bound: value > bound),
-    "$gte": _compares(lambda value, bound: value >= bound),
+    "$lt": _in_range(lambda value, bound: value < bound),
+    "$lte": _in_range(lambda value, bound: value <= bound),
+    "$gt": _in_range(lambda value, bound: value > bound),
+    "$gte": _in_range(lambda value, bound: value >= bound),
 }

@@ -1,4 +1,4 @@
-"""The document port on MongoDB, through motor. Updates and filters are MongoDB's own; errors become the port's."""
+"""The document port on MongoDB, through motor. Filters and updates are passed on; errors become the port's."""
 
 import asyncio
 import copy
@@ -22,7 +22,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from shared.storage.document_semantics import check_each, check_update, is_operators, upsert_has_id
+from shared.storage.document_semantics import check_each, check_update, check_upsert, is_operators
 from shared.storage.documents import (
     ID_FIELDS,
     CollectionSpec,
@@ -46,21 +46,21 @@ _OPTIONS: dict[str, Any] = {
     "waitQueueTimeoutMS": _TIMEOUT_MS,
 }
 _UPSERT_ATTEMPTS = 3
-_UPDATES_AT_ONCE = 250
-_CHUNKS_AT_ONCE = 2
-_LARGEST_IN_GROUP_BYTES = 100_000
+_CHUNK_SIZE = 250
+_CONCURRENT_CHUNKS = 2
+_MAX_GROUPED_BYTES = 100_000
 _DUPLICATE_KEY = 11000
 _INDEX_IN_MESSAGE = re.compile(r"index: (?:\S+\.\$)?(\S+)")
-# Not primary, shutting down, interrupted, timed out: MongoDB's own list of what is worth trying again.
+# Not primary, shutting down, interrupted, timed out: the errors that MongoDB lists as retryable.
 _TRANSIENT_CODES = {6, 7, 50, 89, 91, 112, 134, 189, 262, 317, 358, 9001, 10107, 11600, 11602, 13435, 13436}
 T = TypeVar("T")
 
 
 class MongoDatabase:
-    """One database of a MongoDB deployment. Writes are acknowledged by a majority, with journal."""
+    """A database of a MongoDB deployment. Writes are acknowledged by a majority."""
 
     def __init__(self, url: str, name: str) -> None:
-        """`url` may hold options, which win over the ones here. `start` raises `ValueError` when it is not valid."""
+        """Options in `url` override the defaults here. `start` raises `ValueError` if the URL is invalid."""
         self._url = url
         self._name = name
         self._client: AsyncIOMotorClient[Any] | None = None
@@ -68,7 +68,7 @@ class MongoDatabase:
 
     def collection(self, spec: CollectionSpec) -> "MongoCollection":
         if self._client is not None:
-            raise RuntimeError("collections are declared before the database is started")
+            raise RuntimeError("collections must be declared before the database is started")
         self._specs[spec.name] = spec
         return MongoCollection(spec, lambda: self._database()[spec.name])
 
@@ -78,11 +78,11 @@ class MongoDatabase:
         try:
             self._client = AsyncIOMotorClient(self._url, **options)
         except ConfigurationError:
-            raise ValueError("MONGODB_URL is not valid") from None  # the driver's message may quote the URL
+            raise ValueError("MONGODB_URL is not valid") from None  # the driver's message may contain the URL
         try:
             await self.ping()
             for spec in self._specs.values():
-                await _asked(self._make_indexes(spec))
+                await _call(self._make_indexes(spec))
         except BaseException:
             await self.stop(0)
             raise
@@ -93,7 +93,7 @@ class MongoDatabase:
             client.close()
 
     async def ping(self) -> None:
-        await _asked(self._database().command("ping"))
+        await _call(self._database().command("ping"))
 
     def _database(self) -> Any:
         if self._client is None:
@@ -104,13 +104,13 @@ class MongoDatabase:
         for index in spec.indexes:
             options: dict[str, Any] = {"name": index.name, "unique": index.unique}
             if index.only_when_present:
-                # Not `$exists`, which would cover a null, too.
+                # Not `$exists`, which would also cover null.
                 options["partialFilterExpression"] = {index.only_when_present: {"$gte": ""}}
             await self._database()[spec.name].create_index([(field, 1) for field in index.fields], **options)
 
 
 class MongoCollection:
-    """One collection. See the port for what each method promises."""
+    """A MongoDB collection. The port documents the methods."""
 
     def __init__(self, spec: CollectionSpec, collection: Callable[[], Any]) -> None:
         self._spec = spec
@@ -120,22 +120,22 @@ class MongoCollection:
         self._inserts = GroupedRequests(self._insert_one, self._insert_each)
 
     async def get(self, id: str) -> Document | None:
-        return await self._reads.ask(id)
+        return await self._reads.request(id)
 
     async def get_many(self, ids: Sequence[str]) -> list[Document]:
         if not ids:
             return []
         cursor = self._collection().find({"_id": {"$in": list(ids)}})
-        found = {document["_id"]: document for document in await _asked(cursor.to_list(None))}
+        found = {document["_id"]: document for document in await _call(cursor.to_list(None))}
         return [found[id] for id in dict.fromkeys(ids) if id in found]
 
     async def insert(self, document: Document) -> None:
         require_id(document)
         encoded = RawBSONDocument(bson.encode(document))
-        if len(encoded.raw) > _LARGEST_IN_GROUP_BYTES:
+        if len(encoded.raw) > _MAX_GROUPED_BYTES:
             await self._insert_one(encoded)
         else:
-            await self._inserts.ask(encoded)
+            await self._inserts.request(encoded)
 
     async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
         try:
@@ -144,25 +144,25 @@ class MongoCollection:
             stored = await self.get(require_id(document))
             if stored is None:
                 if duplicate.index_fields == ID_FIELDS:
-                    raise StorageUnavailable("the document was deleted in between") from duplicate
+                    raise StorageUnavailable("the document was deleted concurrently") from duplicate
                 raise
             return stored, False
         return document, True
 
     async def insert_many_if_absent(self, documents: Sequence[Document]) -> set[str]:
-        """In order, so that the position of the one that was refused tells what was inserted before it."""
+        """Inserts in order, so that the position of a rejected document shows what was inserted before it."""
         missing = {require_id(document): document for document in reversed(documents)}
-        for stored in await self._ids_of(list(missing)):
+        for stored in await self._existing_ids(list(missing)):
             del missing[stored]
         inserted: set[str] = set()
         rest = list(missing.values())
         while rest:
             try:
-                await _asked(self._collection().insert_many(rest, ordered=True))
+                await _call(self._collection().insert_many(rest, ordered=True))
             except BulkWriteError as error:
-                [(position, refusal)] = self._refusals_in(error).items()
-                if not _is_of_id(refusal):
-                    raise refusal from error
+                [(position, rejection)] = self._rejections_in(error).items()
+                if not _is_duplicate_id(rejection):
+                    raise rejection from error
                 inserted.update(document["_id"] for document in rest[:position])
                 rest = rest[position + 1 :]
             else:
@@ -172,22 +172,22 @@ class MongoCollection:
 
     async def find(self, filter: Filter, sort: Sort = (), limit: int = 100) -> list[Document]:
         if limit < 1:
-            raise ValueError("a limit is at least 1")
-        cursor = self._collection().find(self._asked_for(filter), limit=limit, sort=list(sort) or None)
-        found: list[Document] = await _asked(cursor.to_list(limit))
+            raise ValueError("limit must be at least 1")
+        cursor = self._collection().find(self._query(filter), limit=limit, sort=list(sort) or None)
+        found: list[Document] = await _call(cursor.to_list(limit))
         return found
 
     async def find_one(self, filter: Filter) -> Document | None:
-        found: Document | None = await _asked(self._collection().find_one(self._asked_for(filter)))
+        found: Document | None = await _call(self._collection().find_one(self._query(filter)))
         return found
 
     async def count(self, filter: Filter) -> int:
-        counted: int = await _asked(self._collection().count_documents(self._asked_for(filter)))
+        counted: int = await _call(self._collection().count_documents(self._query(filter)))
         return counted
 
     async def update_one(self, filter: Filter, update: Update, upsert: bool = False) -> int:
         result = await self._update(
-            lambda: self._collection().update_one(self._asked_for(filter), _sent(update), upsert=upsert),
+            lambda: self._collection().update_one(self._query(filter), _sent_update(update), upsert=upsert),
             filter,
             update,
             upsert,
@@ -197,7 +197,7 @@ class MongoCollection:
     async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
         found: Document | None = await self._update(
             lambda: self._collection().find_one_and_update(
-                self._asked_for(filter), _sent(update), upsert=upsert, return_document=ReturnDocument.AFTER
+                self._query(filter), _sent_update(update), upsert=upsert, return_document=ReturnDocument.AFTER
             ),
             filter,
             update,
@@ -207,51 +207,51 @@ class MongoCollection:
 
     async def update_many(self, filter: Filter, update: Update) -> int:
         check_update(update)
-        result = await self._write(lambda: self._collection().update_many(self._asked_for(filter), _sent(update)))
+        result = await self._write(lambda: self._collection().update_many(self._query(filter), _sent_update(update)))
         matched: int = result.matched_count
         return matched
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
         check_each(changes)
-        turns = asyncio.Semaphore(_CHUNKS_AT_ONCE)
+        slots = asyncio.Semaphore(_CONCURRENT_CHUNKS)
 
         async def update(chunk: Sequence[tuple[Filter, Update]]) -> None:
-            async with turns:
+            async with slots:
                 await (self._upsert_chunk(chunk) if upsert else self._update_chunk(chunk))
 
-        chunks = (changes[at : at + _UPDATES_AT_ONCE] for at in range(0, len(changes), _UPDATES_AT_ONCE))
+        chunks = (changes[at : at + _CHUNK_SIZE] for at in range(0, len(changes), _CHUNK_SIZE))
         outcomes = await asyncio.gather(*map(update, chunks), return_exceptions=True)
         for failure in filter(None, outcomes):
             raise failure
 
     async def _update_chunk(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> list[int]:
-        """The positions of those that `upsert` could not make, since a document with their `_id` is there."""
-        requests = [UpdateOne(self._asked_for(filter), _sent(update), upsert=upsert) for filter, update in changes]
+        """Returns the positions of upserts that failed because a document with their `_id` exists."""
+        requests = [UpdateOne(self._query(filter), _sent_update(update), upsert=upsert) for filter, update in changes]
         try:
-            await _asked(self._collection().bulk_write(requests, ordered=False))
+            await _call(self._collection().bulk_write(requests, ordered=False))
         except BulkWriteError as error:
-            refusals = self._refusals_in(error)
-            for refusal in refusals.values():
-                if not (upsert and _is_of_id(refusal)):
-                    raise refusal from error
-            return list(refusals)
+            rejections = self._rejections_in(error)
+            for rejection in rejections.values():
+                if not (upsert and _is_duplicate_id(rejection)):
+                    raise rejection from error
+            return list(rejections)
         return []
 
     async def _upsert_chunk(self, changes: Sequence[tuple[Filter, Update]]) -> None:
-        """A document that is there was not matched, or another has just made it: the update alone tells which."""
+        """Upserts a chunk. A document that exists does not match or was just created; a plain update settles both."""
         for _ in range(_UPSERT_ATTEMPTS):
-            there = [changes[position] for position in await self._update_chunk(changes, upsert=True)]
-            if not there:
+            existing = [changes[position] for position in await self._update_chunk(changes, upsert=True)]
+            if not existing:
                 return
-            await self._update_chunk(there)
-            found = set(await self._ids_of([filter["_id"] for filter, _ in there]))
-            changes = [change for change in there if change[0]["_id"] not in found]  # deleted in between
+            await self._update_chunk(existing)
+            found = set(await self._existing_ids([filter["_id"] for filter, _ in existing]))
+            changes = [change for change in existing if change[0]["_id"] not in found]  # deleted concurrently
             if not changes:
                 return
-        raise StorageUnavailable("others delete and make the same documents all the time")
+        raise StorageUnavailable("the same documents are being created and deleted concurrently")
 
     async def delete_many(self, filter: Filter) -> int:
-        result = await self._write(lambda: self._collection().delete_many(self._asked_for(filter)))
+        result = await self._write(lambda: self._collection().delete_many(self._query(filter)))
         deleted: int = result.deleted_count
         return deleted
 
@@ -259,46 +259,46 @@ class MongoCollection:
         return await self.find_one({"_id": id})
 
     async def _get_each(self, ids: Sequence[str]) -> list[Document | None]:
-        """A document for each of the ids; who asked for the same one gets a copy."""
+        """Returns the document for each id. Repeated ids get copies, since callers may modify what they receive."""
         found = {document["_id"]: document for document in await self.get_many(list(dict.fromkeys(ids)))}
-        given: set[str] = set()
+        returned: set[str] = set()
         documents: list[Document | None] = []
         for id in ids:
-            documents.append(copy.deepcopy(found[id]) if id in given else found.get(id))
-            given.update({id} & found.keys())
+            documents.append(copy.deepcopy(found[id]) if id in returned else found.get(id))
+            returned.update({id} & found.keys())
         return documents
 
     async def _insert_one(self, document: RawBSONDocument) -> None:
         await self._write(lambda: self._collection().insert_one(document))
 
     async def _insert_each(self, documents: Sequence[RawBSONDocument]) -> list[Exception | None]:
-        """What was refused of them, each for itself: the others are inserted."""
-        refusals: dict[int, Exception] = {}
+        """Inserts the documents independently; returns the error of each, or None."""
+        rejections: dict[int, Exception] = {}
         try:
-            await _asked(self._collection().insert_many(documents, ordered=False))
+            await _call(self._collection().insert_many(documents, ordered=False))
         except BulkWriteError as error:
-            refusals = self._refusals_in(error)
-        return [refusals.get(position) for position in range(len(documents))]
+            rejections = self._rejections_in(error)
+        return [rejections.get(position) for position in range(len(documents))]
 
-    def _refusals_in(self, error: BulkWriteError) -> dict[int, Exception]:
-        """What was refused, by its position. Raises StorageUnavailable when nothing of the rest is certain either."""
+    def _rejections_in(self, error: BulkWriteError) -> dict[int, Exception]:
+        """Returns the errors by position. Raises StorageUnavailable if the write concern failed."""
         if error.details.get("writeConcernErrors"):
             raise StorageUnavailable(str(error)) from error
-        return {refusal["index"]: self._refusal_of(refusal) for refusal in error.details["writeErrors"]}
+        return {details["index"]: self._rejection(details) for details in error.details["writeErrors"]}
 
-    def _refusal_of(self, refusal: Any) -> Exception:
-        code, message = refusal.get("code"), refusal.get("errmsg", "")
+    def _rejection(self, details: Any) -> Exception:
+        code, message = details.get("code"), details.get("errmsg", "")
         if code == _DUPLICATE_KEY:
-            return DuplicateKey(self._index_fields(refusal, message))
+            return DuplicateKey(self._index_fields(details, message))
         if code in _TRANSIENT_CODES:
             return StorageUnavailable(message)
-        return WriteError(message, code, refusal)
+        return WriteError(message, code, details)
 
     async def _update(self, send: Callable[[], Awaitable[T]], filter: Filter, update: Update, upsert: bool) -> T:
-        """Two upserts of one new document may both try to insert it: who loses asks again, and finds it."""
+        """Sends an update. Concurrent upserts may both try to insert the document: the loser retries and finds it."""
         check_update(update)
-        if upsert and not upsert_has_id(filter, update):
-            raise ValueError("an upsert needs the _id of its document")
+        if upsert:
+            check_upsert(filter, update)
         for _ in range(_UPSERT_ATTEMPTS - 1):
             try:
                 return await self._write(send)
@@ -309,26 +309,26 @@ class MongoCollection:
 
     async def _write(self, send: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await _asked(send())
+            return await _call(send())
         except DuplicateKeyError as error:
             raise DuplicateKey(self._index_fields(error.details or {}, str(error))) from error
 
-    async def _ids_of(self, ids: Sequence[str]) -> list[str]:
+    async def _existing_ids(self, ids: Sequence[str]) -> list[str]:
         cursor = self._collection().find({"_id": {"$in": ids}}, {"_id": 1})
-        return [document["_id"] for document in await _asked(cursor.to_list(None))]
+        return [document["_id"] for document in await _call(cursor.to_list(None))]
 
-    def _asked_for(self, filter: Filter) -> dict[str, Any]:
-        """The filter, with the question whether a partially indexed field is there put so that the index serves it."""
-        asked = dict(filter)
-        for path in self._partial_paths & asked.keys():
-            condition = asked[path]
+    def _query(self, filter: Filter) -> dict[str, Any]:
+        """Returns the filter with `$exists` on partially indexed fields rewritten so that the index serves it."""
+        rewritten = dict(filter)
+        for path in self._partial_paths & rewritten.keys():
+            condition = rewritten[path]
             if is_operators(condition) and "$exists" in condition:
-                there = {"$gte": ""} if condition["$exists"] else {"$in": [None]}
+                presence = {"$gte": ""} if condition["$exists"] else {"$in": [None]}
                 others = {name: value for name, value in condition.items() if name != "$exists"}
-                if others.keys() & there.keys():
-                    raise ValueError(f"{path}: $exists says nothing beside {', '.join(others)}")
-                asked[path] = others | there
-        return asked
+                if others.keys() & presence.keys():
+                    raise ValueError(f"{path}: $exists cannot be combined with {', '.join(others)}")
+                rewritten[path] = others | presence
+        return rewritten
 
     def _index_fields(self, details: Any, message: str) -> tuple[str, ...]:
         pattern = details.get("keyPattern")
@@ -339,18 +339,18 @@ class MongoCollection:
         return next((index.fields for index in self._spec.indexes if index.name == named), ID_FIELDS)
 
 
-def _sent(update: Update) -> dict[str, Any]:
-    """The update without operators that name no field, which MongoDB refuses before 5.0."""
+def _sent_update(update: Update) -> dict[str, Any]:
+    """Returns the update without operators that have no fields, which MongoDB rejects before 5.0."""
     return {operator: changes for operator, changes in update.items() if changes}
 
 
-def _is_of_id(refusal: Exception) -> bool:
-    """Whether it says that a document with that `_id` is there."""
-    return isinstance(refusal, DuplicateKey) and refusal.index_fields == ID_FIELDS
+def _is_duplicate_id(rejection: Exception) -> bool:
+    """Whether the error means that a document with that `_id` exists."""
+    return isinstance(rejection, DuplicateKey) and rejection.index_fields == ID_FIELDS
 
 
-async def _asked(answer: Awaitable[T]) -> T:
-    """The answer, with the driver's errors of connection and fail-over turned into `StorageUnavailable`."""
+async def _call(answer: Awaitable[T]) -> T:
+    """Awaits a driver call; turns its errors of connection and fail-over into `StorageUnavailable`."""
     try:
         return await answer
     except (TimeoutError, ConnectionFailure, WTimeoutError, WriteConcernError) as error:

@@ -1,4 +1,4 @@
-"""Opens the database and the Redis client that the settings name. Every wait on Redis has a limit."""
+"""Opens the database and the Redis client that a service's settings name. Every Redis command has a timeout."""
 
 from datetime import UTC, datetime
 
@@ -11,24 +11,38 @@ from shared.storage.documents import Database
 from shared.storage.settings import StorageSettings
 from shared.storage.sqlite import SqliteDatabase
 
-SOCKET_TIMEOUT_SECONDS = 2.0
+_SOCKET_TIMEOUT_SECONDS = 2.0
 _POOL_WAIT_SECONDS = 2.0
 _HEALTH_CHECK_SECONDS = 15
 
 
-def open_redis(settings: StorageSettings, *, max_connections: int = 64) -> Redis:
-    """A client on a pool of its own; answers are bytes. Connects at first use; close it with `aclose()`.
+def open_database(settings: StorageSettings, service: str) -> Database:
+    """Returns the service's database, not started yet.
 
-    A command that must block on the server for longer than 2 s (XREAD with BLOCK) has to ask for less than that.
+    It is the MongoDB database `prompt_upgrader_<service>`, or the file `<service>.sqlite3` in the data folder if
+    `MONGODB_URL` is not set.
+    """
+    if settings.mongodb_url is not None:
+        # Imported here because the driver adds 18 MB to a process, which services on SQLite do not need.
+        from shared.storage.mongodb import MongoDatabase
+
+        return MongoDatabase(settings.mongodb_url.get_secret_value(), f"prompt_upgrader_{service}")
+    return SqliteDatabase(settings.data_dir / f"{service}.sqlite3")
+
+
+def open_redis(settings: StorageSettings, *, max_connections: int = 64) -> Redis:
+    """Returns a client with its own connection pool; replies are bytes. It connects on first use.
+
+    A blocking command (XREAD with BLOCK) must block for less than the socket timeout of 2 s. Close with `aclose()`.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=max_connections,
         timeout=_POOL_WAIT_SECONDS,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+        socket_timeout=_SOCKET_TIMEOUT_SECONDS,
+        socket_connect_timeout=_SOCKET_TIMEOUT_SECONDS,
         health_check_interval=_HEALTH_CHECK_SECONDS,
-        # A connection that was lost is worth another try at once; a server that is silent is not worth waiting twice.
+        # Retry lost connections only: retrying after a timeout would double the wait for an unresponsive server.
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2, supported_errors=(RedisConnectionError,)),
         decode_responses=False,
     )
@@ -36,19 +50,6 @@ def open_redis(settings: StorageSettings, *, max_connections: int = 64) -> Redis
 
 
 async def redis_now(redis: Redis) -> datetime:
-    """The time by Redis's own clock, the same for all that use it. Raises RedisError."""
+    """Returns the time of the Redis server's clock, which is the same for all its clients. Raises RedisError."""
     seconds, microseconds = await redis.time()
     return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
-
-
-def open_database(settings: StorageSettings, service: str) -> Database:
-    """MongoDB's database `prompt_upgrader_<service>`, or without a URL the file `<service>.sqlite3` in the data folder.
-
-    Not started yet.
-    """
-    if settings.mongodb_url is not None:
-        # The driver takes 18 MB of a process: only those that use it pay for it.
-        from shared.storage.mongodb import MongoDatabase
-
-        return MongoDatabase(settings.mongodb_url.get_secret_value(), f"prompt_upgrader_{service}")
-    return SqliteDatabase(settings.data_dir / f"{service}.sqlite3")

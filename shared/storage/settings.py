@@ -1,4 +1,4 @@
-"""Where a service keeps its documents, and where Redis is."""
+"""Settings of the document store and of Redis."""
 
 from collections.abc import Sequence
 from pathlib import Path

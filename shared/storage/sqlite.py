@@ -1,4 +1,4 @@
-"""The document port on one SQLite file per service: nothing to install, durable, safe for several processes at once."""
+"""The document port on SQLite: one durable file per service, which several processes may share."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ from shared.storage.document_semantics import (
     apply_update,
     check_each,
     check_update,
+    check_upsert,
     document_for_upsert,
     matches,
-    upsert_has_id,
 )
 from shared.storage.documents import (
     CollectionSpec,
@@ -27,9 +27,9 @@ from shared.storage.documents import (
     Update,
     require_id,
 )
-from shared.storage.sqlite_queries import AMONG, Table
+from shared.storage.sqlite_queries import IN_JSON_LIST, Table
 from shared.storage.sqlite_threads import Insert, ReaderThread, SqliteThread, connect
-from shared.storage.sqlite_writer import LoneWrites, WriterThread, insert_rows
+from shared.storage.sqlite_writer import InlineWriter, WriterThread, insert_rows
 
 _QUEUE_LIMIT = 4096
 _UPDATE_CHUNK = 500
@@ -38,110 +38,65 @@ T = TypeVar("T")
 
 
 class SqliteDatabase:
-    """One file in WAL mode with full synchronisation. At most `queue_limit` operations wait on each of its threads."""
+    """A SQLite file in WAL mode with full synchronisation. Each thread queues at most `queue_limit` operations."""
 
     def __init__(self, path: Path, *, queue_limit: int = _QUEUE_LIMIT) -> None:
         self._path = path
         self._queue_limit = queue_limit
         self._tables: dict[str, Table] = {}
-        self._threads: _Threads | None = None
+        self._connections: _Connections | None = None
 
     def collection(self, spec: CollectionSpec) -> "SqliteCollection":
-        if self._threads is not None:
-            raise RuntimeError("collections are declared before the database is started")
+        if self._connections is not None:
+            raise RuntimeError("collections must be declared before the database is started")
         table = Table(spec)
-        table.definition()
+        table.definition()  # raises for an invalid spec
         self._tables[spec.name] = table
-        return SqliteCollection(table, self._running_threads)
+        return SqliteCollection(table, self._open_connections)
 
     async def start(self) -> None:
         definition = [statement for table in self._tables.values() for statement in table.definition()]
-        threads = _Threads(self._path, self._queue_limit, definition)
-        await threads.start()
-        self._threads = threads
+        connections = _Connections(self._path, self._queue_limit, definition)
+        await connections.start()
+        self._connections = connections
 
     async def stop(self, grace_seconds: float) -> None:
-        threads, self._threads = self._threads, None
-        if threads is not None:
-            await threads.stop(grace_seconds)
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.stop(grace_seconds)
 
     async def ping(self) -> None:
-        threads = self._running_threads()
-        if not threads.writer.alive:
-            raise StorageUnavailable("the writer has ended")
-        await threads.points.submit(lambda connection: connection.execute("SELECT 1").fetchone())
+        connections = self._open_connections()
+        if not connections.writer.is_alive:
+            raise StorageUnavailable("the writer thread has ended")
+        await connections.lookups.submit(lambda connection: connection.execute("SELECT 1").fetchone())
 
-    def _running_threads(self) -> "_Threads":
-        if self._threads is None:
+    def _open_connections(self) -> "_Connections":
+        if self._connections is None:
             raise StorageUnavailable("the database is closed")
-        return self._threads
-
-
-class _Threads:
-    """The writer, a reader for documents by id, and one for searches, so that a long one never delays the short.
-
-    `own` is the event loop's own connection. To read one document takes some 30 µs, to wake a thread for it ten times
-    as long, and each stage of an upgrade begins with such a read. So it is with a write that is alone.
-    """
-
-    def __init__(self, path: Path, queue_limit: int, definition: Sequence[str]) -> None:
-        self._path = path
-        self.writer = WriterThread(path, f"{path.stem}-writer", queue_limit, definition)
-        self.points = ReaderThread(path, f"{path.stem}-points", queue_limit)
-        self.searches = ReaderThread(path, f"{path.stem}-searches", queue_limit)
-
-    async def start(self) -> None:
-        threads: list[SqliteThread] = [self.writer, self.points, self.searches]
-        started: list[SqliteThread] = []
-        try:
-            for thread in threads:
-                await thread.start()
-                started.append(thread)
-            self.own = connect(self._path, busy_timeout_seconds=0.0)
-            self._lone = LoneWrites(self._path)
-        except BaseException:
-            for thread in started:
-                await thread.stop(1.0)
-            raise
-
-    async def insert(self, run: Callable[[sqlite3.Connection], T], bulk: Insert) -> T:
-        """What `run` returns, committed."""
-        if self.writer.is_quiet and (written := self._lone.write(run)) is not None:
-            self.writer.log_was_written()
-            return written.result
-        result: T = await self.writer.submit(run, insert=bulk)
-        return result
-
-    async def stop(self, grace_seconds: float) -> None:
-        """The readers first: the writer's last act is a checkpoint, which needs the file for itself."""
-        loop = asyncio.get_running_loop()
-        self.own.close()
-        self._lone.close()
-        deadline = loop.time() + grace_seconds
-        await asyncio.gather(self.points.stop(grace_seconds), self.searches.stop(grace_seconds))
-        await self.writer.stop(deadline - loop.time())
+        return self._connections
 
 
 class SqliteCollection:
-    """One table. See the port for what each method promises."""
+    """A collection stored as one table. The port documents the methods."""
 
-    def __init__(self, table: Table, threads: Callable[[], _Threads]) -> None:
+    def __init__(self, table: Table, connections: "Callable[[], _Connections]") -> None:
         self._table = table
-        self._threads = threads
+        self._connections = connections
 
     async def get(self, id: str) -> Document | None:
         statement = self._table.select("body", " WHERE id = ?")
         try:
-            return _first(self._threads().own, statement, (id,))
+            return _first(self._connections().loop_reader, statement, (id,))
         except sqlite3.Error:
-            # A thread may wait for whoever has the file; the event loop may not.
+            # The reader thread may wait for a lock; the event loop must not.
             return await self._read(lambda connection: _first(connection, statement, (id,)))
 
     async def get_many(self, ids: Sequence[str]) -> list[Document]:
         if not ids:
             return []
         wanted = orjson.dumps(list(ids)).decode()
-        statement = self._table.select("id, body", " WHERE id" + AMONG)
+        statement = self._table.select("id, body", " WHERE id" + IN_JSON_LIST)
 
         def run(connection: sqlite3.Connection) -> list[Document]:
             found = dict(connection.execute(statement, (wanted,)).fetchall())
@@ -151,7 +106,7 @@ class SqliteCollection:
 
     async def insert(self, document: Document) -> None:
         row = self._row(document)
-        await self._threads().insert(lambda connection: self._insert(connection, row), self._as_bulk(row))
+        await self._connections().insert(lambda connection: self._insert(connection, row), self._as_bulk(row))
 
     async def insert_if_absent(self, document: Document) -> tuple[Document, bool]:
         row = self._row(document)
@@ -164,7 +119,7 @@ class SqliteCollection:
             self._insert(connection, row)
             return document, True
 
-        return await self._threads().insert(run, self._as_bulk(row, (document, True)))
+        return await self._connections().insert(run, self._as_bulk(row, (document, True)))
 
     async def insert_many_if_absent(self, documents: Sequence[Document]) -> set[str]:
         if not documents:
@@ -173,12 +128,12 @@ class SqliteCollection:
         for document in documents:
             rows.setdefault(require_id(document), self._row(document))
         ids = orjson.dumps(list(rows)).decode()
-        existing = self._table.select("id", " WHERE id" + AMONG)
+        existing = self._table.select("id", " WHERE id" + IN_JSON_LIST)
 
         def run(connection: sqlite3.Connection) -> set[str]:
             for (id,) in connection.execute(existing, (ids,)).fetchall():
                 del rows[id]
-            with _duplicates_of(self._table):
+            with _duplicate_keys_of(self._table):
                 insert_rows(connection, self._table.name, list(rows.values()))
             return set(rows)
 
@@ -186,20 +141,20 @@ class SqliteCollection:
 
     async def find(self, filter: Filter, sort: Sort = (), limit: int = 100) -> list[Document]:
         if limit < 1:
-            raise ValueError("a limit is at least 1")
+            raise ValueError("limit must be at least 1")
         where, parameters = self._table.where(filter)
         statement = self._table.select("body", f"{where}{self._table.order_by(sort, filter)} LIMIT ?")
 
         def run(connection: sqlite3.Connection) -> list[Document]:
             return [orjson.loads(body) for (body,) in connection.execute(statement, (*parameters, limit)).fetchall()]
 
-        found: list[Document] = await self._threads().searches.submit(run)
+        found: list[Document] = await self._connections().searches.submit(run)
         return found
 
     async def find_one(self, filter: Filter) -> Document | None:
         where, parameters = self._table.where(filter)
         statement = self._table.select("body", where + " LIMIT 1")
-        found: Document | None = await self._threads().searches.submit(
+        found: Document | None = await self._connections().searches.submit(
             lambda connection: _first(connection, statement, parameters)
         )
         return found
@@ -207,7 +162,7 @@ class SqliteCollection:
     async def count(self, filter: Filter) -> int:
         where, parameters = self._table.where(filter)
         statement = self._table.select("count(*)", where)
-        counted: int = await self._threads().searches.submit(
+        counted: int = await self._connections().searches.submit(
             lambda connection: connection.execute(statement, parameters).fetchone()[0]
         )
         return counted
@@ -217,8 +172,8 @@ class SqliteCollection:
 
     async def find_one_and_update(self, filter: Filter, update: Update, upsert: bool = False) -> Document | None:
         check_update(update)
-        if upsert and not upsert_has_id(filter, update):
-            raise ValueError("an upsert needs the _id of its document")
+        if upsert:
+            check_upsert(filter, update)
         where, parameters = self._table.where(filter)
         statement = self._table.select("rowid, body", where + " LIMIT 1")
 
@@ -240,7 +195,7 @@ class SqliteCollection:
         check_update(update)
         where, parameters = self._table.where(filter)
         matching = self._table.select("rowid", where)
-        bodies = self._table.select("rowid, body", " WHERE rowid" + AMONG)
+        bodies = self._table.select("rowid, body", " WHERE rowid" + IN_JSON_LIST)
 
         def run(connection: sqlite3.Connection) -> int:
             rowids = [rowid for (rowid,) in connection.execute(matching, parameters).fetchall()]
@@ -253,15 +208,15 @@ class SqliteCollection:
         return await self._write(run, many_statements=True)
 
     async def update_each(self, changes: Sequence[tuple[Filter, Update]], upsert: bool = False) -> None:
-        """Reads the documents together, changes them here, and writes them back, some hundred in one operation."""
+        """Reads, changes and writes the documents in chunks of some hundred, each chunk in one operation."""
         check_each(changes)
         chunks = [changes[at : at + _UPDATE_CHUNK] for at in range(0, len(changes), _UPDATE_CHUNK)]
-        # Together, so that they share a commit.
-        await asyncio.gather(*(self._write(self._each_of(chunk, upsert), many_statements=True) for chunk in chunks))
+        # Submitted together so that they can share a commit.
+        await asyncio.gather(*(self._write(self._updates(chunk, upsert), many_statements=True) for chunk in chunks))
 
-    def _each_of(self, changes: Sequence[tuple[Filter, Update]], upsert: bool) -> Callable[[sqlite3.Connection], None]:
+    def _updates(self, changes: Sequence[tuple[Filter, Update]], upsert: bool) -> Callable[[sqlite3.Connection], None]:
         wanted = orjson.dumps([filter["_id"] for filter, _ in changes]).decode()
-        statement = self._table.select("id, rowid, body", " WHERE id" + AMONG)
+        statement = self._table.select("id, rowid, body", " WHERE id" + IN_JSON_LIST)
 
         def run(connection: sqlite3.Connection) -> None:
             stored = {id: (rowid, body) for id, rowid, body in connection.execute(statement, (wanted,)).fetchall()}
@@ -282,11 +237,11 @@ class SqliteCollection:
         return await self._write(lambda connection: connection.execute(statement, parameters).rowcount)
 
     async def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._threads().points.submit(run)
+        result: T = await self._connections().lookups.submit(run)
         return result
 
     async def _write(self, run: Callable[[sqlite3.Connection], T], *, many_statements: bool = False) -> T:
-        result: T = await self._threads().writer.submit(run, many_statements=many_statements)
+        result: T = await self._connections().writer.submit(run, many_statements=many_statements)
         return result
 
     def _row(self, document: Document) -> tuple[str, str]:
@@ -298,24 +253,70 @@ class SqliteCollection:
         return Insert(self._table.name, row, result)
 
     def _insert(self, connection: sqlite3.Connection, row: tuple[str, str]) -> None:
-        with _duplicates_of(self._table):
+        with _duplicate_keys_of(self._table):
             insert_rows(connection, self._table.name, [row])
 
     def _update(self, connection: sqlite3.Connection, rowid: int, document: Document, update: Update) -> None:
         apply_update(document, update)
         self._refuse_lists_in_indexes(document)
-        with _duplicates_of(self._table):
+        with _duplicate_keys_of(self._table):
             connection.execute(self._table.update_by_rowid(), (_dump(document), rowid))
 
     def _refuse_lists_in_indexes(self, document: Document) -> None:
         path = self._table.list_in_index(document)
         if path is not None:
-            raise ValueError(f"{path} stands in an index and cannot hold a list or an object")
+            raise ValueError(f"{path} is indexed and cannot hold a list or an object")
+
+
+class _Connections:
+    """A file's connections: three threads (writes, lookups by id, searches) and two that the event loop uses itself.
+
+    Lookups and searches have separate threads so that a long search does not delay lookups. Reading one document takes
+    about 30 µs and waking a thread ten times as long, so the event loop reads single documents itself, and commits
+    single inserts itself while the writer is idle.
+    """
+
+    def __init__(self, path: Path, queue_limit: int, definition: Sequence[str]) -> None:
+        self._path = path
+        self.writer = WriterThread(path, f"{path.stem}-writer", queue_limit, definition)
+        self.lookups = ReaderThread(path, f"{path.stem}-lookups", queue_limit)
+        self.searches = ReaderThread(path, f"{path.stem}-searches", queue_limit)
+
+    async def start(self) -> None:
+        threads: list[SqliteThread] = [self.writer, self.lookups, self.searches]
+        started: list[SqliteThread] = []
+        try:
+            for thread in threads:
+                await thread.start()
+                started.append(thread)
+            self.loop_reader = connect(self._path, busy_timeout_seconds=0.0)
+            self._loop_writer = InlineWriter(self._path)
+        except BaseException:
+            for thread in started:
+                await thread.stop(1.0)
+            raise
+
+    async def insert(self, run: Callable[[sqlite3.Connection], T], bulk: Insert) -> T:
+        """Runs and commits `run`, which `bulk` describes, and returns its result."""
+        if self.writer.is_quiet and (committed := self._loop_writer.write(run)) is not None:
+            self.writer.note_inline_write()
+            return committed.result
+        result: T = await self.writer.submit(run, insert=bulk)
+        return result
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stops readers first: the writer ends with a checkpoint, which needs exclusive access to the file."""
+        loop = asyncio.get_running_loop()
+        self.loop_reader.close()
+        self._loop_writer.close()
+        deadline = loop.time() + grace_seconds
+        await asyncio.gather(self.lookups.stop(grace_seconds), self.searches.stop(grace_seconds))
+        await self.writer.stop(deadline - loop.time())
 
 
 @contextlib.contextmanager
-def _duplicates_of(table: Table) -> Iterator[None]:
-    """Turns SQLite's complaint about a unique index into the port's `DuplicateKey`."""
+def _duplicate_keys_of(table: Table) -> Iterator[None]:
+    """Turns SQLite's errors about unique indexes into `DuplicateKey`."""
     try:
         yield
     except sqlite3.IntegrityError as error:

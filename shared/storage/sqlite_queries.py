@@ -1,4 +1,7 @@
-"""Filters, sorts and tables in SQL. A document is one JSON text, indexed by expressions over it."""
+"""Translates collections, filters and sorts of the document port to SQLite's SQL.
+
+A document is stored as one JSON text; indexes are expressions over it.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ from shared.storage.documents import CollectionSpec, Filter, Index, Sort
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _REFUSED_IN_PATHS = re.compile(r"[\"\\\x00-\x1f]")
-AMONG = " IN (SELECT value FROM json_each(?))"  # the parameter is a JSON list
+IN_JSON_LIST = " IN (SELECT value FROM json_each(?))"  # the parameter is a JSON list
 _COMPARISONS = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
 
 Conditions = list[str]
@@ -21,7 +24,7 @@ Parameters = list[Any]
 
 @dataclass(frozen=True)
 class Table:
-    """The SQL of one collection. Its columns: `id` (the `_id`) and `body` (the document, `_id` included, as JSON)."""
+    """The SQL for one collection. Columns: `id` (the `_id`) and `body` (the document as JSON, including `_id`)."""
 
     spec: CollectionSpec
 
@@ -29,27 +32,35 @@ class Table:
     def name(self) -> str:
         return f'"{self.spec.name}"'
 
+    @property
+    def never_null(self) -> list[str]:
+        """The paths where null counts as missing."""
+        return [index.only_when_present for index in self.spec.indexes if index.only_when_present]
+
     def select(self, columns: str, where: str = "") -> str:
-        """A SELECT of these columns, with a clause from `where` or one's own."""
+        """Returns a SELECT of these columns; `where` is the rest of the statement, starting with a space."""
         return f"SELECT {columns} FROM {self.name}{where}"  # noqa: S608 - the name is checked in `definition`
 
     def delete(self, where: str) -> str:
-        """A DELETE, with a clause from `where`."""
+        """Returns a DELETE; `where` is a clause from `where()` or empty."""
         return f"DELETE FROM {self.name}{where}"  # noqa: S608
 
     def update_by_rowid(self) -> str:
-        """An UPDATE of one row: its new body, its rowid."""
+        """Returns an UPDATE of one row with the parameters body and rowid."""
         return f"UPDATE {self.name} SET body = ? WHERE rowid = ?"  # noqa: S608
 
     def definition(self) -> list[str]:
-        """The statements that make the table and its indexes where they are missing."""
+        """Returns the statements that create the table and its indexes if they are missing.
+
+        Raises `ValueError` for an invalid collection name.
+        """
         if not _NAME.fullmatch(self.spec.name):
-            raise ValueError(f"a collection cannot be called {self.spec.name}")
+            raise ValueError(f"invalid collection name: {self.spec.name}")
         table = f"CREATE TABLE IF NOT EXISTS {self.name} (id TEXT PRIMARY KEY NOT NULL, body TEXT NOT NULL)"
         return [table, *(self._index_definition(index) for index in self.spec.indexes)]
 
     def violated_index(self, message: str) -> tuple[str, ...] | None:
-        """The fields of the unique index that SQLite's message names; None when it is not about one of ours."""
+        """Returns the fields of the unique index named in SQLite's error message, or None."""
         if message == f"UNIQUE constraint failed: {self.spec.name}.id":
             return ("_id",)
         for index in self.spec.indexes:
@@ -58,7 +69,10 @@ class Table:
         return None
 
     def where(self, filter: Filter) -> tuple[str, Parameters]:
-        """A WHERE clause (empty for an empty filter) and its parameters. `ValueError` for what the port lacks."""
+        """Returns a WHERE clause (empty for an empty filter) and its parameters.
+
+        Raises `ValueError` for operators and operands that the port does not support.
+        """
         conditions: Conditions = []
         parameters: Parameters = []
         id = "+id" if self._is_served_by_partial_index(filter) else "id"
@@ -75,7 +89,7 @@ class Table:
         return (" WHERE " + " AND ".join(conditions) if conditions else ""), parameters
 
     def order_by(self, sort: Sort, filter: Filter) -> str:
-        """An ORDER BY clause for what matches `filter`, empty for an empty sort."""
+        """Returns an ORDER BY clause for a query with `filter`; empty for an empty sort."""
         terms = []
         id = "+id" if self._is_served_by_partial_index(filter) else "id"
         for path, direction in sort:
@@ -85,13 +99,13 @@ class Table:
         return " ORDER BY " + ", ".join(terms) if terms else ""
 
     def list_in_index(self, document: Mapping[str, Any]) -> str | None:
-        """A path that stands in an index and holds a list or an object in `document`, where there is one."""
+        """Returns an indexed path that holds a list or an object in `document`, or None."""
         for index in self.spec.indexes:
             for path in index.fields:
-                here: Any = document
+                value: Any = document
                 for step in path.split("."):
-                    here = here.get(step) if isinstance(here, dict) else None
-                if isinstance(here, list | dict):
+                    value = value.get(step) if isinstance(value, dict) else None
+                if isinstance(value, list | dict):
                     return path
         return None
 
@@ -113,17 +127,17 @@ class Table:
             raise ValueError(f"unknown filter operator {operator}")
 
     def _equals_one_of(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
-        """SQL for "the value at `path`, or an element of the list there, is one of `values`"."""
+        """Returns SQL for: the value at `path`, or an element of the list there, is one of `values`."""
         if any(isinstance(value, list | dict) for value in values):
             raise ValueError("a filter compares single values, not lists or objects")
         if path == "_id" or self._is_indexed(path):
-            return self._own_value_is(path, values, parameters)
-        own = self._own_value_is(path, values, parameters)
-        element = self._element_is(path, [value for value in values if value is not None], parameters)
-        return f"({own} OR {element})" if element else own
+            return self._value_is_one_of(path, values, parameters)
+        value_is = self._value_is_one_of(path, values, parameters)
+        element_is = self._element_is_one_of(path, [value for value in values if value is not None], parameters)
+        return f"({value_is} OR {element_is})" if element_is else value_is
 
-    def _own_value_is(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
-        """Compares in a form that an index over the path serves; JSON's types decide between `true` and 1."""
+    def _value_is_one_of(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
+        """Returns a comparison that an index over the path can serve; JSON types tell `true` from 1."""
         terms: Conditions = []
         plain = [value for value in values if value is not None and not isinstance(value, bool)]
         if plain:
@@ -137,7 +151,7 @@ class Table:
                 terms.append(f"({_value(path)} = {int(value)} AND {_type(path)} = '{'true' if value else 'false'}')")
         return f"({' OR '.join(terms)})" if terms else "0"
 
-    def _element_is(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
+    def _element_is_one_of(self, path: str, values: Sequence[Any], parameters: Parameters) -> str:
         if not values:
             return ""
         terms: Conditions = []
@@ -145,21 +159,19 @@ class Table:
         if plain:
             terms.append(f"({_is_one_of('value', plain, parameters)} AND type NOT IN ('true', 'false'))")
         terms += [f"type = '{'true' if value else 'false'}'" for value in values if isinstance(value, bool)]
-        among = f"SELECT 1 FROM json_each(body, {_path(path)}) WHERE {' OR '.join(terms)}"  # noqa: S608
-        return f"({_type(path)} = 'array' AND EXISTS ({among}))"
+        elements = f"SELECT 1 FROM json_each(body, {_path(path)}) WHERE {' OR '.join(terms)}"  # noqa: S608
+        return f"({_type(path)} = 'array' AND EXISTS ({elements}))"
 
     def _is_served_by_partial_index(self, filter: Filter) -> bool:
-        """Whether a partial index holds the few that can match: then SQLite, which does not know that they are few,
-        must not be led to walk through all ids for the sake of their order."""
-        own = filter.get("_id")
-        if own is not None and not (is_operators(own) and set(own) <= set(_COMPARISONS)):
+        """Whether a partial index holds every possible match.
+
+        SQLite cannot estimate how small a partial index is, and would rather scan all ids in their order. Writing `+id`
+        instead of `id` rules that plan out.
+        """
+        id_condition = filter.get("_id")
+        if id_condition is not None and not (is_operators(id_condition) and set(id_condition) <= set(_COMPARISONS)):
             return False
         return any(_implies_presence(filter[path]) for path in self.never_null if path in filter)
-
-    @property
-    def never_null(self) -> list[str]:
-        """The paths where null counts as not there."""
-        return [index.only_when_present for index in self.spec.indexes if index.only_when_present]
 
     def _is_indexed(self, path: str) -> bool:
         return any(path in index.fields for index in self.spec.indexes)
@@ -191,13 +203,13 @@ def _is_one_of(expression: str, values: Sequence[Any], parameters: Parameters) -
         parameters.append(values[0])
         return f"{expression} = ?"
     parameters.append(orjson.dumps(list(values)).decode())
-    return expression + AMONG
+    return expression + IN_JSON_LIST
 
 
 def _path(path: str) -> str:
-    """A JSON path as a SQL literal: an index serves an expression only when it is written the same way."""
+    """Returns the JSON path as a SQL literal. An index serves an expression only if both are written the same way."""
     if not path or _REFUSED_IN_PATHS.search(path):
-        raise ValueError(f"not a field path: {path!r}")
+        raise ValueError(f"invalid field path: {path!r}")
     steps = "".join(f'."{step}"' for step in path.split("."))
     return "'$" + steps.replace("'", "''") + "'"
 

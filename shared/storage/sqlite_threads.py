@@ -1,4 +1,4 @@
-"""The threads that talk to a SQLite file: each has its own connection and takes operations from a bounded queue."""
+"""Threads that run operations on a SQLite file, each with its own connection and a bounded queue."""
 
 import asyncio
 import queue
@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.storage.documents import StorageUnavailable
 
-READ_BATCH = 16
+_READ_BATCH = 16
 _QUIET_SECONDS = 0.005
 _SWITCH_INTERVAL_SECONDS = 0.0001
 _READ_LOCK_TIMEOUT_SECONDS = 10.0
@@ -36,7 +36,7 @@ _UNAVAILABLE = {
 
 @dataclass(slots=True)
 class Insert:
-    """A plain insert of one row, which the writer may put into one statement with others of its table."""
+    """An insert of one row, which the writer may combine with others into the same table. `result` is its outcome."""
 
     table: str
     row: tuple[str, str]
@@ -45,10 +45,10 @@ class Insert:
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """What a thread is asked to do. `future` gets what `run` returns or raises.
+    """An operation for a thread. `future` receives what `run` returns or raises.
 
-    `many_statements`: `run` may fail after it has written something, and that must be undone. `insert`: what `run`
-    does, told so that it can be done together with others.
+    `many_statements`: `run` may fail after a write, which must then be rolled back. `insert` describes `run` if it is
+    a plain insert, so that the writer can combine it with others.
     """
 
     run: Callable[[sqlite3.Connection], Any]
@@ -58,7 +58,7 @@ class Operation:
 
 
 class _Signal(Enum):
-    """What else a thread may find in its queue: to end, and to look at its patience again."""
+    """Control messages in a thread's queue: stop, and re-evaluate `idle_timeout_seconds`."""
 
     STOP = 1
     WAKE = 2
@@ -68,7 +68,7 @@ Outcome = tuple[Operation, Any, BaseException | None]
 
 
 class SqliteThread(ABC):
-    """A thread with a connection. `submit` from the event loop; the queue holds at most `limit` operations."""
+    """A thread with a connection. The event loop submits operations; at most `limit` of them are queued."""
 
     def __init__(self, path: Path, name: str, limit: int) -> None:
         self._path = path
@@ -79,12 +79,12 @@ class SqliteThread(ABC):
         self._opened: asyncio.Future[None] | None = None
         self._accepting = False
         self._waiting: set[Operation] = set()
-        self._done_at = float("-inf")
+        self._last_done_at = float("-inf")
 
     async def start(self) -> None:
-        """Opens the connection; raises `StorageUnavailable`."""
-        # An event loop that is never idle lets go of the interpreter's lock too briefly for another thread to notice.
-        # At Python's own 5 ms, measured, such a loop starves these threads for seconds.
+        """Starts the thread and waits until its connection is open. Raises `StorageUnavailable`."""
+        # An event loop that is never idle releases the GIL too briefly for another thread to take it. With Python's
+        # default of 5 ms, such a loop was measured to starve these threads for seconds.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_SECONDS))
         self._loop = asyncio.get_running_loop()
         self._opened = self._loop.create_future()
@@ -99,11 +99,14 @@ class SqliteThread(ABC):
         many_statements: bool = False,
         insert: Insert | None = None,
     ) -> Any:
-        """What `run` returns, on the thread. Waits for room in the queue; `StorageUnavailable` when closed."""
+        """Runs `run` on the thread and returns its result. Waits for room in the queue.
+
+        Raises `StorageUnavailable` when closed.
+        """
         self._check_open()
         await self._room.acquire()
         try:
-            self._check_open()  # it may have been closed while this waited
+            self._check_open()  # it may have closed during the wait
         except StorageUnavailable:
             self._room.release()
             raise
@@ -113,18 +116,21 @@ class SqliteThread(ABC):
         return await operation.future
 
     async def stop(self, grace_seconds: float) -> None:
-        """Takes no more, does what is queued within `grace_seconds`, closes. What is left fails as unavailable."""
+        """Rejects new operations, finishes queued ones within `grace_seconds`, and closes.
+
+        Unfinished operations fail with `StorageUnavailable`.
+        """
         if self._loop is None:
             return
         self._accepting = False
         self._queue.put(_Signal.STOP)
         await asyncio.to_thread(self._thread.join, max(grace_seconds, 0.01))
-        await asyncio.sleep(0)  # lets the last results be delivered
+        await asyncio.sleep(0)  # deliver the last results
         for operation in list(self._waiting):
-            self._deliver([(operation, None, StorageUnavailable("the database was closed first"))])
+            self._deliver([(operation, None, StorageUnavailable("the database closed before the operation ran"))])
 
     def wake(self) -> None:
-        """To be called when `patience_seconds` has become less."""
+        """Makes an idle thread re-evaluate `idle_timeout_seconds`."""
         self._queue.put(_Signal.WAKE)
 
     def _check_open(self) -> None:
@@ -133,31 +139,33 @@ class SqliteThread(ABC):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it runs, has nothing to do, and had nothing for some time."""
-        return self._accepting and not self._waiting and time.monotonic() - self._done_at > _QUIET_SECONDS
+        """Whether the thread is open, has no operations, and has had none for some milliseconds."""
+        return self._accepting and not self._waiting and time.monotonic() - self._last_done_at > _QUIET_SECONDS
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread still works."""
+    def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     @abstractmethod
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
-        """Does the operations; every one has an outcome. Must not raise. No operations: none came in time."""
+        """Runs the operations and returns an outcome for each. Must not raise.
+
+        An empty batch means that none arrived within `idle_timeout_seconds`.
+        """
 
     @property
     @abstractmethod
     def batch_size(self) -> int:
-        """How many operations are taken at once."""
+        """The largest number of operations in one batch."""
 
     @property
-    def patience_seconds(self) -> float | None:
-        """For how long it waits for operations before it is called without any; None: for ever."""
+    def idle_timeout_seconds(self) -> float | None:
+        """How long to wait for operations before `process` gets an empty batch; None waits forever."""
         return None
 
     @abstractmethod
     def open(self) -> sqlite3.Connection:
-        """The thread's connection."""
+        """Opens the thread's connection."""
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Closes the thread's connection."""
@@ -181,9 +189,9 @@ class SqliteThread(ABC):
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
         try:
-            taken = self._queue.get(timeout=self.patience_seconds)
+            taken = self._queue.get(timeout=self.idle_timeout_seconds)
             while taken is _Signal.WAKE:
-                taken = self._queue.get(timeout=self.patience_seconds)
+                taken = self._queue.get(timeout=self.idle_timeout_seconds)
         except queue.Empty:
             return [], False
         batch: list[Operation] = []
@@ -202,11 +210,11 @@ class SqliteThread(ABC):
         assert self._loop is not None  # noqa: S101 - set before the thread starts
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed, so no caller is waiting
             return
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> None:
-        self._done_at = time.monotonic()
+        self._last_done_at = time.monotonic()
         for operation, result, error in outcomes:
             if operation in self._waiting:
                 self._waiting.remove(operation)
@@ -215,11 +223,11 @@ class SqliteThread(ABC):
 
 
 class ReaderThread(SqliteThread):
-    """Reads, each in a snapshot of its own that has everything acknowledged before."""
+    """Runs reads. Each sees a snapshot that includes every write acknowledged before it."""
 
     @property
     def batch_size(self) -> int:
-        return READ_BATCH
+        return _READ_BATCH
 
     def open(self) -> sqlite3.Connection:
         return connect(self._path, busy_timeout_seconds=_READ_LOCK_TIMEOUT_SECONDS)
@@ -233,17 +241,17 @@ class ReaderThread(SqliteThread):
 
 
 def connect(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """A connection for the thread that calls, with no transactions of the driver's own."""
+    """Opens a connection for the calling thread, without the driver's implicit transactions."""
     connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None, cached_statements=256)
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     return connection
 
 
 def connect_to_write(path: Path) -> sqlite3.Connection:
-    """As `connect`, without waiting for a lock. What it commits survives a loss of power, what it erases is gone."""
+    """Opens a connection for durable writes, which does not wait for locks. Commits survive a loss of power."""
     connection = connect(path, busy_timeout_seconds=0.0)
     connection.execute("PRAGMA synchronous=FULL")
-    # What is erased is overwritten, not only unlinked.
+    # Overwrite deleted content with zeros.
     connection.execute("PRAGMA secure_delete=ON")
     return connection
 
@@ -254,12 +262,12 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def is_unavailable(error: sqlite3.Error) -> bool:
-    """Whether the file, and not the request, is the trouble."""
+    """Whether the error comes from the file or its environment rather than from the request."""
     return _primary_code(error) in _UNAVAILABLE
 
 
 def as_unavailable(error: Exception) -> Exception:
-    """`StorageUnavailable` where the file is the trouble, else the error itself."""
+    """Returns `StorageUnavailable` for errors of the file, other errors unchanged."""
     transient = isinstance(error, sqlite3.Error) and is_unavailable(error)
     return StorageUnavailable(str(error)) if transient else error
 

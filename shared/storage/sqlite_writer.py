@@ -1,5 +1,7 @@
-"""The writing thread of a SQLite file, which groups operations into commits, and single writes done by the event
-loop itself.
+"""Writes to a SQLite file, from a thread that commits operations in groups or directly from the event loop.
+
+`WriterThread` handles any load: operations that wait together share a commit. `InlineWriter` saves a single write the
+trip to the thread, as long as commits take little of the event loop's time.
 """
 
 import contextlib
@@ -22,115 +24,79 @@ from shared.storage.sqlite_threads import (
     is_unavailable,
 )
 
-# Of its time, the loop gives one part in so many to commits at most.
-_SHARE_OF_LOOP = 4
-_LONGEST_SECONDS = 0.002
-_AFTER_A_LONG_ONE_SECONDS = 1.0
+_BATCH_SIZE = 256
+_LOCK_TIMEOUT_SECONDS = 20.0
+_EMPTY_WAL_AFTER_SECONDS = 2.0
+_MAX_WAL_AGE_SECONDS = 60.0
+_ROWS_PER_INSERT = (64, 16, 4, 1)
+# Inline commits take at most 1 part in 4 of the event loop's time.
+_INLINE_SHARE = 4
+_SLOW_COMMIT_SECONDS = 0.002
+_PAUSE_AFTER_SLOW_COMMIT_SECONDS = 1.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Written(Generic[T]):
-    """What the committed operation returned."""
-
-    result: T
-
-
-class LoneWrites:
-    """A connection for such writes. To be used by one event loop, and closed by it."""
-
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._not_before = 0.0
-        self._connection = connect_to_write(path)
-        # The thread moves the log into the file: that takes as long as it takes.
-        self._connection.execute("PRAGMA wal_autocheckpoint=0")
-
-    def write(self, run: Callable[[sqlite3.Connection], T]) -> Written[T] | None:
-        """Commits the operation; None when it is for the thread. Raises what `run` raises; nothing is written then."""
-        began = self._clock()
-        if began < self._not_before:
-            return None
-        try:
-            return Written(self._commit(run))
-        except sqlite3.Error:
-            return None
-        finally:
-            self._rest(self._clock() - began)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _commit(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            result = run(self._connection)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.rollback()
-            raise
-        return result
-
-    def _rest(self, seconds: float) -> None:
-        long = seconds > _LONGEST_SECONDS
-        pause = _AFTER_A_LONG_ONE_SECONDS if long else seconds * (_SHARE_OF_LOOP - 1)
-        self._not_before = self._clock() + pause
-
-
-WRITE_BATCH = 256
-WRITE_LOCK_TIMEOUT_SECONDS = 20.0
-_EMPTY_WAL_AFTER_SECONDS = 2.0
-_LONGEST_IN_WAL_SECONDS = 60.0
-_BULK_SIZES = (64, 16, 4, 1)
-
-
 class WriterThread(SqliteThread):
-    """The one writer of this process. Other processes may write to the same file: they take turns by its lock."""
+    """The writer of this process. Writers in other processes take turns with it through SQLite's file lock."""
 
     def __init__(self, path: Path, name: str, limit: int, definition: Sequence[str]) -> None:
+        """`definition` holds the statements that create missing tables and indexes."""
         super().__init__(path, name, limit)
         self._definition = definition
         self._oldest_in_wal: float | None = None
 
     @property
     def batch_size(self) -> int:
-        return WRITE_BATCH
-
-    def open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
-        while True:
-            try:
-                return self._open_once()
-            except sqlite3.OperationalError as error:  # processes that start together meet here
-                if not is_busy(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311
-
-    def close(self, connection: sqlite3.Connection) -> None:
-        with contextlib.suppress(sqlite3.Error):  # another process still reads: whoever closes last does it
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
+        return _BATCH_SIZE
 
     @property
-    def patience_seconds(self) -> float | None:
-        """Until the write-ahead log is emptied: it still has what was erased."""
+    def idle_timeout_seconds(self) -> float | None:
+        """The delay after which an idle thread empties the write-ahead log, which still holds erased data."""
         return None if self._oldest_in_wal is None else _EMPTY_WAL_AFTER_SECONDS
 
-    def log_was_written(self) -> None:
-        """Somebody else in this process has written; the log is to be emptied in time. Called by the event loop."""
+    def note_inline_write(self) -> None:
+        """Schedules the write-ahead log to be emptied after an inline write. Called by the event loop."""
         if self._oldest_in_wal is None:
             self._oldest_in_wal = time.monotonic()
             self.wake()
 
+    def open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._open_once()
+            except sqlite3.OperationalError as error:  # processes that start together contend for the lock
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311
+
     def process(self, connection: sqlite3.Connection, batch: list[Operation]) -> Iterable[Outcome]:
-        if not batch or time.monotonic() - (self._oldest_in_wal or math.inf) > _LONGEST_IN_WAL_SECONDS:
+        if not batch or time.monotonic() - (self._oldest_in_wal or math.inf) > _MAX_WAL_AGE_SECONDS:
             self._empty_wal(connection)
         return self._write(connection, batch) if batch else []
 
+    def close(self, connection: sqlite3.Connection) -> None:
+        # Fails while another process reads; the last process to close empties the log.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+
+    def _open_once(self) -> sqlite3.Connection:
+        connection = connect_to_write(self._path)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            _begin(connection)
+            for statement in self._definition:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _empty_wal(self, connection: sqlite3.Connection) -> None:
-        # Before it is emptied: what is written meanwhile sets it again.
+        # Reset before the checkpoint, because a write during the checkpoint sets it again.
         self._oldest_in_wal = None
         emptied = False
         with contextlib.suppress(sqlite3.Error):
@@ -152,7 +118,7 @@ class WriterThread(SqliteThread):
         return outcomes
 
     def _run_all(self, connection: sqlite3.Connection, batch: list[Operation]) -> list[Outcome]:
-        """In one transaction. Nobody among those who wait at the same time can tell in which order they were served."""
+        """Runs the batch in the open transaction, inserts last. Operations that wait together have no order."""
         outcomes: list[Outcome] = []
         inserts: dict[str, list[Operation]] = {}
         for operation in batch:
@@ -164,24 +130,63 @@ class WriterThread(SqliteThread):
             outcomes.extend(_insert_together(connection, table, operations))
         return outcomes
 
-    def _open_once(self) -> sqlite3.Connection:
-        connection = connect_to_write(self._path)
+
+@dataclass(frozen=True, slots=True)
+class Committed(Generic[T]):
+    """The result of a committed operation."""
+
+    result: T
+
+
+class InlineWriter:
+    """Commits single operations on the event loop, with a connection of its own. Owned and closed by one loop."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._paused_until = 0.0
+        self._connection = connect_to_write(path)
+        # Checkpoints may take long, so they are left to the writer thread.
+        self._connection.execute("PRAGMA wal_autocheckpoint=0")
+
+    def write(self, run: Callable[[sqlite3.Connection], T]) -> Committed[T] | None:
+        """Runs and commits the operation; returns None if the writer thread must do it instead.
+
+        Raises what `run` raises other than SQLite's errors; nothing is written then.
+        """
+        started = self._clock()
+        if started < self._paused_until:
+            return None
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            _begin(connection)
-            for statement in self._definition:
-                connection.execute(statement)
-            connection.execute("COMMIT")
+            return Committed(self._commit(run))
+        except sqlite3.Error:
+            return None
+        finally:
+            self._pause_after(self._clock() - started)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _commit(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            result = run(self._connection)
+            self._connection.execute("COMMIT")
         except BaseException:
-            connection.close()
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
             raise
-        return connection
+        return result
+
+    def _pause_after(self, seconds: float) -> None:
+        slow = seconds > _SLOW_COMMIT_SECONDS
+        pause = _PAUSE_AFTER_SLOW_COMMIT_SECONDS if slow else seconds * (_INLINE_SHARE - 1)
+        self._paused_until = self._clock() + pause
 
 
 def insert_rows(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Inserts all rows in few statements of a few fixed sizes, so that each is prepared once."""
+    """Inserts rows of `(id, body)` with statements of a few fixed sizes, so that SQLite can cache them."""
     at = 0
-    for size in _BULK_SIZES:
+    for size in _ROWS_PER_INSERT:
         statement = f"INSERT INTO {table} (id, body) VALUES {', '.join(['(?, ?)'] * size)}"  # noqa: S608
         while len(rows) - at >= size:
             connection.execute(statement, [value for row in rows[at : at + size] for value in row])
@@ -194,7 +199,7 @@ def _insert_together(connection: sqlite3.Connection, table: str, operations: lis
         connection.execute("SAVEPOINT together")
         try:
             insert_rows(connection, table, rows)
-        except sqlite3.IntegrityError:  # one of them is a duplicate: find out which, one by one
+        except sqlite3.IntegrityError:  # at least one is a duplicate: insert one by one to find out which
             connection.execute("ROLLBACK TO together")
             connection.execute("RELEASE together")
         else:
@@ -221,8 +226,8 @@ def _run_one(connection: sqlite3.Connection, operation: Operation) -> Outcome:
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    """BEGIN IMMEDIATE, asked for until it is granted: SQLite's own waiting backs off too far to be fair."""
-    deadline = time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
+    """Retries BEGIN IMMEDIATE until the lock is free. SQLite's own busy handler backs off too far to be fair."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -236,5 +241,5 @@ def _begin(connection: sqlite3.Connection) -> None:
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+        with contextlib.suppress(sqlite3.Error):  # SQLite may already have rolled back
             connection.execute("ROLLBACK")

@@ -1,4 +1,4 @@
-"""What every store of documents must do. Subclasses say on which store: each test then runs there."""
+"""Behaviour tests of the document port. Each adapter's tests inherit them and supply the database."""
 
 import asyncio
 import uuid
@@ -26,13 +26,13 @@ def a_document(id: str | None = None, **fields: Any) -> dict[str, Any]:
 
 
 def batch_of(ids: Iterable[str], batch: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Changes that add a batch to each document once."""
+    """Returns changes that count a batch in each document, at most once."""
     update = {"$inc": {"number": 1}, "$push": {"batches": {"$each": [batch], "$slice": -8}}}
     return [({"_id": id, "batches": {"$ne": batch}}, update) for id in ids]
 
 
 class DocumentStoreBehaviour:
-    """Inherit, and give the fixture `database`: a new, empty one that is not started."""
+    """Subclasses override the fixture `database` with a new, empty database that is not started."""
 
     @pytest.fixture
     async def database(self) -> Database:
@@ -47,7 +47,7 @@ class DocumentStoreBehaviour:
 
     # Reading and inserting
 
-    async def test_a_document_comes_back_as_it_went_in(self, things: Collection) -> None:
+    async def test_a_document_is_returned_as_inserted(self, things: Collection) -> None:
         document = a_document(
             "a",
             text="quotes \" ' and \\ and ☃ and a line\nbreak",
@@ -67,14 +67,14 @@ class DocumentStoreBehaviour:
         assert [d["_id"] for d in await things.get_many(["c", "missing", "a", "c"])] == ["c", "a"]
         assert await things.get_many([]) == []
 
-    async def test_a_second_document_of_an_id_is_refused(self, things: Collection) -> None:
+    async def test_a_second_document_with_the_same_id_is_rejected(self, things: Collection) -> None:
         await things.insert(a_document("a", n=1))
         with pytest.raises(DuplicateKey) as duplicate:
             await things.insert(a_document("a", n=2))
         assert duplicate.value.index_fields == ("_id",)
         assert (await things.get("a") or {})["n"] == 1
 
-    async def test_a_unique_index_names_itself(self, things: Collection) -> None:
+    async def test_a_violated_unique_index_is_named(self, things: Collection) -> None:
         await things.insert(a_document(key="k"))
         for write in (things.insert, things.insert_if_absent):
             with pytest.raises(DuplicateKey) as duplicate:
@@ -83,18 +83,18 @@ class DocumentStoreBehaviour:
         await things.insert(a_document(key="k") | {"tenantId": "t2"})
         assert await things.count({"key": "k"}) == 2
 
-    async def test_a_partial_index_leaves_out_what_has_no_key(self, things: Collection) -> None:
+    async def test_a_partial_index_covers_only_documents_with_the_field(self, things: Collection) -> None:
         for _ in range(2):
             await things.insert(a_document())
             await things.insert(a_document(key=None))
         await things.insert(a_document("with", key="k"))
         assert await things.count({"tenantId": "t1"}) == 5
-        assert await things.count({"key": {"$exists": False}}) == 4, "null is as good as nothing there"
+        assert await things.count({"key": {"$exists": False}}) == 4, "null counts as missing"
         assert await things.find({"key": {"$exists": True}}, sort=[("_id", 1)]) == [a_document("with", key="k")]
         assert await things.count({"key": {"$exists": True}, "_id": {"$gt": "with"}}) == 0
         assert await things.count({"key": {"$gt": "", "$nin": ["k"]}}) == 0
 
-    async def test_of_many_who_claim_one_key_one_wins(self, things: Collection) -> None:
+    async def test_one_of_many_concurrent_claims_of_a_key_wins(self, things: Collection) -> None:
         async def claim(n: int) -> bool:
             try:
                 await things.insert(a_document(key="contested", n=n))
@@ -108,7 +108,7 @@ class DocumentStoreBehaviour:
         assert winner is not None
         assert winner["n"] == claims.index(True)
 
-    async def test_duplicates_do_not_spoil_the_writes_beside_them(self, things: Collection) -> None:
+    async def test_duplicates_do_not_affect_concurrent_writes(self, things: Collection) -> None:
         await things.insert(a_document("taken"))
         ids = [f"new-{n}" if n % 10 else "taken" for n in range(100)]
         results = await asyncio.gather(*(things.insert(a_document(id)) for id in ids), return_exceptions=True)
@@ -116,13 +116,13 @@ class DocumentStoreBehaviour:
             assert isinstance(result, DuplicateKey) if id == "taken" else result is None
         assert await things.count({}) == 91
 
-    async def test_insert_if_absent_gives_everybody_the_winner(self, things: Collection) -> None:
+    async def test_insert_if_absent_returns_the_winner_to_all_callers(self, things: Collection) -> None:
         answers = await asyncio.gather(*(things.insert_if_absent(a_document("a", n=n)) for n in range(60)))
         assert [ours for _, ours in answers].count(True) == 1
         winner = next(n for n, (_, ours) in enumerate(answers) if ours)
         assert {stored["n"] for stored, _ in answers} == {winner}
 
-    async def test_insert_many_if_absent_tells_which_are_new(self, things: Collection) -> None:
+    async def test_insert_many_if_absent_returns_the_new_ids(self, things: Collection) -> None:
         await things.insert(a_document("b", n="old"))
         inserted = await things.insert_many_if_absent([a_document(id, n="new") for id in ("a", "b", "c", "a")])
         assert inserted == {"a", "c"}
@@ -130,20 +130,20 @@ class DocumentStoreBehaviour:
         assert await things.insert_many_if_absent([a_document("a"), a_document("c")]) == set()
         assert await things.insert_many_if_absent([]) == set()
 
-    async def test_insert_many_if_absent_from_many_at_once_inserts_each_once(self, things: Collection) -> None:
+    async def test_concurrent_insert_many_if_absent_inserts_each_document_once(self, things: Collection) -> None:
         ids = [f"e-{n}" for n in range(70)]
         answers = await asyncio.gather(
             *(things.insert_many_if_absent([a_document(id) for id in ids[start:]]) for start in range(0, 60, 6))
         )
         assert sorted(id for answer in answers for id in answer) == sorted(ids)
 
-    async def test_insert_many_if_absent_names_another_index(self, things: Collection) -> None:
+    async def test_insert_many_if_absent_names_the_violated_index(self, things: Collection) -> None:
         await things.insert(a_document(key="k"))
         with pytest.raises(DuplicateKey) as duplicate:
             await things.insert_many_if_absent([a_document(), a_document(key="k")])
         assert duplicate.value.index_fields == ("tenantId", "key")
 
-    async def test_a_document_without_a_string_id_is_refused(self, things: Collection) -> None:
+    async def test_a_document_without_a_string_id_is_rejected(self, things: Collection) -> None:
         for bad in ({"n": 1}, {"_id": 5}, {"_id": ""}):
             with pytest.raises(ValueError, match="_id"):
                 await things.insert(bad)
@@ -239,19 +239,19 @@ class DocumentStoreBehaviour:
             notes=["first"],
         )
 
-    async def test_an_update_that_matches_nothing_says_so(self, things: Collection) -> None:
+    async def test_an_update_reports_whether_it_matched(self, things: Collection) -> None:
         await things.insert(a_document("a", state="open"))
         assert await things.update_one({"_id": "a", "state": "closed"}, {"$set": {"n": 1}}) == 0
         assert await things.find_one_and_update({"_id": "b"}, {"$set": {"n": 1}}) is None
         assert await things.update_one({"_id": "a"}, {"$set": {"state": "open"}}) == 1, "matched, if not changed"
 
-    async def test_find_one_and_update_gives_the_document_after(self, things: Collection) -> None:
+    async def test_find_one_and_update_returns_the_updated_document(self, things: Collection) -> None:
         await things.insert(a_document("a", version=1, state="open"))
         taken = await things.find_one_and_update({"_id": "a", "version": 1}, {"$inc": {"version": 1}})
         assert taken == a_document("a", version=2, state="open")
         assert await things.find_one_and_update({"_id": "a", "version": 1}, {"$inc": {"version": 1}}) is None
 
-    async def test_an_upsert_takes_the_equalities_of_the_filter(self, things: Collection) -> None:
+    async def test_an_upsert_starts_from_the_equalities_of_the_filter(self, things: Collection) -> None:
         filter = {"_id": "a", "tenantId": "t9", "batches": {"$ne": "b1"}}
         update = {"$inc": {"total.tokens": 5}, "$push": {"batches": "b1"}, "$setOnInsert": {"since": "today"}}
         made = await things.find_one_and_update(filter, update, upsert=True)
@@ -260,7 +260,7 @@ class DocumentStoreBehaviour:
         assert await things.update_one(filter, {"$inc": {"total.tokens": 2}, "$push": {"batches": "b2"}}) == 1
         assert (await things.get("a") or {})["total"] == {"tokens": 7}
 
-    async def test_a_guarded_upsert_of_something_done_is_a_duplicate(self, things: Collection) -> None:
+    async def test_a_guarded_upsert_that_was_already_applied_is_a_duplicate(self, things: Collection) -> None:
         filter = {"_id": "a", "batches": {"$ne": "b1"}}
         update = {"$inc": {"n": 1}, "$push": {"batches": {"$each": ["b1"], "$slice": -100}}}
         assert await things.update_one(filter, update, upsert=True) == 1
@@ -270,7 +270,7 @@ class DocumentStoreBehaviour:
         assert await things.update_one(filter, update) == 0
         assert await things.get("a") == {"_id": "a", "n": 1, "batches": ["b1"]}
 
-    async def test_300_upserts_at_once_count_every_one(self, things: Collection) -> None:
+    async def test_300_concurrent_upserts_are_all_counted(self, things: Collection) -> None:
         async def count(n: int) -> None:
             update = {
                 "$inc": {f"by.kind{n % 3}": 1, "total": 1},
@@ -286,14 +286,14 @@ class DocumentStoreBehaviour:
         assert len(counter.pop("recent")) == 10
         assert counter == a_document("counter", by={f"kind{n}": 100 for n in range(3)}, total=300, highest=299, made=1)
 
-    async def test_update_many_updates_all_that_match(self, things: Collection) -> None:
+    async def test_update_many_updates_every_match(self, things: Collection) -> None:
         await things.insert_many_if_absent([a_document(f"d{n}", counted=False, batch=f"b{n % 2}") for n in range(40)])
         assert await things.update_many({"counted": False, "batch": "b1"}, {"$set": {"counted": True}}) == 20
         assert await things.update_many({"counted": False, "batch": "b1"}, {"$set": {"counted": True}}) == 0
         assert await things.count({"counted": True, "batch": "b1"}) == 20
         assert await things.count({"counted": False}) == 20
 
-    async def test_update_each_does_every_change_by_its_own_filter(self, things: Collection) -> None:
+    async def test_update_each_applies_every_change_by_its_own_filter(self, things: Collection) -> None:
         for id, number in (("a", 1), ("b", 2), ("c", 3)):
             await things.insert(a_document(id, number=number, done=[7]))
         await things.update_each(
@@ -315,7 +315,7 @@ class DocumentStoreBehaviour:
         assert found[0]["done"] == [7, 8]
         assert found[2]["nested"] == {"deep": 1, "count": 2}
 
-    async def test_update_each_makes_what_is_not_there_and_leaves_what_was_done(self, things: Collection) -> None:
+    async def test_update_each_upserts_missing_documents_and_skips_applied_changes(self, things: Collection) -> None:
         await things.update_each(batch_of("bd", 1), upsert=True)
         await things.update_each(batch_of("abcde", 1), upsert=True)
         await things.update_each(batch_of("abcde", 1))
@@ -323,13 +323,13 @@ class DocumentStoreBehaviour:
         found = await things.find({}, sort=[("_id", 1)])
         assert [(t["_id"], t["number"], t["batches"]) for t in found] == [(id, 1, [1]) for id in "abcde"]
 
-    async def test_update_each_of_many_at_once_counts_every_one(self, things: Collection) -> None:
+    async def test_concurrent_update_each_calls_are_all_counted(self, things: Collection) -> None:
         ids = [f"t{n}" for n in range(300)]
         await asyncio.gather(*(things.update_each(batch_of(ids, batch), upsert=True) for batch in (1, 2, 3, 1, 2, 3)))
         found = await things.find({}, limit=1000)
         assert [(t["number"], sorted(t["batches"])) for t in found] == [(3, [1, 2, 3])] * 300
 
-    async def test_update_each_tells_of_another_unique_index(self, things: Collection) -> None:
+    async def test_update_each_names_the_violated_index(self, things: Collection) -> None:
         await things.insert(a_document("a", key="k"))
         await things.insert(a_document("b"))
         take = {"$set": {"key": "k", "tenantId": "t1"}}
@@ -351,7 +351,7 @@ class DocumentStoreBehaviour:
         assert await things.get("b") == {"_id": "b", "number": 5, "name": "new"}
         assert await things.get("c") == {"_id": "c", "number": 6, "name": "new"}
 
-    async def test_update_each_wants_every_document_once_and_sound_updates(self, things: Collection) -> None:
+    async def test_update_each_requires_distinct_ids_and_valid_updates(self, things: Collection) -> None:
         change = {"$set": {"number": 1}}
         for filters in ([{"number": 1}], [{"_id": "a"}, {"_id": "a"}], [{"_id": {"$in": ["a"]}}]):
             with pytest.raises(ValueError):
@@ -361,7 +361,7 @@ class DocumentStoreBehaviour:
         await things.update_each([])
 
     async def test_update_each_filters_as_find_does(self, things: Collection) -> None:
-        """A store may answer its filters here and there by different means: they agree."""
+        """Stores may evaluate filters of finds and of updates by different code; both must agree."""
         values: list[Any] = [None, 0, 1, 1.0, 2, True, False, "1", "a", "", [1, "a"], [True], [], {"x": 1}]
         for number, value in enumerate(values):
             await things.insert(a_document(f"d{number:02d}", value=value))
@@ -385,7 +385,7 @@ class DocumentStoreBehaviour:
             await things.update_each([({"_id": id, "value": condition, "seen": {"$ne": number}}, seen) for id in ids])
             assert {t["_id"] for t in await things.find({"seen": number}, limit=100)} == found, condition
 
-    async def test_an_update_can_run_into_a_unique_index(self, things: Collection) -> None:
+    async def test_an_update_can_violate_a_unique_index(self, things: Collection) -> None:
         await things.insert(a_document("a", key="k"))
         await things.insert(a_document("b"))
         with pytest.raises(DuplicateKey) as duplicate:
@@ -395,7 +395,7 @@ class DocumentStoreBehaviour:
         assert await things.update_one({"_id": "a"}, {"$unset": {"key": ""}}) == 1
         assert await things.update_one({"_id": "b"}, {"$set": {"key": "k"}}) == 1, "the key is free again"
 
-    async def test_updates_that_make_no_sense_are_refused(self, things: Collection) -> None:
+    async def test_invalid_updates_are_rejected(self, things: Collection) -> None:
         await things.insert(a_document("a", n=1))
         for update in ({}, {"$rename": {"n": "m"}}, {"$set": {"_id": "b"}}, {"$set": {"n": 1}, "$inc": {"n": 1}}):
             with pytest.raises(ValueError, match=r"update|operator|_id"):
@@ -404,9 +404,9 @@ class DocumentStoreBehaviour:
             await things.update_one({"n": 7}, {"$set": {"m": 1}}, upsert=True)
         assert await things.get("a") == a_document("a", n=1)
 
-    # Living
+    # Lifecycle
 
-    async def test_it_answers_a_ping_until_it_is_stopped(self, database: Database) -> None:
+    async def test_a_database_works_between_start_and_stop(self, database: Database) -> None:
         things = database.collection(SPEC)
         with pytest.raises(StorageUnavailable):
             await things.get("a")
@@ -418,5 +418,5 @@ class DocumentStoreBehaviour:
             with pytest.raises(StorageUnavailable):
                 await use
         await database.start()
-        assert await things.get("a") == a_document("a"), "what was written is there after a restart"
+        assert await things.get("a") == a_document("a"), "data survives a restart"
         await database.stop(5.0)

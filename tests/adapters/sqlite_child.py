@@ -1,7 +1,8 @@
-"""A process of its own that writes to a store: `python -m tests.adapters.sqlite_child MODE FILE NAME`.
+"""A child process that writes to a SQLite store: `python -m tests.adapters.sqlite_child MODE FILE NAME`.
 
-`endless`: inserts until it is killed, and prints each id once it is acknowledged. `share`: writes beside others, prints
-how many contested keys it won. `full`: fills a file that may not grow, then gets room again; prints what it saw.
+`endless` inserts until it is killed, and prints each id once it is acknowledged. `share` writes concurrently with other
+children, and prints how many contested keys it won. `full` fills a file whose size is limited, then lifts the limit,
+and prints its observations.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Requests that share round trips: each has its own outcome, and none waits without need."""
+"""Grouped requests: each has its own outcome, and none waits without need."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from shared.storage.grouped_requests import GroupedRequests
 
 
 class Server:
-    """Answers when it is let; keeps what it was sent together. Odd requests are refused."""
+    """Records groups and responds when a test permits it. Rejects odd requests."""
 
     def __init__(self) -> None:
         self.trips: list[list[int]] = []
@@ -34,12 +34,12 @@ class Server:
         return [ValueError(str(request)) if request % 2 else str(request) for request in requests]
 
     async def ask(self, *requests: int) -> list[asyncio.Task[str]]:
-        asked = [asyncio.ensure_future(self.requests.ask(request)) for request in requests]
-        await asyncio.sleep(0)  # each has asked now
+        asked = [asyncio.ensure_future(self.requests.request(request)) for request in requests]
+        await asyncio.sleep(0)  # let each send its request
         return asked
 
 
-async def test_who_finds_nothing_on_its_way_goes_at_once_and_alone() -> None:
+async def test_a_request_is_sent_alone_and_at_once_when_none_is_in_flight() -> None:
     server = Server()
     for request in (2, 4):
         [asked] = await server.ask(request)
@@ -48,7 +48,7 @@ async def test_who_finds_nothing_on_its_way_goes_at_once_and_alone() -> None:
     assert server.trips == [[2], [4]]
 
 
-async def test_those_that_come_meanwhile_go_together_each_with_its_own_outcome() -> None:
+async def test_requests_during_a_round_trip_are_grouped_and_have_their_own_outcomes() -> None:
     server = Server()
     [first, *others] = await server.ask(0, 1, 2, 3, 4)
     assert server.trips == [[0]]
@@ -64,7 +64,7 @@ async def test_those_that_come_meanwhile_go_together_each_with_its_own_outcome()
     assert [isinstance(outcome, ValueError) for outcome in outcomes] == [True, False, True, False, False]
 
 
-async def test_who_is_given_up_is_not_sent_and_holds_up_nobody() -> None:
+async def test_a_cancelled_request_is_not_sent_and_does_not_block_others() -> None:
     server = Server()
     [first, given_up, other] = await server.ask(0, 2, 4)
     first.cancel()
@@ -77,7 +77,7 @@ async def test_who_is_given_up_is_not_sent_and_holds_up_nobody() -> None:
     assert await after == "6"
 
 
-async def test_what_went_together_fails_together_and_the_next_goes_through() -> None:
+async def test_a_failed_group_fails_together_and_later_requests_succeed() -> None:
     server = Server()
     asked = await server.ask(0, 2, 4)
     server.down = True
@@ -91,8 +91,8 @@ async def test_what_went_together_fails_together_and_the_next_goes_through() -> 
     assert await after == "6"
 
 
-async def test_the_queue_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.grouped_requests._MOST_WAITING", 2)
+async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.storage.grouped_requests._MAX_WAITING", 2)
     server = Server()
     [first, *waiting, too_many] = await server.ask(0, 2, 4, 6)
     with pytest.raises(StorageUnavailable, match="too many"):

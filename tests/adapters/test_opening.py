@@ -1,4 +1,4 @@
-"""Which store the settings open."""
+"""`open_database` opens the store that the settings name."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def settings_with(mongodb_url: str | None, data_dir: Path) -> StorageSettings:
     )
 
 
-async def test_without_a_url_it_is_a_file_of_the_service(tmp_path: Path) -> None:
+async def test_without_a_url_the_database_is_a_file_of_the_service(tmp_path: Path) -> None:
     database = open_database(settings_with(None, tmp_path / "data"), "usage")
     assert isinstance(database, SqliteDatabase)
     database.collection(CollectionSpec("things"))
@@ -35,12 +35,12 @@ async def test_without_a_url_it_is_a_file_of_the_service(tmp_path: Path) -> None
     assert (tmp_path / "data" / "usage.sqlite3").is_file()
 
 
-def test_the_driver_is_imported_only_by_those_who_use_it() -> None:
+def test_the_mongodb_driver_is_imported_only_when_used() -> None:
     code = "import sys, shared.storage.opening; sys.exit('motor' in sys.modules or 'pymongo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, check=False).returncode == 0
 
 
-async def test_a_mongodb_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+async def test_an_unreachable_mongodb_is_unavailable(tmp_path: Path) -> None:
     url = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=200"
     database = open_database(settings_with(url, tmp_path), "usage")
     assert isinstance(database, MongoDatabase)
@@ -51,7 +51,7 @@ async def test_a_mongodb_that_is_not_there_is_unavailable(tmp_path: Path) -> Non
         await things.get("a")
 
 
-async def test_a_url_that_is_wrong_is_refused_without_being_repeated(tmp_path: Path) -> None:
+async def test_an_invalid_url_is_rejected_without_being_quoted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mongodb_url\s+Value error, must be a URL such as mongodb://host:27017"):
         open_database(settings_with("postgres://user:secret@there", tmp_path), "usage")
     database = open_database(settings_with("mongodb://user:se/cret@there:port/", tmp_path), "usage")

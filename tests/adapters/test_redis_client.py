@@ -1,4 +1,4 @@
-"""The Redis client: bytes out, and no wait without a limit."""
+"""The Redis client returns bytes and bounds every wait."""
 
 import asyncio
 import time
@@ -24,21 +24,21 @@ async def test_answers_are_bytes(redis_url: str) -> None:
     await redis.aclose()
 
 
-async def test_more_callers_than_connections_take_turns(redis_url: str) -> None:
+async def test_more_callers_than_connections_share_the_pool(redis_url: str) -> None:
     redis = open_redis(settings_for(redis_url), max_connections=4)
     answers = await asyncio.gather(*(redis.echo(f"{n}") for n in range(200)))
     assert answers == [f"{n}".encode() for n in range(200)]
     await redis.aclose()
 
 
-async def test_a_server_that_is_not_there_is_an_error_soon() -> None:
+async def test_an_unreachable_server_fails_soon() -> None:
     redis = open_redis(settings_for(f"redis://127.0.0.1:{free_port()}/0"))
     with pytest.raises(RedisError):
         await redis.ping()
     await redis.aclose()
 
 
-async def test_a_server_that_is_silent_is_an_error_in_bounded_time() -> None:
+async def test_an_unresponsive_server_fails_in_bounded_time() -> None:
     async def accept_and_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # until the client gives up
         writer.close()
@@ -55,7 +55,7 @@ async def test_a_server_that_is_silent_is_an_error_in_bounded_time() -> None:
     await server.wait_closed()
 
 
-async def test_connections_that_a_restart_broke_are_replaced_unnoticed() -> None:
+async def test_connections_broken_by_a_restart_are_replaced() -> None:
     valkey = await servers.start_valkey()
     redis = open_redis(settings_for(valkey.url), max_connections=4)
     await asyncio.gather(*(redis.ping() for _ in range(20)))

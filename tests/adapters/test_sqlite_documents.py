@@ -1,4 +1,4 @@
-"""The document port on SQLite: the common behaviour, and what is particular to a file that processes share."""
+"""The SQLite adapter: the common behaviour of the document port, and files shared by several processes."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ async def test_several_processes_share_one_file(tmp_path: Path) -> None:
     file = tmp_path / "shared.sqlite3"
     children = [await child("share", file, f"p{n}") for n in range(3)]
     outputs = await asyncio.gather(*(output_of(process) for process in children))
-    assert sum(int(won) for (won,) in outputs) == SHARED_KEYS, "each contested key has one owner among all processes"
+    assert sum(int(won) for (won,) in outputs) == SHARED_KEYS, "one process owns each contested key"
     async with opened(file) as things:
         assert await things.get("total") == {"_id": "total", "n": 3 * SHARED_UPDATES}
         assert await things.count({"key": {"$exists": True}}) == SHARED_KEYS
@@ -93,12 +93,12 @@ async def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path) ->
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_a_full_disk_is_told_as_unavailable_and_passes(tmp_path: Path) -> None:
+async def test_a_full_disk_is_unavailable_until_there_is_room(tmp_path: Path) -> None:
     process = await child("full", tmp_path / "full.sqlite3", "f")
     assert await output_of(process) == ["unavailable", "True", "True"]
 
 
-async def test_a_file_that_is_no_database_stops_the_start(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_fails_the_start(tmp_path: Path) -> None:
     file = tmp_path / "text.sqlite3"
     file.write_text("not a database, but long enough that nobody could take it for an empty one " * 20)
     with pytest.raises(StorageUnavailable, match=r"text\.sqlite3"):
@@ -106,20 +106,20 @@ async def test_a_file_that_is_no_database_stops_the_start(tmp_path: Path) -> Non
             pass
 
 
-async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_fails_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageUnavailable, match=r"x\.sqlite3"):
         async with opened(tmp_path / "file" / "x.sqlite3"):
             pass
 
 
-async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path) -> None:
+async def test_writes_wait_for_a_lock_of_another_process(tmp_path: Path) -> None:
     file = tmp_path / "locked.sqlite3"
     async with opened(file) as things:
         other = sqlite3.connect(file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         writes = [asyncio.create_task(things.insert(a_document())) for _ in range(50)]
-        assert await things.count({}) == 0, "reading goes on"
+        assert await things.count({}) == 0, "reads do not wait"
         assert not any(write.done() for write in writes)
         other.execute("ROLLBACK")
         other.close()
@@ -127,7 +127,7 @@ async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path)
         assert await things.count({}) == 50
 
 
-async def test_stopping_finishes_what_was_asked_for(tmp_path: Path) -> None:
+async def test_stop_finishes_queued_writes(tmp_path: Path) -> None:
     file = tmp_path / "drained.sqlite3"
     database = SqliteDatabase(file, queue_limit=1000)
     things = database.collection(SPEC)
@@ -136,12 +136,12 @@ async def test_stopping_finishes_what_was_asked_for(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     await database.stop(10.0)
     await asyncio.gather(*writes)
-    assert not os.path.exists(f"{file}-wal"), "all of it is in the one file"
+    assert not os.path.exists(f"{file}-wal"), "the write-ahead log is merged into the file"
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM things").fetchone() == (800,)
 
 
-async def test_stopping_within_no_time_fails_what_is_left(tmp_path: Path) -> None:
+async def test_stop_fails_writes_that_exceed_the_grace_period(tmp_path: Path) -> None:
     file = tmp_path / "cut.sqlite3"
     database = SqliteDatabase(file)
     things = database.collection(SPEC)
@@ -164,7 +164,7 @@ async def test_writers_wait_for_room_in_the_queue(tmp_path: Path) -> None:
         assert await things.count({}) == 200
 
 
-async def test_a_caller_that_goes_away_harms_nobody(tmp_path: Path) -> None:
+async def test_a_cancelled_write_does_not_affect_others(tmp_path: Path) -> None:
     async with opened(tmp_path / "cancelled.sqlite3", queue_limit=8) as things:
         writes = [asyncio.create_task(things.insert(a_document())) for _ in range(60)]
         await asyncio.sleep(0)
@@ -220,11 +220,11 @@ async def test_searches_and_uniqueness_use_their_indexes(tmp_path: Path) -> None
         assert index in str(plan), (filter, plan)
     newest = table.where({"tenantId": "t1"})[0] + table.order_by([("createdAt", -1)], {})
     plan = connection.execute("EXPLAIN QUERY PLAN " + table.select("body", newest), ["t1"]).fetchall()
-    assert "TEMP B-TREE" not in str(plan), "the index gives the order"
+    assert "TEMP B-TREE" not in str(plan), "the index provides the order"
     connection.close()
 
 
-async def test_a_list_in_an_indexed_field_is_refused(tmp_path: Path) -> None:
+async def test_a_list_in_an_indexed_field_is_rejected(tmp_path: Path) -> None:
     async with opened(tmp_path / "lists.sqlite3") as things:
         with pytest.raises(ValueError, match="createdAt"):
             await things.insert(a_document("a", createdAt=["2026"]))
@@ -234,12 +234,12 @@ async def test_a_list_in_an_indexed_field_is_refused(tmp_path: Path) -> None:
         assert await things.get("a") == a_document("a", createdAt="2026")
 
 
-def test_an_index_is_known_by_what_it_is() -> None:
+def test_an_index_is_named_by_its_definition() -> None:
     assert Index(("tenantId", "key"), unique=True, only_when_present="key").name == "ux_tenantId_key_if_key"
     assert Index(("a.b", "c")).name == "ix_a.b_c"
 
 
-async def test_what_was_erased_is_soon_in_no_file(tmp_path: Path) -> None:
+async def test_erased_data_soon_disappears_from_all_files(tmp_path: Path) -> None:
     async with opened(tmp_path / "things.sqlite3") as things:
         await things.insert(a_document("a", text="about my salary"))
         await things.insert(a_document("b", text="about the weather"))

@@ -7,8 +7,7 @@ import pytest
 
 from shared.contracts.upgrade_tasks import Stage, StageOutput, TaskOptions, UpgradeTask
 from shared.llm.errors import ModelUnavailable
-from shared.privacy.placeholders import restore
-from shared.privacy.redaction import PlaceholderMap
+from shared.privacy.placeholders import PlaceholderMap, restore
 from tests.component.rag_parts import LocalEmbeddings, RagParts, rag_parts, task_for
 
 LEAVE = """# Leave

@@ -10,7 +10,8 @@ import pytest
 
 from shared.contracts import schema_files
 from shared.contracts.topics import DOCUMENTS_INDEXED, TOPICS, Topic
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact
 
 topic_names = [topic.name for topic in TOPICS]
 

@@ -1,6 +1,6 @@
-"""Labelled texts for redaction: the one value to be found in each, and texts in which nothing is to be found.
+"""Labelled texts for redaction: texts with one value to find, and texts with none.
 
-Keys and tokens are invented, and put together here so that no scanner takes them for real ones.
+Keys and tokens are invented, and concatenated from parts so that secret scanners do not report this file.
 """
 
 FOUND: tuple[tuple[str, str, str], ...] = (
@@ -128,14 +128,14 @@ FOUND: tuple[tuple[str, str, str], ...] = (
     ("CUIT 20-05536168-2", "TAX_ID", "20-05536168-2"),
     ("统一社会信用代码 91110000600037341L", "TAX_ID", "91110000600037341L"),
     ("ABN 83 914 571 673", "TAX_ID", "83 914 571 673"),
-    # addresses of hosts
+    # IP addresses
     ("the server at 203.0.113.7 is down", "IP", "203.0.113.7"),
     ("http://10.0.0.12:8080/x", "IP", "10.0.0.12"),
     ("allow 192.168.1.0/24", "IP", "192.168.1.0"),
     ("host=198.51.100.23;", "IP", "198.51.100.23"),
     ("2001:db8::8a2e:370:7334 answers", "IP", "2001:db8::8a2e:370:7334"),
     ("fe80:0:0:0:200:f8ff:fe21:67cf", "IP", "fe80:0:0:0:200:f8ff:fe21:67cf"),
-    # secrets in the formats of their providers
+    # secrets in their providers' formats
     ("use sk-" + "proj-a1B2c3D4e5F6g7H8i9J0k1L2", "SECRET", "sk-" + "proj-a1B2c3D4e5F6g7H8i9J0k1L2"),
     ("AWS " + "AKIA" + "IOSFODNN7EXAMPLE", "SECRET", "AKIA" + "IOSFODNN7EXAMPLE"),
     ("ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8", "SECRET", "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"),
@@ -149,7 +149,7 @@ FOUND: tuple[tuple[str, str, str], ...] = (
         "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0xyz.c2lnbmF0dXJl",
     ),
     ("ghp_" + "a1B2c3D4e5\u00adF6g7H8i9J0k1L2", "SECRET", "ghp_" + "a1B2c3D4e5\u00adF6g7H8i9J0k1L2"),
-    # secrets by what stands before them
+    # secrets behind a label
     ("postgres://bob:s3cr3t@db.example/x", "SECRET", "s3cr3t"),
     ("redis://:p%40ss@cache:6379", "SECRET", "p%40ss"),
     ("password: hunter2", "SECRET", "hunter2"),

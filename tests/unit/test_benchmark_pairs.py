@@ -1,4 +1,4 @@
-"""The harness of the benchmarks: the order of runs, the ratios, and what is written about them."""
+"""The benchmark harness: order of runs, ratios, goals and reports."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ MORE = Row("speed", "messages/s", "A is ours; B is theirs.", goal=0.5)
 LESS = Row("wait", "ms", "A is ours; B is theirs.", goal=1.5, better="less")
 
 
-async def test_sides_take_turns_and_the_warm_up_is_forgotten() -> None:
+async def test_sides_take_turns_and_warm_ups_are_dropped() -> None:
     order: list[str] = []
 
     async def a() -> Mapping[str, float]:
@@ -30,7 +30,7 @@ async def test_sides_take_turns_and_the_warm_up_is_forgotten() -> None:
 
 
 def test_the_ratio_is_the_median_of_the_ratios_within_pairs() -> None:
-    # The second pair met a slow minute: its ratio is as good as the others, its numbers are not.
+    # The second pair ran in a slow minute, which affects its numbers but not its ratio.
     pairs = [Pair({"n": 50.0}, {"n": 100.0}), Pair({"n": 6.0}, {"n": 10.0}), Pair({"n": 70.0}, {"n": 100.0})]
     assert ratios(pairs, "n") == (0.5, 0.6, 0.7)
     assert Measured("speed-embedded", MORE, ratios(pairs, "n"), "").ratio == 0.6
@@ -48,7 +48,7 @@ def test_the_ratio_is_the_median_of_the_ratios_within_pairs() -> None:
         (Row("count", "requests/s", ""), 0.1, True, None),
     ],
 )
-def test_a_goal_is_met_from_its_own_side(row: Row, ratio: float, others_hold: bool, met: bool | None) -> None:
+def test_a_goal_is_a_minimum_or_a_maximum(row: Row, ratio: float, others_hold: bool, met: bool | None) -> None:
     assert Measured(row.on("kafka"), row, (ratio,), "", others_hold).met is met
 
 

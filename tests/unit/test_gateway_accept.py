@@ -19,7 +19,7 @@ from services.gateway.upgrades.idempotency_keys import KeyTaken
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE, Problem
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import Stage
-from shared.privacy.redaction import PlaceholderMap
+from shared.privacy.placeholders import PlaceholderMap
 from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
 from tests.conftest import eventually

@@ -19,7 +19,8 @@ from shared.contracts.contract import new_id
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_results import UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import ComponentUsage, RetrievedChunk, SummarizeTask, UpgradeWarning
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact
 from shared.privacy.sealing import Vault
 from tests.unit.upgrade_fixtures import make_task
 

@@ -1,4 +1,4 @@
-"""Redaction: each kind in its usual forms, what only looks like one, and that text always comes back as it was."""
+"""Redaction: every kind of value in its usual forms, harmless look-alikes, and lossless restoration."""
 
 import time
 
@@ -25,7 +25,7 @@ PEM = (
 
 
 @pytest.mark.parametrize(("text", "kind", "value"), FOUND)
-def test_a_value_is_found_whole_and_nothing_else(text: str, kind: str, value: str) -> None:
+def test_exactly_the_whole_value_is_found(text: str, kind: str, value: str) -> None:
     placeholders = PlaceholderMap()
     redacted = redact(text, placeholders)
     assert placeholders.values() == {f"<{kind}_1>": value}
@@ -34,13 +34,13 @@ def test_a_value_is_found_whole_and_nothing_else(text: str, kind: str, value: st
 
 
 @pytest.mark.parametrize("text", NOTHING)
-def test_what_is_not_personal_stays(text: str) -> None:
+def test_harmless_text_is_unchanged(text: str) -> None:
     placeholders = PlaceholderMap()
     assert redact(text, placeholders) == text
     assert len(placeholders) == 0
 
 
-def test_a_private_key_is_one_secret_also_without_its_end() -> None:
+def test_a_private_key_is_one_secret_even_without_its_footer() -> None:
     for block in (PEM, PEM[:115]):
         placeholders = PlaceholderMap()
         assert redact(f"My key:\n{block}\nWhy is it refused?", placeholders).startswith("My key:\n<SECRET_1>\nWhy")
@@ -56,48 +56,48 @@ def test_the_same_value_has_the_same_placeholder_across_texts() -> None:
     assert placeholders.counts() == {"EMAIL": 3}
 
 
-def test_a_value_known_from_one_text_is_found_bare_in_the_others() -> None:
+def test_a_value_found_in_one_text_is_redacted_in_the_others() -> None:
     placeholders = PlaceholderMap()
     history, prompt = redact_all(["Is 078051120 valid?", "My SSN is 078051120."], placeholders)
     assert history == "Is <NATIONAL_ID_1> valid?"
     assert prompt == "My SSN is <NATIONAL_ID_1>."
 
 
-def test_a_password_that_is_a_common_word_does_not_empty_the_prompt_of_it() -> None:
+def test_a_password_that_is_a_common_word_is_not_replaced_everywhere() -> None:
     placeholders = PlaceholderMap()
     redacted = redact("password: correct\nPlease correct the grammar.", placeholders)
     assert redacted == "password: <SECRET_1>\nPlease correct the grammar."
 
 
-def test_numbers_in_use_elsewhere_are_not_given_out_again() -> None:
+def test_numbers_in_use_elsewhere_are_not_reused() -> None:
     placeholders = PlaceholderMap(start_after={"EMAIL": 4, "PHONE": 0})
     assert redact("ann@example.com", placeholders) == "<EMAIL_5>"
     assert placeholders.counts() == {"EMAIL": 5}
 
 
 class TestLiterals:
-    """What looks like a placeholder in a user's own text is text."""
+    """Text of a user that looks like a placeholder is treated as text."""
 
-    def test_a_literal_stays_and_its_number_is_not_given_out(self) -> None:
+    def test_a_literal_stays_and_its_number_is_not_reused(self) -> None:
         placeholders = PlaceholderMap()
         redacted = redact("Put <EMAIL_1> where ann@example.com was.", placeholders)
         assert redacted == "Put <EMAIL_1> where <EMAIL_2> was."
         assert restore(redacted, placeholders.values()) == "Put <EMAIL_1> where ann@example.com was."
 
-    def test_a_literal_whose_number_is_taken_gets_a_placeholder_of_its_own(self) -> None:
+    def test_a_literal_whose_number_is_taken_gets_its_own_placeholder(self) -> None:
         placeholders = PlaceholderMap()
         first = redact("I am ann@example.com", placeholders)
         second = redact("What does <EMAIL_1> mean?", placeholders)
         assert (first, second) == ("I am <EMAIL_1>", "What does <EMAIL_2> mean?")
         assert restore(second, placeholders.values()) == "What does <EMAIL_1> mean?"
 
-    def test_a_literal_with_the_number_of_another_map_is_not_mistaken_for_it(self) -> None:
+    def test_a_literal_with_the_number_of_another_map_is_replaced(self) -> None:
         placeholders = PlaceholderMap(start_after={"EMAIL": 1})
         redacted = redact("The form says <EMAIL_1>.", placeholders)
         everything = {"<EMAIL_1>": "ann@example.com", **placeholders.values()}
         assert restore(redacted, everything) == "The form says <EMAIL_1>."
 
-    def test_an_odd_literal_does_not_drive_up_the_numbers(self) -> None:
+    def test_a_literal_with_a_high_number_does_not_raise_later_numbers(self) -> None:
         placeholders = PlaceholderMap()
         redacted = redact("<EMAIL_999999999> ann@example.com", placeholders)
         assert redacted == "<EMAIL_1> <EMAIL_2>"
@@ -112,14 +112,14 @@ VAULT = Vault.from_settings(PrivacySettings(vault_key=SecretStr("A" * 43 + "="),
 
 
 def shown_view(placeholders: PlaceholderMap) -> ModelView:
-    """The view of an upgrade whose client lets the model see its values."""
+    """Returns the view of an upgrade whose client turned redaction off."""
     task = make_task(options=TaskOptions(enable_pii_redaction=False), placeholder_counts=placeholders.counts())
     sealed = VAULT.seal(placeholders.to_json(), tenant_id=task.tenant_id, subject_id=task.upgrade_id)
     return ModelView(task.model_copy(update={"sealed_pii": sealed}), VAULT)
 
 
 class TestInsideThePipeline:
-    def test_placeholders_are_kept_and_new_values_taken_out(self) -> None:
+    def test_placeholders_are_kept_and_new_values_are_redacted(self) -> None:
         placeholders = PlaceholderMap()
         redact("ann@example.com, PIN: 4821", placeholders)
         answer = "Tell <EMAIL_1> (ann@example.com) the code 4821, and <EMAIL_7> or bob@example.com."
@@ -127,14 +127,14 @@ class TestInsideThePipeline:
         assert redacted == "Tell <EMAIL_1> (<EMAIL_1>) the code <SECRET_1>, and <EMAIL_7> or <EMAIL_8>."
         assert redact(redacted, placeholders, redacted_before=True) == redacted
 
-    def test_what_a_model_may_see_is_taken_out_of_its_answer(self) -> None:
+    def test_values_shown_to_the_model_are_redacted_in_its_answer(self) -> None:
         placeholders = PlaceholderMap()
         redacted = redact("Mail ann@example.com that the password is swordfish9.", placeholders)
         view = shown_view(placeholders)
         assert view.reveal(redacted) == "Mail ann@example.com that the password is swordfish9."
         assert view.conceal("To: ann@example.com\nIt is swordfish9.") == "To: <EMAIL_1>\nIt is <SECRET_1>."
 
-    def test_a_literal_and_a_value_with_the_same_look_are_kept_apart(self) -> None:
+    def test_a_literal_and_a_value_with_the_same_text_are_distinguished(self) -> None:
         placeholders = PlaceholderMap()
         first = redact("I am ann@example.com.", placeholders)
         second = redact("Explain <EMAIL_1> to me.", placeholders)
@@ -143,7 +143,7 @@ class TestInsideThePipeline:
             assert view.reveal(text) == shown
             assert view.conceal(shown) == text
 
-    def test_a_value_that_the_model_invents_reaches_the_client_alone(self) -> None:
+    def test_a_value_invented_by_the_model_is_sealed_for_the_client(self) -> None:
         task = make_task(placeholder_counts={"EMAIL": 2})
         view = ModelView(task, VAULT)
         assert view.reveal("Write to <EMAIL_1>") == "Write to <EMAIL_1>"
@@ -170,7 +170,7 @@ mixed = st.lists(fragments, max_size=8).map("".join)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(mixed, min_size=1, max_size=4), st.dictionaries(st.sampled_from(KINDS), st.integers(0, 5)))
-def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[str, int]) -> None:
+def test_restoring_redacted_text_returns_the_original(parts: list[str], start_after: dict[str, int]) -> None:
     placeholders = PlaceholderMap(start_after)
     redacted = [redact(part, placeholders) for part in parts]
     assert [restore(part, placeholders.values()) for part in redacted] == parts
@@ -181,7 +181,7 @@ def test_text_always_comes_back_as_it_was(parts: list[str], start_after: dict[st
 @settings(max_examples=100, deadline=None)
 @given(st.lists(mixed, min_size=1, max_size=3))
 @example(["0@0.AA010 0002::010 0002"])
-def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) -> None:
+def test_no_distinctive_value_remains(parts: list[str]) -> None:
     placeholders = PlaceholderMap()
     redacted = redact_all(parts, placeholders)
     known = KnownValues(every_length=False)
@@ -193,7 +193,7 @@ def test_no_telling_value_is_left_and_nothing_more_is_found(parts: list[str]) ->
 
 @settings(max_examples=100, deadline=None)
 @given(mixed)
-def test_placeholders_survive_another_redaction(text: str) -> None:
+def test_placeholders_survive_a_second_redaction(text: str) -> None:
     placeholders = PlaceholderMap()
     once = redact(text, placeholders, redacted_before=True)
     twice = iter(placeholders_in(redact(once, placeholders, redacted_before=True)))
@@ -201,7 +201,7 @@ def test_placeholders_survive_another_redaction(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text, _, _ in FOUND])
-def test_redacting_what_was_redacted_changes_nothing(text: str) -> None:
+def test_redaction_is_idempotent(text: str) -> None:
     placeholders = PlaceholderMap()
     once = redact(text, placeholders, redacted_before=True)
     assert redact(once, placeholders, redacted_before=True) == once
@@ -220,21 +220,8 @@ def test_a_map_survives_json(parts: list[str], start_after: dict[str, int]) -> N
     assert redact("new@example.com", copy) == redact("new@example.com", placeholders)
 
 
-def test_maps_are_merged_and_a_conflict_is_refused() -> None:
-    first, second, third = PlaceholderMap(), PlaceholderMap({"EMAIL": 1}), PlaceholderMap()
-    redact("ann@example.com", first)
-    redact("bob@example.com", second)
-    redact("carl@example.com", third)
-    merged = first.merged(second)
-    assert merged.values() == {"<EMAIL_1>": "ann@example.com", "<EMAIL_2>": "bob@example.com"}
-    assert merged.counts() == {"EMAIL": 2}
-    assert redact("dora@example.com", merged) == "<EMAIL_3>"
-    with pytest.raises(ValueError, match="EMAIL_1"):
-        first.merged(third)
-
-
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"values": {"x": "y"}, "startAfter": {}, "last": {}}'])
-def test_what_is_no_map_is_refused(text: str) -> None:
+def test_invalid_map_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         PlaceholderMap.from_json(text)
 
@@ -257,16 +244,16 @@ HOSTILE = (
 
 
 def cpu_seconds_for(text: str) -> float:
-    """Of this thread alone: what else the machine does takes no part."""
+    """CPU time of this thread, so that other load on the machine does not count."""
     started = time.thread_time()
     find(text)
     return time.thread_time() - started
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
-def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:
+def test_time_is_linear_in_the_length_of_hostile_text(piece: str) -> None:
     short, long = (piece * 50_000)[:6_250], (piece * 50_000)[:50_000]
     find(short[:2000])
-    # Eight times the text: anything quadratic takes 64 times as long. The floor keeps the clock's grain out of it.
+    # Quadratic behaviour would take 64 times as long for 8 times the text. The floor allows for clock resolution.
     once, eight_times = min(cpu_seconds_for(short) for _ in range(3)), min(cpu_seconds_for(long) for _ in range(3))
     assert eight_times <= 40 * max(once, 0.004)

@@ -1,4 +1,4 @@
-"""Sealing, keys and their rotation, keyed hashes."""
+"""Sealing, key rotation and keyed hashes."""
 
 import base64
 import os
@@ -18,11 +18,11 @@ vault = Vault([OLD])
 
 
 @given(st.text())
-def test_what_is_sealed_can_be_opened(text: str) -> None:
+def test_sealed_text_can_be_opened(text: str) -> None:
     assert vault.open(vault.seal(text, **OWNER), **OWNER) == text
 
 
-def test_sealing_twice_gives_two_ciphertexts() -> None:
+def test_sealing_twice_yields_different_ciphertexts() -> None:
     first, second = vault.seal("x", **OWNER), vault.seal("x", **OWNER)
     assert first.nonce != second.nonce
     assert first.ciphertext != second.ciphertext
@@ -47,7 +47,7 @@ def test_another_purpose_cannot_open_it() -> None:
         vault.open(vault.seal("secret", **OWNER), **OWNER, purpose="other")
 
 
-def test_a_changed_seal_is_broken_and_says_nothing_of_the_text() -> None:
+def test_a_modified_seal_is_rejected_without_revealing_the_text() -> None:
     sealed = vault.seal("secret", **OWNER)
     flipped = bytearray(base64.b64decode(sealed.ciphertext))
     flipped[0] ^= 1
@@ -73,13 +73,13 @@ def test_a_new_key_in_front_encrypts_and_the_old_one_still_opens() -> None:
         vault.open(after, **OWNER)
 
 
-def test_hashes_stay_the_same_when_a_key_is_put_in_front() -> None:
+def test_hashes_survive_a_key_rotation() -> None:
     assert Vault([NEW, OLD]).user_ref("t1", "ann") == vault.user_ref("t1", "ann")
     assert Vault([NEW, OLD]).keyed_hash("body", "x") == vault.keyed_hash("body", "x")
     assert Vault([NEW]).keyed_hash("body", "x") != vault.keyed_hash("body", "x")
 
 
-def test_hashes_differ_by_purpose_tenant_and_the_bounds_of_parts() -> None:
+def test_hashes_differ_by_purpose_tenant_and_part_boundaries() -> None:
     hashes = {
         vault.keyed_hash("a", "bc"),
         vault.keyed_hash("ab", "c"),
@@ -92,7 +92,7 @@ def test_hashes_differ_by_purpose_tenant_and_the_bounds_of_parts() -> None:
     assert len(vault.user_ref("t1", "ann")) == 34
 
 
-def test_settings_take_base64_and_base64url_keys() -> None:
+def test_settings_accept_base64_and_base64url_keys() -> None:
     keys = bytes(range(224, 256)), bytes(32)
     text = f"{base64.urlsafe_b64encode(keys[0]).decode().rstrip('=')} , {base64.b64encode(keys[1]).decode()}"
     settings = PrivacySettings(vault_key=SecretStr(text))
@@ -102,7 +102,7 @@ def test_settings_take_base64_and_base64url_keys() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " , ", "c2hvcnQ=", "not base64!", base64.b64encode(bytes(31)).decode()])
-def test_a_wrong_key_is_refused_without_being_shown(text: str) -> None:
+def test_an_invalid_key_is_rejected_without_being_shown(text: str) -> None:
     with pytest.raises(ValidationError) as error:
         PrivacySettings(vault_key=SecretStr(text))
     assert "vault_key" in str(error.value)

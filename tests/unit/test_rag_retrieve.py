@@ -2,8 +2,7 @@
 
 from services.rag.search.retrieve import MAX_QUERY_CHARACTERS, renumbered, search_queries
 from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary
-from shared.privacy.placeholders import restore
-from shared.privacy.redaction import PlaceholderMap
+from shared.privacy.placeholders import PlaceholderMap, restore
 from tests.component.rag_parts import task_for
 
 LEAVE_TALK = (

@@ -13,7 +13,8 @@ from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord
 from shared.contracts.contract import new_id, period_of
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
-from shared.privacy.redaction import PlaceholderMap, redact_all
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact_all
 from shared.privacy.sealing import Vault
 
 _REDACTED_IN_THREAD_CHARACTERS = 20_000

@@ -28,7 +28,8 @@ from shared.contracts.problems import (
 from shared.messaging.errors import Transient
 from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap
+from shared.privacy.redaction import redact
 from shared.privacy.sealing import SealBroken, Vault
 from shared.service.problems import problem_response
 from shared.service.recorded_stage import erase_output

@@ -12,8 +12,8 @@ from services.rag.indexing.sections import Section, split
 from services.rag.search.preparation_model import PreparedChunk, PreparedDocument
 from shared.contracts.problems import INVALID_REQUEST
 from shared.privacy.injection import remove
-from shared.privacy.placeholders import placeholders_in
-from shared.privacy.redaction import PlaceholderMap, redact
+from shared.privacy.placeholders import PlaceholderMap, placeholders_in
+from shared.privacy.redaction import redact
 
 MAX_CHUNKS = 50_000
 

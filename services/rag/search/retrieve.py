@@ -22,8 +22,7 @@ from shared.contracts.upgrade_tasks import (
 )
 from shared.llm.client import ModelUsage
 from shared.observability.logs import get_logger
-from shared.privacy.placeholders import PLACEHOLDER, restore
-from shared.privacy.redaction import PlaceholderMap
+from shared.privacy.placeholders import PLACEHOLDER, PlaceholderMap, restore
 from shared.privacy.sealing import SealBroken, Vault
 
 SHORT_PROMPT_CHARACTERS = 100

@@ -1,4 +1,4 @@
-"""Finds e-mail addresses and IP addresses."""
+"""Finds e-mail addresses, also encoded or spelled out (`ann (at) example (dot) com`), and IP addresses."""
 
 import ipaddress
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shared.privacy.recognizers.spans import Span
 
 _CJK = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-# Scripts without spaces: `邮箱是ann@example.com请回复` holds `ann@example.com`.
+# Scripts without spaces between words: `邮箱是ann@example.com请回复` contains `ann@example.com`.
 _LOCAL_REVERSED = re.compile(rf"(?:[^\W{_CJK}]|[.!#$%&*+=?^`{{|}}~'/-]){{1,64}}|[\w.+-]{{1,64}}")
 _QUOTED_LOCAL = re.compile(r'"[^"\\\r\n]{1,62}"$')
 _ASCII_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,63})")
@@ -15,14 +15,14 @@ _IDN_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,62})\.){1,8}(?:xn--[A-Za-z0-9-]{2
 # `example(dot)com`
 _DOT = r"(?:\.| ?[(\[{] ?dot ?[)\]}] ?)"
 _SPELLED_DOMAIN = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9-]{{0,62}}{_DOT}){{1,8}}[A-Za-z]{{2,63}}", re.IGNORECASE)
-# In front of an at sign that is not written `@`: special characters would be encoded too, as the plus in `ann%2Bnews`.
+# The local part before an encoded at sign, reversed. Special characters are encoded too: `ann%2Bnews`.
 _ENCODED_LOCAL_REVERSED = re.compile(
     rf"(?:b2%| ?[)\]}}] ?tod ?[(\[{{] ?|[^\W{_CJK}]|[.+-]){{1,64}}|[\w.+-]{{1,64}}",
     re.IGNORECASE,
 )
-# What is no part of the address in `%3Cann%40example.com` and `\u003cann\u0040example.com`.
+# Encoded characters before the address, as in `%3Cann%40example.com` and `\u003cann\u0040example.com`.
 _ENCODED_BEFORE = {"%": re.compile("[0-9A-Fa-f]{2}"), "\\": re.compile("u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[nrt]")}
-# The first character goes before what tells it apart, so that the search jumps from one to the next.
+# The first character precedes the look-behinds, so that the search jumps from candidate to candidate.
 _AT = re.compile(
     r"[@%\\&(\[{](?:(?<=@)|(?<=%)40|(?<=\\)(?:[uU]0040|[xX]40)|(?<=&)(?:#0{0,5}64|#[xX]0{0,5}40|commat);"
     r"|(?<=[(\[{]) ?[aA][tT] ?[)\]}] ?)"
@@ -35,9 +35,25 @@ _PIXEL_DENSITY = re.compile(r"[0-9.]+x\.", re.IGNORECASE)
 _REMOTE_ACCOUNTS = frozenset({"git", "hg", "svn"})
 _LEADING_JUNK = "./'*=&?|{}#!%$^`~-+"
 
+# The first digit precedes the look-behind, so that the search jumps from digit to digit.
+_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:])", re.ASCII)  # fmt: skip  # noqa: E501
+# What precedes four dotted numbers that are a version, a section or similar.
+_NOT_AN_ADDRESS_BEFORE = re.compile(
+    r"(?:\b(?:v|ver|vers|version|versions|versión|versão|versione|versie|release|build|firmware|driver|section"
+    r"|sections"
+    r"|sec|chapter|clause|article|paragraph|abschnitt|kapitel|ziffer|figure|fig|table|upgrade(?:d)? to"
+    r"|update(?:d)? to"
+    r"|oid|phiên bản|mục|điều|chương|версия|версии|раздел|пункт)[\s.:#=\"'(-]*|版本|バージョン|버전|章|節|§+ ?"
+    r"|[A-Za-z]/|[A-Za-z][-_]"
+    r"|[<>~^]=? ?|== ?|, ?v)$",
+    re.IGNORECASE,
+)
+_NOT_A_HOST = ("0.", "127.", "255.", "224.0.0.")
+
 
 def find_emails(text: str) -> Iterator[Span]:
-    """E-mail addresses, internationalized ones too."""
+    """Yields e-mail addresses, including internationalized ones."""
     for sign in _AT.finditer(text):
         at = sign.start()
         if sign[0] == "@":
@@ -50,7 +66,7 @@ def find_emails(text: str) -> Iterator[Span]:
 
 
 def _spaces_around(text: str, sign: re.Match[str]) -> int:
-    """1 when there is a space on both sides, as in `ann (at) example.com`, else 0."""
+    """Returns 1 if there is a space on both sides, as in `ann (at) example.com`, else 0."""
     return 1 if sign[0][-1] == " " and text[sign.start() - 1 : sign.start()] == " " else 0
 
 
@@ -86,7 +102,7 @@ def _local_start(text: str, at: int) -> int:
 def _domain_end(text: str, start: int) -> int:
     end = _host_end(text, start)
     host, _, ending = text[start:end].rpartition(".")
-    # `ann@example.org.pdf` is a file that is named after a mail address; `logo@2x.min.js` is not.
+    # `ann@example.org.pdf` is a file named after an address; `logo@2x.min.js` contains no address.
     if ending.lower() in _FILE_ENDINGS and "." in host and not _PIXEL_DENSITY.match(host):
         return start + len(host)
     return end
@@ -111,29 +127,12 @@ def _is_address(text: str, start: int, at: int, domain_start: int, end: int) -> 
     domain = text[domain_start:end]
     if domain.rpartition(".")[2].lower() in _FILE_ENDINGS:
         return False
-    # `git@host.org:owner/name` is where a repository is, nobody's mail.
+    # `git@host.org:owner/name` is the location of a repository.
     return not (text[start:at] in _REMOTE_ACCOUNTS and text[end : end + 1] == ":")
 
 
-# The first digit goes before the look-behind, so that the search runs from digit to digit.
-_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:])", re.ASCII)  # fmt: skip  # noqa: E501
-# What makes four numbers with dots something else, right before them.
-_NUMBERED_THING = re.compile(
-    r"(?:\b(?:v|ver|vers|version|versions|versión|versão|versione|versie|release|build|firmware|driver|section"
-    r"|sections"
-    r"|sec|chapter|clause|article|paragraph|abschnitt|kapitel|ziffer|figure|fig|table|upgrade(?:d)? to"
-    r"|update(?:d)? to"
-    r"|oid|phiên bản|mục|điều|chương|версия|версии|раздел|пункт)[\s.:#=\"'(-]*|版本|バージョン|버전|章|節|§+ ?"
-    r"|[A-Za-z]/|[A-Za-z][-_]"
-    r"|[<>~^]=? ?|== ?|, ?v)$",
-    re.IGNORECASE,
-)
-_NOT_A_HOST = ("0.", "127.", "255.", "224.0.0.")
-
-
 def find_ip_addresses(text: str) -> Iterator[Span]:
-    """IPv4 and IPv6 addresses of some host: not loopback, not a netmask, not a version number."""
+    """Yields IPv4 and IPv6 addresses of hosts, but not loopback addresses, netmasks or version numbers."""
     yield from _ipv4_addresses(text) if text.count(".") >= 3 else ()
     yield from _ipv6_addresses(text) if text.count(":") >= 2 else ()
 
@@ -144,7 +143,7 @@ def _ipv4_addresses(text: str) -> Iterator[Span]:
         if value.startswith(_NOT_A_HOST) or not _parses(value):
             continue
         before = text[max(0, match.start() - 24) : match.start()]
-        if not _NUMBERED_THING.search(before) or _labelled_as_address(before):
+        if not _NOT_AN_ADDRESS_BEFORE.search(before) or _labelled_as_address(before):
             yield Span(match.start(), match.end(), "IP", rank=3)
 
 

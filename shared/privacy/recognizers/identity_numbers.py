@@ -1,4 +1,7 @@
-"""Finds national and tax id numbers by the rules of `identity_rules`, and whatever stands right behind their names."""
+"""Finds national and tax id numbers.
+
+A number is found if it satisfies a rule of `identity_rules`, or if it stands right behind the name of an id number.
+"""
 
 import itertools
 import re
@@ -13,17 +16,17 @@ from shared.privacy.recognizers.spans import Span
 _FROM_FIRST_DIGIT = re.compile("[0-9][0-9A-Za-z]*")
 _ASCII_LETTERS = frozenset(string.ascii_letters)
 _GLUED_BEFORE = frozenset(string.digits + string.ascii_letters + "_@.,$€£")
-_GLUED_BEHIND = frozenset("_@")
-_MOST_LETTERS_FIRST = 8
-_LONGEST_ATOM = 20
-# Its groups look like the numbers of half the world, and it is nobody's.
+_GLUED_AFTER = frozenset("_@")
+_MAX_LEADING_LETTERS = 8
+_MAX_ATOM_LENGTH = 20
+# Skipped, because the groups of a UUID resemble the id numbers of many countries.
 _UUID = re.compile(r"(?<![0-9A-Za-z_-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![0-9A-Za-z_-])", re.IGNORECASE)
 _NEXT_ATOM = re.compile(r"([ ./()+-])([0-9A-Za-z]{1,12})(?![0-9A-Za-z_@])(\)?)")
 _LETTERS_BEFORE = re.compile(r"(?<![0-9A-Za-z_])[A-Z]{1,4}[ -]$")
 _SHAPE = str.maketrans("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", "9" * 10 + "A" * 26)
 _LETTER = re.compile(r"[^\W\d_]")
-_LONGEST = 18
-_MOST_ATOMS = 8
+_MAX_COMPACT_LENGTH = 18
+_MAX_ATOMS = 8
 _AGAINST = re.compile(
     r"(?:order|invoice|ticket|tracking|parcel|serial|sku|isbn|issn|ean|gtin|imei|part|model|version|build"
     r"|commit|batch|lot"
@@ -63,50 +66,8 @@ _TAX_LABEL = re.compile(
 )  # fmt: skip
 
 
-class _Atom(NamedTuple):
-    """A run of letters and digits, by its positions."""
-
-    start: int
-    end: int
-
-
-class _Words:
-    """What is said around numbers. Words that the whole text lacks, which is most of them, cost one look-up."""
-
-    def __init__(self, lower: str) -> None:
-        self._lower = lower
-        self._present: dict[IdRule, tuple[str, ...]] = {}
-
-    def name(self, rule: IdRule, start: int, end: int) -> bool:
-        """Whether a word of the rule stands up to 50 characters before the number or 20 behind it."""
-        present = self._present.get(rule)
-        if present is None:
-            present = tuple(word for word in rule.words if word.lstrip("=") in self._lower)
-            self._present[rule] = present
-        return bool(present) and any(
-            self._says(word, max(0, start - 50), start) or self._says(word, end, end + 20) for word in present
-        )
-
-    def speak_against(self, start: int) -> bool:
-        """Whether what stands right before the number says order, invoice, version and the like."""
-        return _AGAINST.search(self._lower, max(0, start - 50), start) is not None
-
-    def _says(self, word: str, start: int, end: int) -> bool:
-        if word[0] != "=":
-            return self._lower.find(word, start, end) != -1
-        bare = word[1:]
-        position = self._lower.find(bare, start, end)
-        while position != -1:
-            behind = position + len(bare)
-            around = self._lower[max(0, position - 1) : position] + self._lower[behind : behind + 1]
-            if not any(character.isalnum() for character in around):
-                return True
-            position = self._lower.find(bare, position + 1, end)
-        return False
-
-
 def find_identity_numbers(text: str, lower: str) -> Iterator[Span]:
-    """National and tax ids. `lower` is the text in lower case, with the same positions."""
+    """Yields national and tax ids. `lower` is the text in lower case, with the same positions."""
     words = _Words(lower)
     uuids = _UUID.finditer(text) if text.count("-") >= 4 else iter(())
     uuid = next(uuids, None)
@@ -121,27 +82,70 @@ def find_identity_numbers(text: str, lower: str) -> Iterator[Span]:
             yield from _by_rules(text, words, first, atom)
 
 
+class _Atom(NamedTuple):
+    """A run of letters and digits, by its positions."""
+
+    start: int
+    end: int
+
+
+class _Words:
+    """Looks for words near numbers. A word that is not in the text at all costs one look-up."""
+
+    def __init__(self, lower: str) -> None:
+        self._lower = lower
+        self._present: dict[IdRule, tuple[str, ...]] = {}
+
+    def support(self, rule: IdRule, start: int, end: int) -> bool:
+        """Whether a word of the rule stands up to 50 characters before the number or 20 after it."""
+        present = self._present.get(rule)
+        if present is None:
+            present = tuple(word for word in rule.words if word.lstrip("=") in self._lower)
+            self._present[rule] = present
+        return bool(present) and any(
+            self._contains(word, max(0, start - 50), start) or self._contains(word, end, end + 20) for word in present
+        )
+
+    def contradict(self, start: int) -> bool:
+        """Whether the number is called an order, invoice, version or similar right before it."""
+        return _AGAINST.search(self._lower, max(0, start - 50), start) is not None
+
+    def _contains(self, word: str, start: int, end: int) -> bool:
+        if word[0] != "=":
+            return self._lower.find(word, start, end) != -1
+        bare = word[1:]
+        position = self._lower.find(bare, start, end)
+        while position != -1:
+            after = position + len(bare)
+            around = self._lower[max(0, position - 1) : position] + self._lower[after : after + 1]
+            if not any(character.isalnum() for character in around):
+                return True
+            position = self._lower.find(bare, position + 1, end)
+        return False
+
+
 def _atoms(text: str) -> Iterator[_Atom]:
-    """Runs of ASCII letters and digits that a number may begin with. The search runs from digit to digit."""
+    """Yields the runs of ASCII letters and digits that a number may start with."""
     for match in _FROM_FIRST_DIGIT.finditer(text):
         first_digit, end = match.span()
         start = first_digit
-        while start and text[start - 1] in _ASCII_LETTERS and first_digit - start <= _MOST_LETTERS_FIRST:
+        while start and text[start - 1] in _ASCII_LETTERS and first_digit - start <= _MAX_LEADING_LETTERS:
             start -= 1
-        few_letters = first_digit - start <= _MOST_LETTERS_FIRST
-        glued = text[start - 1 : start] in _GLUED_BEFORE or text[end : end + 1] in _GLUED_BEHIND
-        if few_letters and end - start <= _LONGEST_ATOM and not glued:
+        few_letters = first_digit - start <= _MAX_LEADING_LETTERS
+        glued = text[start - 1 : start] in _GLUED_BEFORE or text[end : end + 1] in _GLUED_AFTER
+        if few_letters and end - start <= _MAX_ATOM_LENGTH and not glued:
             yield _Atom(start, end)
 
 
 def _by_rules(text: str, words: _Words, first: int, atom: _Atom) -> Iterator[Span]:
+    """Yields the id numbers that start at `first`, with the atom and up to 7 more, joined by separators."""
     compact = re.sub("[ -]", "", text[first : atom.end]).upper()
     end = atom.end
-    for _ in range(_MOST_ATOMS):
-        if len(compact) > _LONGEST:
+    for _ in range(_MAX_ATOMS):
+        if len(compact) > _MAX_COMPACT_LENGTH:
             return
         for rule in _rules_by_shape().get(compact.translate(_SHAPE), ()):
-            if _holds(rule, compact, text, words, first, end):
+            if _is_valid(rule, compact, text, words, first, end):
                 yield Span(first, end, rule.kind, rank=4 if rule.alone else 3)
         following = _NEXT_ATOM.match(text, end)
         if following is None:
@@ -150,15 +154,16 @@ def _by_rules(text: str, words: _Words, first: int, atom: _Atom) -> Iterator[Spa
         end = following.end() if following[1] == "(" else following.end(2)
 
 
-def _holds(rule: IdRule, compact: str, text: str, words: _Words, start: int, end: int) -> bool:
-    if words.name(rule, start, end):
+def _is_valid(rule: IdRule, compact: str, text: str, words: _Words, start: int, end: int) -> bool:
+    if words.support(rule, start, end):
         return check_named(rule.check)(compact)
-    if rule.alone is None or not rule.alone.fullmatch(text, start, end) or words.speak_against(start):
+    if rule.alone is None or not rule.alone.fullmatch(text, start, end) or words.contradict(start):
         return False
     return check_named(rule.check)(compact)
 
 
 def _labelled(text: str, lower: str, atom: _Atom) -> Iterator[Span]:
+    """Yields a number of any form that stands right behind the name of an id number."""
     if not _LETTER.search(lower, max(0, atom.start - 8), atom.start):
         return
     end = atom.end
@@ -179,6 +184,7 @@ def _labelled(text: str, lower: str, atom: _Atom) -> Iterator[Span]:
 
 @cache
 def _rules_by_shape() -> dict[str, tuple[IdRule, ...]]:
+    """Returns the rules by shape, with every `*` expanded to a letter and a digit."""
     by_shape: dict[str, tuple[IdRule, ...]] = {}
     for rule in RULES:
         for shape in rule.shapes:

@@ -1,4 +1,4 @@
-"""National and tax id numbers: their shapes, their check digits, and the words around them."""
+"""Rules for national and tax id numbers: their shapes, their check digits, and the words that name them."""
 
 import importlib
 import re
@@ -6,21 +6,64 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+NATIONAL, TAX = "NATIONAL_ID", "TAX_ID"
+_ALWAYS = r".+"
 _NINO = re.compile(r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][0-9]{6}[A-D]")
 _TW_LETTERS = "ABCDEFGHJKLMNPQRSTUVXYWZIO"
 _LETTER_VALUE = {letter: str(number) for number, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ", start=1)}
 
 
+@dataclass(frozen=True, eq=False)
+class IdRule:
+    """A kind of id number.
+
+    `kind` is NATIONAL or TAX. `check` names the validity check for `check_named`. `shapes` are the possible forms
+    without separators: `9` for a digit, `A` for a letter, `*` for either. `words` are lower-case words that name the
+    number nearby; with `=` in front they count only as whole words. `alone` matches a number with separators that needs
+    no word nearby; None if it always needs one.
+    """
+
+    kind: str
+    check: str
+    shapes: tuple[str, ...]
+    words: tuple[str, ...]
+    alone: re.Pattern[str] | None
+
+
+@cache
+def check_named(name: str) -> Callable[[str], bool]:
+    """Returns the check `name`: `own.*` from this module, else from `stdnum`.
+
+    A check takes a number without separators in upper case, and returns whether it is valid.
+    """
+    own = _OWN_CHECKS.get(name)
+    if own is not None:
+        return own
+    is_valid: Callable[[str], bool] = importlib.import_module(f"stdnum.{name}").is_valid
+
+    def valid(number: str) -> bool:
+        try:
+            return is_valid(number)
+        except (LookupError, ValueError):
+            # Some modules raise for regions that are missing from their tables.
+            return False
+
+    return valid
+
+
 def _nino(number: str) -> bool:
+    """United Kingdom: National Insurance number."""
     return _NINO.fullmatch(number) is not None
 
 
 def _snils(number: str) -> bool:
+    """Russia: pension insurance number."""
     total = sum(weight * int(digit) for weight, digit in zip(range(9, 0, -1), number, strict=False))
     return total % 101 % 100 == int(number[9:])
 
 
 def _hkid(number: str) -> bool:
+    """Hong Kong: identity card."""
     letters, digits, check = number[:-7], number[-7:-1], number[-1]
     if not (letters.isalpha() and digits.isdigit()):
         return False
@@ -30,6 +73,7 @@ def _hkid(number: str) -> bool:
 
 
 def _tw_id(number: str) -> bool:
+    """Taiwan: national id and residence permit."""
     letter = _TW_LETTERS.index(number[0]) + 10
     total = letter // 10 + letter % 10 * 9
     total += sum(weight * int(digit) for weight, digit in zip((8, 7, 6, 5, 4, 3, 2, 1, 1), number[1:], strict=True))
@@ -37,6 +81,7 @@ def _tw_id(number: str) -> bool:
 
 
 def _sg_nric(number: str) -> bool:
+    """Singapore: identity card and foreign identification number."""
     total = sum(weight * int(digit) for weight, digit in zip((2, 7, 6, 5, 4, 3, 2), number[1:8], strict=True))
     match number[0]:
         case "S" | "T":
@@ -50,10 +95,12 @@ def _sg_nric(number: str) -> bool:
 
 
 def _cccd(number: str) -> bool:
+    """Vietnam: citizen id, which starts with the province and the century."""
     return 1 <= int(number[:3]) <= 96 and number[3] in "0123"
 
 
 def _de_social(number: str) -> bool:
+    """Germany: social insurance number, which contains the date of birth."""
     day = int(number[2:4])
     if not (1 <= day <= 31 or 51 <= day <= 81) or not 0 <= int(number[4:6]) <= 12:
         return False
@@ -62,7 +109,7 @@ def _de_social(number: str) -> bool:
     return sum(value // 10 + value % 10 for value in weighted) % 10 == int(number[11])
 
 
-_OWN: dict[str, Callable[[str], bool]] = {
+_OWN_CHECKS: dict[str, Callable[[str], bool]] = {
     "own.nino": _nino,
     "own.snils": _snils,
     "own.hkid": _hkid,
@@ -73,42 +120,8 @@ _OWN: dict[str, Callable[[str], bool]] = {
 }
 
 
-@cache
-def check_named(name: str) -> Callable[[str], bool]:
-    """The check of that name: number without separators, in upper case -> whether it is a valid one."""
-    own = _OWN.get(name)
-    if own is not None:
-        return own
-    is_valid: Callable[[str], bool] = importlib.import_module(f"stdnum.{name}").is_valid
-
-    def valid(number: str) -> bool:
-        try:
-            return is_valid(number)
-        except (LookupError, ValueError):
-            # Its tables do not know every region that a number can name.
-            return False
-
-    return valid
-
-
-NATIONAL, TAX = "NATIONAL_ID", "TAX_ID"
-ALWAYS = r".+"
-
-
-@dataclass(frozen=True, eq=False)
-class IdRule:
-    """One kind of number. `words` are in lower case, with `=` in front where only the whole word counts; `alone` is a
-    regular expression, None where words are needed.
-    """
-
-    kind: str
-    check: str
-    shapes: tuple[str, ...]
-    words: tuple[str, ...]
-    alone: re.Pattern[str] | None
-
-
 def _rule(kind: str, check: str, shapes: str, words: str, alone: str = "") -> IdRule:
+    """Builds a rule from shapes separated by spaces and words separated by `|`."""
     return IdRule(kind, check, tuple(shapes.split()), tuple(words.split("|")), re.compile(alone) if alone else None)
 
 
@@ -121,7 +134,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(TAX, "ca.bn", "999999999 999999999AA9999", "business number|=bn|=gst|=hst"),
     _rule(NATIONAL, "br.cpf", "99999999999", "=cpf", r"\d{3}\.\d{3}\.\d{3}-\d{2}"),
     _rule(TAX, "br.cnpj", "99999999999999", "=cnpj", r"\d{2}\.\d{3}\.\d{3}/\d{4}-\d{2}"),
-    _rule(NATIONAL, "mx.curp", "AAAA999999AAAAAA*9", "curp", ALWAYS),
+    _rule(NATIONAL, "mx.curp", "AAAA999999AAAAAA*9", "curp", _ALWAYS),
     _rule(TAX, "mx.rfc", "AAAA999999*** AAA999999***", "=rfc"),
     _rule(TAX, "ar.cuit", "99999999999", "cuit|cuil", r"\d{2}-\d{8}-\d"),
     _rule(NATIONAL, "ar.dni", "99999999 9999999", "=dni|documento nacional"),
@@ -133,7 +146,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(TAX, "ec.ruc", "9999999999999", "=ruc"),
     _rule(TAX, "uy.rut", "999999999999", "=rut"),
     # British Isles
-    _rule(NATIONAL, "own.nino", "AA999999A", "national insurance|=nino|=nin|ni no", ALWAYS),
+    _rule(NATIONAL, "own.nino", "AA999999A", "national insurance|=nino|=nin|ni no", _ALWAYS),
     _rule(NATIONAL, "gb.nhs", "9999999999", "=nhs"),
     _rule(TAX, "gb.utr", "9999999999", "=utr|taxpayer reference"),
     _rule(TAX, "gb.vat", "999999999 AA999999999", "=vat", r"GB[ \d]+"),
@@ -146,7 +159,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(NATIONAL, "own.de_social", "99999999A999",
           "sozialversicherung|rentenversicherung|sv-nummer|svnummer|rvnr", r"\d{2} ?\d{6} ?[A-Z] ?\d{3}"),
     _rule(NATIONAL, "at.vnr", "9999999999", "sozialversicherung|svnr|sv-nummer|svnummer|=svn"),
-    _rule(TAX, "at.uid", "AAA99999999", "uid|ust", ALWAYS),
+    _rule(TAX, "at.uid", "AAA99999999", "uid|ust", _ALWAYS),
     _rule(NATIONAL, "ch.ssn", "9999999999999", "ahv|avs", r"756[.\d]+"),
     _rule(TAX, "ch.uid", "AAA999999999", "uid|=ide", r"CHE.+"),
     # Benelux, France
@@ -156,7 +169,7 @@ RULES: tuple[IdRule, ...] = (
           r"\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}"),
     _rule(TAX, "be.vat", "9999999999 AA9999999999", "btw|tva|vat|ondernemings", r"BE.+"),
     _rule(NATIONAL, "fr.nir", "999999999999999 99999A999999999",
-          "sécurité sociale|securite sociale|=nir|=sécu", ALWAYS),
+          "sécurité sociale|securite sociale|=nir|=sécu", _ALWAYS),
     _rule(TAX, "fr.nif", "9999999999999", "fiscal|=spi|=nif|impôt"),
     _rule(TAX, "fr.siret", "99999999999999", "siret"),
     _rule(TAX, "fr.siren", "999999999", "siren|=rcs"),
@@ -166,7 +179,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(NATIONAL, "es.dni", "99999999A", "=dni|=nif", r"\d{8}-?[A-Z]|\d{2}\.\d{3}\.\d{3}-?[A-Z]"),
     _rule(NATIONAL, "es.nie", "A9999999A", "=nie", r"[XYZ]-?\d{7}-?[A-Z]"),
     _rule(TAX, "es.cif", "A99999999 A9999999A", "=cif|=nif", r"[ABEH]-?\d{8}"),
-    _rule(NATIONAL, "it.codicefiscale", "AAAAAA99A99A999A", "codice fiscale|=cf|=c.f", ALWAYS),
+    _rule(NATIONAL, "it.codicefiscale", "AAAAAA99A99A999A", "codice fiscale|=cf|=c.f", _ALWAYS),
     _rule(TAX, "it.iva", "99999999999 AA99999999999", "iva|vat", r"IT.+"),
     _rule(TAX, "pt.nif", "999999999", "=nif|contribuinte|fiscal"),
     _rule(NATIONAL, "pt.cc", "999999999**9", "cartão de cidadão|=cc", r"\d{8} ?\d ?[A-Z]{2}\d"),
@@ -203,7 +216,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(NATIONAL, "own.snils", "99999999999", "снилс|snils", r"\d{3}-\d{3}-\d{3} \d{2}"),
     _rule(TAX, "ua.rntrc", "9999999999", "рнокпп|іпн|ідентифікаційн"),
     # Asia
-    _rule(NATIONAL, "cn.ric", "999999999999999999 99999999999999999A", "身份证|身份證|resident id", ALWAYS),
+    _rule(NATIONAL, "cn.ric", "999999999999999999 99999999999999999A", "身份证|身份證|resident id", _ALWAYS),
     _rule(TAX, "cn.uscc", "99999999999999999* 99999999AA********", "信用代码|税号|纳税人"),
     _rule(NATIONAL, "own.hkid", "A9999999 A999999A AA9999999 AA999999A", "hkid|hong kong id|身份證",
           r"[A-Z]{1,2}\d{6}\([0-9A]\)"),
@@ -215,7 +228,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(TAX, "jp.cn", "9999999999999", "法人番号"),
     _rule(NATIONAL, "in_.aadhaar", "999999999999", "aadhaar|aadhar|adhaar|आधार|uidai", r"\d{4} \d{4} \d{4}"),
     _rule(TAX, "in_.pan", "AAAAA9999A", "=pan", r"[A-Z]{5}\d{4}[A-Z]"),
-    _rule(TAX, "in_.gstin", "99AAAAA9999A*A*", "gst", ALWAYS),
+    _rule(TAX, "in_.gstin", "99AAAAA9999A*A*", "gst", _ALWAYS),
     _rule(NATIONAL, "my.nric", "999999999999", "nric|mykad|kad pengenalan|=ic", r"\d{6}-\d{2}-\d{4}"),
     _rule(NATIONAL, "own.sg_nric", "A9999999A", "nric|=fin", r"[STFGM]\d{7}[A-Z]"),
     _rule(TAX, "sg.uen", "99999999A 999999999A A99AA9999A", "=uen"),
@@ -233,7 +246,7 @@ RULES: tuple[IdRule, ...] = (
     _rule(TAX, "au.tfn", "999999999 99999999", "=tfn|tax file"),
     _rule(TAX, "au.abn", "99999999999", "=abn|business number", r"\d{2} \d{3} \d{3} \d{3}"),
     _rule(TAX, "nz.ird", "99999999 999999999", "=ird"),
-    # The European Union's VAT numbers with their country in front.
+    # VAT numbers of the European Union, with the country code
     _rule(TAX, "eu.vat", "AA99999999 AA999999999 AA9999999999 AA99999999999 AA999999999999 AA9999999A AA9*99999A"
           " AA9999999AA AAA99999999 AA*9999999*", "vat|=ust|ust-id|ustid|umsatzsteuer|tva|iva|btw|moms|=nip|alv"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Finds payment card numbers (known prefix, length, Luhn) and IBANs (country length, mod 97)."""
+"""Finds payment card numbers (by prefix, length and Luhn check) and IBANs (by country, length and mod 97 check)."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from shared.privacy.recognizers.spans import Span
 
 _LIST_BREAK = r" {0,2}(?:[,/_\t]|\r?\n) {0,2}"
 _BREAK = rf"(?:[ .-]{{1,3}}|{_LIST_BREAK})"
-# Looked at from every start, overlapping: a number in front of a card must not hide it. The first digit goes before the
-# look-behind, so that the search runs from digit to digit.
+# A look-ahead, so that matches may overlap: a number in front of a card must not hide it. The first digit precedes the
+# look-behind, so that the search jumps from digit to digit.
 _CARD = re.compile(
     r"[0-9](?<![0-9].)(?<![0-9][.].)(?="
     rf"([0-9]{{3}}{_BREAK}[0-9]{{4}}{_BREAK}[0-9]{{4}}{_BREAK}[0-9]{{4}}(?![0-9]))([ .-][0-9]{{3}}(?![0-9]))?"
@@ -19,12 +19,12 @@ _CARD = re.compile(
     r"|([0-9]{11,18}(?![0-9]))"
     r")"
 )
-# Part of a name or of another number, unless a card is spoken of.
+# Part of a name or of another number, unless a word such as "card" is nearby.
 _GLUED_BEFORE = re.compile(r"(?:[A-Za-z_]|[0-9],)\Z")
-_GLUED_BEHIND = re.compile(r"[A-Za-z_]|[.,][0-9]")
+_GLUED_AFTER = re.compile(r"[A-Za-z_]|[.,][0-9]")
 _SPLIT_LIKE_A_LIST = re.compile(r"[,/_\t\n]")
 _LISTED_BEFORE = re.compile(rf"(?<![0-9])([0-9]{{1,5}}){_LIST_BREAK}\Z")
-_LISTED_BEHIND = re.compile(rf"{_LIST_BREAK}([0-9]{{1,5}})(?![0-9])")
+_LISTED_AFTER = re.compile(rf"{_LIST_BREAK}([0-9]{{1,5}})(?![0-9])")
 _CARD_WORDS = re.compile(
     r"card|carte|karte|tarjeta|cart[aã]o|carta|kaart|kort|kart|thẻ|карт|visa|mastercard|amex|maestro|credit"
     r"|debit|\bcc\b"
@@ -39,7 +39,7 @@ _OTHER_NUMBER_WORDS = re.compile(
     r"|timestamp)[\s.:#=-]*(?:no|nr|number|num|id|code|nummer|número|numéro)?[\s.:#=-]*$",
     re.IGNORECASE,
 )
-# first digits from, to -> allowed lengths, needs a word such as "card" nearby
+# lowest prefix, highest prefix, lengths, whether a word such as "card" must be nearby
 _ISSUERS: tuple[tuple[int, int, frozenset[int], bool], ...] = (
     (4, 4, frozenset({16}), False),
     (4, 4, frozenset({13, 19}), True),
@@ -65,51 +65,7 @@ _ISSUERS: tuple[tuple[int, int, frozenset[int], bool], ...] = (
     (63, 63, frozenset({12, 13, 14, 15, 16, 17, 18, 19}), True),
     (67, 67, frozenset({12, 13, 14, 15, 16, 17, 18, 19}), True),
 )
-
-
-def find_cards(text: str) -> Iterator[Span]:
-    """Payment card numbers, in groups or in one piece."""
-    for match in _CARD.finditer(text):
-        # Behind 16 digits in groups, three more may be of the card, or its security code.
-        for end in {match.end(group) for group in range(1, 5)} - {-1}:
-            if _is_card(text, match.start(), end):
-                yield Span(match.start(), end, "CARD", rank=6)
-
-
-def _is_card(text: str, start: int, end: int) -> bool:
-    value = text[start:end]
-    digits = re.sub(r"\D", "", value)
-    certainty = _issuer_certainty(digits)
-    if certainty is None or not luhn.is_valid(digits):
-        return False
-    before, behind = text[max(0, start - 40) : start], text[end : end + 25]
-    neighbours = _neighbours_in_list(before, behind) if _SPLIT_LIKE_A_LIST.search(value) else []
-    if any(len(neighbour) == 4 for neighbour in neighbours):
-        return False
-    if _CARD_WORDS.search(before) or _CARD_WORDS.search(behind):
-        return True
-    if not certainty or neighbours or _GLUED_BEFORE.search(before) or _GLUED_BEHIND.match(behind):
-        return False
-    return len(value) > len(digits) or not _OTHER_NUMBER_WORDS.search(before)
-
-
-def _neighbours_in_list(before: str, behind: str) -> list[str]:
-    """The numbers that continue `1111, 2222, 3333, 4444` to either side: such groups are items of a longer list."""
-    found = (_LISTED_BEFORE.search(before), _LISTED_BEHIND.match(behind))
-    return [match[1] for match in found if match]
-
-
-@lru_cache(maxsize=1024)
-def _issuer_certainty(digits: str) -> bool | None:
-    """Whether the prefix alone says card; False when a word nearby must say so too, None when no issuer has it."""
-    found: bool | None = None
-    for low, high, lengths, needs_word in _ISSUERS:
-        if len(digits) in lengths and low <= int(digits[: len(str(low))]) <= high:
-            found = bool(found) or not needs_word
-    return found
-
-
-# The check digits. What is before them is looked at from the first one, so that the search runs from digit to digit.
+# The check digits. The country before them is a look-behind, so that the search jumps from digit to digit.
 _IBAN_CHECK = re.compile(r"[0-9](?<=[A-Za-z]{2}.)(?<![0-9A-Za-z][A-Za-z]{2}.)[0-9](?=[ -]?[0-9A-Za-z]{4})")
 _IBAN_LENGTHS = dict(
     item.split(":")
@@ -124,8 +80,50 @@ _IBAN_LENGTHS = dict(
 )
 
 
+def find_cards(text: str) -> Iterator[Span]:
+    """Yields payment card numbers, grouped or not."""
+    for match in _CARD.finditer(text):
+        # Three digits after 16 grouped ones may belong to the card number, or be its security code.
+        for end in {match.end(group) for group in range(1, 5)} - {-1}:
+            if _is_card(text, match.start(), end):
+                yield Span(match.start(), end, "CARD", rank=6)
+
+
+def _is_card(text: str, start: int, end: int) -> bool:
+    value = text[start:end]
+    digits = re.sub(r"\D", "", value)
+    certainty = _issuer_certainty(digits)
+    if certainty is None or not luhn.is_valid(digits):
+        return False
+    before, after = text[max(0, start - 40) : start], text[end : end + 25]
+    neighbours = _neighbours_in_list(before, after) if _SPLIT_LIKE_A_LIST.search(value) else []
+    if any(len(neighbour) == 4 for neighbour in neighbours):
+        return False
+    if _CARD_WORDS.search(before) or _CARD_WORDS.search(after):
+        return True
+    if not certainty or neighbours or _GLUED_BEFORE.search(before) or _GLUED_AFTER.match(after):
+        return False
+    return len(value) > len(digits) or not _OTHER_NUMBER_WORDS.search(before)
+
+
+def _neighbours_in_list(before: str, after: str) -> list[str]:
+    """Returns the numbers that extend a list such as `1111, 2222, 3333, 4444` on either side."""
+    found = (_LISTED_BEFORE.search(before), _LISTED_AFTER.match(after))
+    return [match[1] for match in found if match]
+
+
+@lru_cache(maxsize=1024)
+def _issuer_certainty(digits: str) -> bool | None:
+    """Returns True if prefix and length suffice, False if a word nearby is needed too, None if no issuer matches."""
+    found: bool | None = None
+    for low, high, lengths, needs_word in _ISSUERS:
+        if len(digits) in lengths and low <= int(digits[: len(str(low))]) <= high:
+            found = bool(found) or not needs_word
+    return found
+
+
 def find_ibans(text: str) -> Iterator[Span]:
-    """IBANs, in groups or in one piece, of the length that their country has."""
+    """Yields IBANs, grouped or not, with the length of their country."""
     for check in _IBAN_CHECK.finditer(text):
         start = check.start() - 2
         length = int(_IBAN_LENGTHS.get(text[start : start + 2].upper(), 0))
@@ -135,7 +133,7 @@ def find_ibans(text: str) -> Iterator[Span]:
 
 
 def _end_of_compact(text: str, start: int, length: int) -> int:
-    """Where `length` letters and digits from `start` on end, single spaces and dashes not counted; 0 if not there."""
+    """Returns the end of `length` letters and digits after `start`, ignoring single spaces and dashes; 0 if too few."""
     position, seen, gap = start, 0, False
     while seen < length and position < len(text):
         character = text[position]

@@ -1,4 +1,4 @@
-"""Finds phone numbers: international ones by their numbering plan, national ones by plan, grouping and context."""
+"""Finds phone numbers: international ones by numbering plan, national ones by plan, grouping and surrounding words."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from phonenumbers import PhoneMetadata, PhoneNumberFormat
 from shared.privacy.recognizers.spans import Span
 
 _CANDIDATE = re.compile(
-    # The first character goes before what must not stand in front of it, so that the search jumps to the next one.
+    # The first character precedes the look-behinds, so that the search jumps from candidate to candidate.
     r"[(+0-9](?<![^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af].)(?<![@#$€£¥./\\+-].)(?<![0-9][,:].)"
     r"(?<![0-9A-Za-z_]\(.)(?:(?<=\()(?:\+ ?)?[0-9]|(?<=\+) ?[0-9]|(?<=[0-9]))(?:[ ./()-]{0,2}[0-9]){6,17}"
     r"(?![0-9A-Za-z_%@]|[.,:][0-9]|-[0-9]{1,3}\b| ?[€$£¥])"
@@ -20,11 +20,11 @@ _GROUP_BREAK = re.compile(r"[ ./()-]+")
 
 
 class Context(IntEnum):
-    """What the words before a number say about it."""
+    """What the words before a number indicate, in ascending order of evidence for a phone number."""
 
-    AGAINST = 0
+    OTHER_NUMBER = 0
     NONE = 1
-    NEARBY = 2
+    NEARBY_WORD = 2
     LABEL = 3
 
 
@@ -46,14 +46,14 @@ _LABEL = re.compile(
     r"(?:[ ,]{1,2}(?:is|at|on|ist|lautet|est|le|es|el|é|là|số|to|at:|jest))?[\s.:=(»>'\"是は은는를]*$",
     re.IGNORECASE,
 )
-_NEARBY = re.compile(
+_NEARBY_WORDS = re.compile(
     r"\b(?:call|called|calling|ring|dial|reach|contact|text me|message me|phone|tel|mobile|cell|fax|whatsapp|sms"
     r"|anrufen|ruf\w*|erreich\w*|telefon\w*|handy\w*|appel\w*|joindre|téléphon\w*|portable|llam\w*|llám\w*"
     r"|teléfono|móvil|contact\w*|chiam\w*|cellulare|ligue|ligar|telemóvel|celular|gọi|liên hệ|điện thoại|sđt"
     r"|zadzwo\w*|звон\w*|позвон\w*|тел)\b|电话|電話|手机|手機|拨打|打给|联系|携帯|전화|연락",
     re.IGNORECASE,
 )
-_AGAINST = re.compile(
+_OTHER_NUMBER_WORDS = re.compile(
     r"(?:\b(?:orders?|invoices?|tickets?|cases?|tracking|parcel|shipment|refs?|reference|transaction|serial"
     r"|part|model|article"
     r"|item|sku|ean|gtin|upc|isbn|issn|imei|doi|pid|port|code|zip|version|build|revision|account|acct|customer"
@@ -78,9 +78,8 @@ _YEARS = re.compile(r"(?:(?:19|20)[0-9]{2}[ /-]*){2,}$")
 _NORTH_AMERICAN = re.compile(r"(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}$")
 _CHINESE_MOBILE = re.compile(r"1[3-9][0-9][ -][0-9]{4}[ -][0-9]{4}$")
 _COUNTING = ("0123456789", "1234567890", "9876543210", "0987654321")
-# Where national numbers are looked up.
+# The regions whose national numbers are recognized, the most populous first.
 _REGIONS = tuple(
-    # in about the order of how many people write there
     word
     for line in (
         "US GB DE FR ES IT VN IN BR MX CN JP KR NL BE CH AT PT PL CZ SE NO DK FI IE GR RO HU TR RU",
@@ -93,14 +92,14 @@ _EXTENSION = re.compile(r" ?(?:ext\.?|extension|доб\.?|nst\.?|x) ?[0-9]{1,5}(
 
 
 def find_phone_numbers(text: str) -> Iterator[Span]:
-    """Phone numbers; national ones without any context only in the grouping of their country."""
+    """Yields phone numbers. National ones without context are found only in the usual grouping of their country."""
     for match in _CANDIDATE.finditer(text):
         start, end = match.span()
         if text[start] == "(" and ")" not in match[0]:
             start += 1
         candidate = text[start:end]
-        # A valid international number needs no context, and looking at the context is what costs.
-        length = _phone_length(candidate, Context.AGAINST) if "+" in candidate else 0
+        # Try without context first: a valid international number needs none, and reading the context is expensive.
+        length = _phone_length(candidate, Context.OTHER_NUMBER) if "+" in candidate else 0
         length = length or _phone_length(candidate, _context(text[max(0, start - 40) : start]))
         if length:
             extension = _EXTENSION.match(text, start + length)
@@ -112,14 +111,17 @@ def _context(before: str) -> Context:
         return Context.NONE
     if _LABEL.search(before):
         return Context.LABEL
-    if _AGAINST.search(before):
-        return Context.AGAINST
-    return Context.NEARBY if _NEARBY.search(before) else Context.NONE
+    if _OTHER_NUMBER_WORDS.search(before):
+        return Context.OTHER_NUMBER
+    return Context.NEARBY_WORD if _NEARBY_WORDS.search(before) else Context.NONE
 
 
 @lru_cache(maxsize=4096)
 def _phone_length(candidate: str, context: Context) -> int:
-    """How many characters from its start on are a phone number: a date or a count may stand right behind. 0: none."""
+    """Returns the length of the phone number that `candidate` starts with; 0 if none.
+
+    A date or a count may directly follow the number.
+    """
     for _ in range(4):
         if _is_phone(candidate, context):
             return len(candidate)
@@ -134,7 +136,7 @@ def _is_phone(candidate: str, context: Context) -> bool:
     digits = re.sub(r"\D", "", candidate)
     if candidate.lstrip("(").startswith("+"):
         return _is_international("+" + digits, context)
-    if context is Context.AGAINST or _DATE.match(candidate) or _YEARS.match(candidate):
+    if context is Context.OTHER_NUMBER or _DATE.match(candidate) or _YEARS.match(candidate):
         return False
     if digits.startswith("00") and len(digits) >= 11 and _is_international("+" + digits[2:], Context.NONE):
         return True
@@ -144,7 +146,7 @@ def _is_phone(candidate: str, context: Context) -> bool:
         return False
     if _NORTH_AMERICAN.match(candidate):
         return " " not in candidate.lstrip("1 ").partition(")")[0] or "US" in _regions_of(digits[-10:])
-    if context is Context.NEARBY and 8 <= len(digits) <= 12 and (digits != candidate or len(digits) >= 10):
+    if context is Context.NEARBY_WORD and 8 <= len(digits) <= 12 and (digits != candidate or len(digits) >= 10):
         return bool(_regions_of(digits, trunk_needed=False))
     if _CHINESE_MOBILE.match(candidate):
         return True
@@ -152,7 +154,7 @@ def _is_phone(candidate: str, context: Context) -> bool:
     if digits[0] != "0" and not area_in_brackets:
         return False
     regions = _regions_of(digits, trunk_needed=not area_in_brackets)
-    return any(_written_as_in(region, candidate, digits) for region in regions)
+    return any(_has_usual_form(region, candidate, digits) for region in regions)
 
 
 def _is_international(number: str, context: Context) -> bool:
@@ -162,12 +164,15 @@ def _is_international(number: str, context: Context) -> bool:
         return False
     if phonenumbers.is_valid_number(parsed):
         return True
-    # Invented ones (`+1 555 123 4567`) are in no plan, and still somebody means a phone.
-    return context is not Context.AGAINST and len(number) > 10 and phonenumbers.is_possible_number(parsed)
+    # Fictitious numbers (`+1 555 123 4567`) are in no plan but are still meant as phone numbers.
+    return context is not Context.OTHER_NUMBER and len(number) > 10 and phonenumbers.is_possible_number(parsed)
 
 
 def _regions_of(digits: str, trunk_needed: bool = True) -> list[str]:
-    """The regions whose numbering plan has the national number `digits`, behind their trunk prefix or without it."""
+    """Returns the regions whose numbering plan includes `digits` as a national number.
+
+    `trunk_needed`: where the trunk prefix is 0, the number must start with it.
+    """
     found = []
     for region in _REGIONS:
         trunk, pattern = _plan(region)
@@ -187,8 +192,8 @@ def _plan(region: str) -> tuple[str, re.Pattern[str]]:
     return metadata.national_prefix or "", re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
 
-def _written_as_in(region: str, candidate: str, digits: str) -> bool:
-    """Whether a number without context is grouped as in its country, or a mobile number in one piece."""
+def _has_usual_form(region: str, candidate: str, digits: str) -> bool:
+    """Whether the number has the usual grouping of its region, or is a mobile number without grouping."""
     parsed = phonenumbers.parse(digits, region)
     if candidate == digits:
         isbn_like = len(digits) == 10 and sum((10 - i) * int(d) for i, d in enumerate(digits)) % 11 == 0
@@ -196,7 +201,7 @@ def _written_as_in(region: str, candidate: str, digits: str) -> bool:
         return mobile and not isbn_like and 10 <= len(digits) <= 11
     usual = phonenumbers.format_number(parsed, PhoneNumberFormat.NATIONAL)
     groups = _GROUP_BREAK.split(candidate.strip("()"))
-    # `0171 1234567` and `0171 / 123 45 67` are as good as the one official grouping: the area code must stand alone.
+    # `0171 1234567` and `0171 / 123 45 67` are accepted too: only the area code must be separate.
     return groups == _GROUP_BREAK.split(usual.strip("()")) or (
         len(groups) >= 2 and groups[0] == _GROUP_BREAK.split(usual.strip("()"))[0]
     )

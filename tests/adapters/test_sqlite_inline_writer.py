@@ -1,4 +1,4 @@
-"""Writes that the event loop commits itself: when it does, and when it leaves them to the thread."""
+"""Inline writes: when the event loop commits a write itself, and when it leaves the write to the thread."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ import pytest
 from shared.storage.documents import DuplicateKey
 from shared.storage.sqlite import SqliteDatabase
 from shared.storage.sqlite_threads import connect
-from shared.storage.sqlite_writer import LoneWrites, Written
+from shared.storage.sqlite_writer import Committed, InlineWriter
 from tests.adapters.document_store_behaviour import SPEC, a_document
 from tests.conftest import eventually
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """A clock that tests advance by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -42,10 +42,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lone(file: Path, clock: Clock) -> Iterator[LoneWrites]:
-    writes = LoneWrites(file, clock)
-    yield writes
-    writes.close()
+def writer(file: Path, clock: Clock) -> Iterator[InlineWriter]:
+    inline_writer = InlineWriter(file, clock)
+    yield inline_writer
+    inline_writer.close()
 
 
 def row(connection: sqlite3.Connection, id: str) -> str:
@@ -58,64 +58,62 @@ def rows_in(file: Path) -> list[str]:
         return [id for (id,) in connection.execute("SELECT id FROM rows ORDER BY id")]
 
 
-def test_what_was_written_is_there_for_all(lone: LoneWrites, file: Path) -> None:
-    assert lone.write(lambda connection: row(connection, "a")) == Written("a")
+def test_a_committed_write_is_visible_to_other_connections(writer: InlineWriter, file: Path) -> None:
+    assert writer.write(lambda connection: row(connection, "a")) == Committed("a")
     assert rows_in(file) == ["a"]
 
 
-def test_a_duplicate_is_told_and_leaves_nothing(lone: LoneWrites, file: Path) -> None:
+def test_a_duplicate_is_raised_and_nothing_is_written(writer: InlineWriter, file: Path) -> None:
     def half(connection: sqlite3.Connection) -> None:
         row(connection, "a")
         raise DuplicateKey(("key",))
 
     with pytest.raises(DuplicateKey):
-        lone.write(half)
+        writer.write(half)
     assert rows_in(file) == []
-    assert lone.write(lambda connection: row(connection, "b")) == Written("b")
+    assert writer.write(lambda connection: row(connection, "b")) == Committed("b")
 
 
-def test_any_other_error_leaves_nothing_either_and_nobody_locked_out(
-    lone: LoneWrites, file: Path, clock: Clock
-) -> None:
+def test_any_other_error_writes_nothing_and_releases_the_lock(writer: InlineWriter, file: Path, clock: Clock) -> None:
     def half(connection: sqlite3.Connection) -> None:
         row(connection, "a")
         raise ValueError
 
     with pytest.raises(ValueError):
-        lone.write(half)
+        writer.write(half)
     with contextlib.closing(connect(file, busy_timeout_seconds=0)) as other:
         row(other, "b")
     assert rows_in(file) == ["b"]
 
 
-def test_who_has_the_file_is_not_waited_for(lone: LoneWrites, file: Path, clock: Clock) -> None:
+def test_a_locked_file_leaves_the_write_to_the_thread(writer: InlineWriter, file: Path, clock: Clock) -> None:
     with contextlib.closing(connect(file, busy_timeout_seconds=1)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert lone.write(lambda connection: row(connection, "a")) is None
+        assert writer.write(lambda connection: row(connection, "a")) is None
         other.execute("COMMIT")
-    assert lone.write(lambda connection: row(connection, "a")) == Written("a")
+    assert writer.write(lambda connection: row(connection, "a")) == Committed("a")
 
 
-def test_it_takes_no_more_than_a_fourth_of_the_loop(lone: LoneWrites, clock: Clock) -> None:
+def test_inline_writes_take_at_most_a_quarter_of_the_loop(writer: InlineWriter, clock: Clock) -> None:
     def a_millisecond(connection: sqlite3.Connection) -> None:
         clock.now += 0.001
 
-    assert lone.write(a_millisecond) is not None
+    assert writer.write(a_millisecond) is not None
     clock.now += 0.0029
-    assert lone.write(a_millisecond) is None
+    assert writer.write(a_millisecond) is None
     clock.now += 0.0002
-    assert lone.write(a_millisecond) is not None
+    assert writer.write(a_millisecond) is not None
 
 
-def test_where_commits_are_slow_the_thread_has_them_for_a_while(lone: LoneWrites, clock: Clock) -> None:
+def test_a_slow_commit_pauses_inline_writes(writer: InlineWriter, clock: Clock) -> None:
     def slowly(connection: sqlite3.Connection) -> None:
         clock.now += 0.01
 
-    assert lone.write(slowly) is not None
+    assert writer.write(slowly) is not None
     clock.now += 0.9
-    assert lone.write(slowly) is None
+    assert writer.write(slowly) is None
     clock.now += 0.2
-    assert lone.write(slowly) is not None
+    assert writer.write(slowly) is not None
 
 
 @pytest.fixture
@@ -123,19 +121,19 @@ def database(tmp_path: Path) -> SqliteDatabase:
     return SqliteDatabase(tmp_path / "things.sqlite3")
 
 
-async def test_of_many_writes_at_once_the_thread_commits_all_but_the_first(
+async def test_the_thread_commits_all_but_the_first_of_many_concurrent_writes(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_loop: list[bool] = []
-    write = LoneWrites.write
+    write = InlineWriter.write
 
-    def told(self: LoneWrites, run: Callable[[sqlite3.Connection], Any]) -> Written[Any] | None:
+    def counted_write(self: InlineWriter, run: Callable[[sqlite3.Connection], Any]) -> Committed[Any] | None:
         assert threading.current_thread() is threading.main_thread()
         written = write(self, run)
         by_loop.append(written is not None)
         return written
 
-    monkeypatch.setattr(LoneWrites, "write", told)
+    monkeypatch.setattr(InlineWriter, "write", counted_write)
     things = database.collection(SPEC)
     await database.start()
     try:
@@ -146,7 +144,7 @@ async def test_of_many_writes_at_once_the_thread_commits_all_but_the_first(
         await database.stop(10)
 
 
-async def test_the_log_of_lone_writes_is_emptied_soon(database: SqliteDatabase, tmp_path: Path) -> None:
+async def test_the_log_is_soon_emptied_after_inline_writes(database: SqliteDatabase, tmp_path: Path) -> None:
     things = database.collection(SPEC)
     await database.start()
     log = tmp_path / "things.sqlite3-wal"
