@@ -33,7 +33,6 @@ from shared.messaging.topics import create_topics
 from shared.observability.logs import get_logger
 from shared.observability.metrics import STAGE_LATENCY
 
-
 _COMMIT_WITHIN_SECONDS = 5.0
 _START_WITHIN_SECONDS = 60.0
 _STOP_WITHIN_SECONDS = 10.0

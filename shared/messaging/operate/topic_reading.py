@@ -33,7 +33,10 @@ async def read_all(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord
 
 
 async def read_uncommitted(settings: KafkaSettings, topic: Topic, group: str, most: int) -> list[ConsumerRecord]:
-    """Returns up to `most` records after the committed offsets of `group`. Raises KafkaError, OSError or TimeoutError."""
+    """Returns up to `most` records from the committed offsets of `group` on.
+
+    Raises KafkaError, OSError or TimeoutError.
+    """
     consumer = await _started(settings)
     found: list[ConsumerRecord] = []
     try:
