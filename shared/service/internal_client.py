@@ -1,4 +1,4 @@
-"""The HTTP client with which services call each other's internal routes."""
+"""HTTP client for the internal routes of another service."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -12,7 +12,10 @@ _JSON = {"Content-Type": "application/json"}
 
 
 async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """Sends again when the connection was cut, as a kept-alive one is when the server restarts."""
+    """Returns the response of `send`, called a second time if the connection broke.
+
+    This happens to kept-alive connections when the server restarts. Raises what httpx raises.
+    """
     try:
         return await send()
     except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
@@ -20,9 +23,9 @@ async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]
 
 
 class InternalClient:
-    """A client of one service's internal routes. Component.
+    """Calls one service's internal routes. Component.
 
-    Its requests must be safe to send twice: one whose connection was cut is sent again. Raises what httpx raises.
+    Requests must be idempotent, since one whose connection broke is sent a second time.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class InternalClient:
     async def request(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Contract | None = None
     ) -> httpx.Response:
-        """The answer, whatever its status."""
+        """Returns the response, whatever its status. Raises httpx.HTTPError when there is none."""
         content, headers = (body.to_json(), _JSON) if body is not None else (None, None)
         return await retry_once_on_disconnect(
             lambda: self._http.request(method, path, params=params, content=content, headers=headers)

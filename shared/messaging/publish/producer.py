@@ -14,7 +14,7 @@ from shared.messaging.connection import make_producer
 from shared.messaging.errors import MessageTooLarge, PublishFailed
 from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
-from shared.observability.tracing import inject_traceparent
+from shared.observability.tracing import current_traceparent
 
 _CONFIRM_WITHIN_SECONDS = 15.0
 _CONNECT_WITHIN_SECONDS = 30.0
@@ -87,7 +87,7 @@ class EventProducer:
             source=self._source,
             subject=subject,
             event_id=event_id,
-            traceparent=traceparent or inject_traceparent(),
+            traceparent=traceparent or current_traceparent(),
         )
         await self.publish_record(topic, key.encode(), value, headers)
 
