@@ -42,7 +42,7 @@ from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
 from shared.messaging.publish.progress import ProgressLog
 from shared.observability.metrics import UPGRADE_STEPS
-from shared.service.recorded_stage import OneAtATime
+from shared.service.keyed_lock import KeyedLock
 
 _WARNING_OF_REASON = {
     GiveUpReason.DEADLINE: WarningCode.DEADLINE_EXCEEDED,
@@ -193,7 +193,7 @@ class EndingStage:
         self._results = results
         self._ladder = ladder
         self._progress = progress
-        self._at_work = OneAtATime()
+        self._upgrade_lock = KeyedLock()
         self._turns = asyncio.Semaphore(_AT_WORK_BESIDE_THE_MODEL)
 
     async def handle(self, envelope: Envelope) -> None:
@@ -202,7 +202,7 @@ class EndingStage:
         if task.given_up and task.given_up.reason in _ENDS_AT_ONCE:
             await self.give_up(envelope, task.given_up)
             return
-        async with self._at_work.on(task.upgrade_id):
+        async with self._upgrade_lock.hold(task.upgrade_id):
             async with self._turns:
                 if end := await self._results.find_end(task.upgrade_id):
                     await self._publish(task, end)

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in Kafka binary mode: attributes as `ce_*` headers, the data as JSON in the record's value."""
+"""Encodes and decodes CloudEvents 1.0 in Kafka binary mode: attributes in `ce_*` headers, JSON data in the value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ERRORS_NAMED = 5
 
 @dataclass(slots=True)
 class Envelope:
-    """One decoded event. `data` is an instance of the topic's model; `traceparent` is the W3C header as it came."""
+    """One decoded event. `data` is an instance of the topic's model; `traceparent` is the W3C header, not validated."""
 
     event_id: str
     type: str
@@ -29,22 +29,6 @@ class Envelope:
     time: datetime | None
     traceparent: str | None
     data: Contract
-
-
-def schema_address(topic: Topic) -> str:
-    """The `dataschema` of a topic's events."""
-    return f"urn:prompt-upgrader:schema:{topic.name}"
-
-
-@cache
-def _fixed_headers(topic: Topic, source: str) -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_type", topic.name.encode()),
-        ("ce_source", source.encode()),
-        ("ce_dataschema", schema_address(topic).encode()),
-        ("content-type", b"application/json"),
-    )
 
 
 def encode(
@@ -56,7 +40,7 @@ def encode(
     event_id: str | None = None,
     traceparent: str | None = None,
 ) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """The record's value and headers. `data` may be JSON already. Without `event_id` the event gets a new one."""
+    """Returns the record's value and headers. `data` is a contract or its JSON; `event_id` defaults to a new id."""
     headers = [
         *_fixed_headers(topic, source),
         ("ce_id", (event_id or new_id()).encode()),
@@ -70,12 +54,17 @@ def encode(
 
 
 def decode(topic: Topic, value: bytes | None, headers: Headers) -> Envelope:
-    """The event in a record of `topic`. Raises Undecodable: header missing, other type or version, schema violated."""
+    """Returns the event of a record. Raises Undecodable for a missing header, wrong type or invalid data."""
     return decoder(topic)(value, headers)
 
 
+@cache
+def decoder(topic: Topic) -> "Decoder":
+    return Decoder(topic)
+
+
 class Decoder:
-    """Decodes the records of one topic; made once, since this runs for every message."""
+    """Decodes the records of one topic. Built once per topic, since decoding runs for every message."""
 
     def __init__(self, topic: Topic) -> None:
         if topic.model is None:
@@ -106,13 +95,19 @@ class Decoder:
         except ValidationError as error:
             raise Undecodable(_schema_violations(error)) from None
         except (ValueError, AttributeError):
-            # A header that is not UTF-8 or null, or a ce_time that is no time.
+            # A null header, one that is not UTF-8, or an invalid ce_time.
             raise Undecodable("a CloudEvents header is malformed") from None
 
 
 @cache
-def decoder(topic: Topic) -> Decoder:
-    return Decoder(topic)
+def _fixed_headers(topic: Topic, source: str) -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", topic.name.encode()),
+        ("ce_source", source.encode()),
+        ("ce_dataschema", f"urn:prompt-upgrader:schema:{topic.name}".encode()),
+        ("content-type", b"application/json"),
+    )
 
 
 def _mismatch(found: dict[str, bytes], expected: str) -> str:
@@ -122,7 +117,7 @@ def _mismatch(found: dict[str, bytes], expected: str) -> str:
 
 
 def _schema_violations(error: ValidationError) -> str:
-    """Where and which rule, without the values."""
+    """The violated rules by field, without values."""
     details: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
     if details and details[0]["type"] == "json_invalid":
         return "the value is not JSON"

@@ -1,4 +1,7 @@
-"""Notices that the broker's cluster id is new: the log that we knew is gone, and with it every position in it."""
+"""Detects a replaced Kafka cluster by its cluster id.
+
+A new id means a new, empty log: offsets of the old one are invalid, and records that were not read are lost.
+"""
 
 import asyncio
 import contextlib
@@ -15,15 +18,16 @@ from shared.observability.logs import get_logger
 _EVERY_SECONDS = 1.0
 _ANSWER_WITHIN_SECONDS = 5.0
 
-log = get_logger(__name__)
-
 OnChange = Callable[[str, str], Awaitable[None]]
+
+log = get_logger(__name__)
 
 
 class ClusterWatch:
-    """Asks for the cluster id once a second and calls `on_change(old, new)` when it differs; a Component.
+    """Polls the cluster id every second and calls `on_change(old, new)` when it differs. Component.
 
-    A callback that raises is called again at the next round, so a change is never lost.
+    A callback that raises is called again with the next poll, so that no change is missed. `cluster_id` is the last
+    id, None before the first response. `last_answer` is the monotonic time of the last response.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class ClusterWatch:
         self.last_answer: float | None = None
 
     async def start(self) -> None:
-        """Begins to watch; the id is known as soon as a broker has answered."""
+        """Starts polling; does not wait for the first response."""
         self._task = asyncio.create_task(self._watch(), name="cluster-watch")
 
     async def stop(self, grace_seconds: float) -> None:
@@ -50,7 +54,7 @@ class ClusterWatch:
         await self._disconnect()
 
     async def ask(self) -> str:
-        """The cluster id now. Raises KafkaError, OSError or TimeoutError while no broker answers."""
+        """Returns the current cluster id. Raises KafkaError, OSError or TimeoutError when no broker responds."""
         try:
             async with self._asking, asyncio.timeout(_ANSWER_WITHIN_SECONDS):
                 if self._admin is None:

@@ -1,10 +1,6 @@
-"""How aiokafka's clients are made from the settings."""
+"""Builds aiokafka producers, consumers and admin clients from KafkaSettings."""
 
-import fcntl
-import json
-import os
 import ssl
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -16,39 +12,21 @@ from shared.messaging.settings import KafkaSettings
 METADATA_MAX_AGE_MS = 30_000
 
 
-def connection_options(settings: KafkaSettings) -> dict[str, Any]:
-    """The arguments that every client takes: address, time-outs and security."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka_bootstrap_servers,
-        "security_protocol": settings.kafka_security_protocol,
-        "request_timeout_ms": settings.kafka_request_timeout_ms,
-        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
-    }
-    if settings.kafka_security_protocol in ("SSL", "SASL_SSL"):
-        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
-    if settings.kafka_security_protocol.startswith("SASL"):
-        password = settings.kafka_sasl_password
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_sasl_username
-        options["sasl_plain_password"] = password.get_secret_value() if password else None
-    return options
-
-
 def make_producer(settings: KafkaSettings, max_request_bytes: int) -> AIOKafkaProducer:
-    """A producer that waits for all replicas and sends at once. `max_request_bytes` bounds one record."""
+    """A producer that waits for all replicas and does not linger. `max_request_bytes` limits one record."""
     return AIOKafkaProducer(
         **connection_options(settings),
         acks="all",
         linger_ms=0,
         enable_idempotence=settings.kafka_enable_idempotence,
         max_request_size=max_request_bytes,
-        # What piles up while a request is under way goes with the next one, in a batch that every topic takes.
+        # Records that arrive during a request are batched into the next one; every topic must accept that batch.
         max_batch_size=min(topic.max_message_bytes for topic in all_topics()),
     )
 
 
 def make_consumer(settings: KafkaSettings, **options: Any) -> AIOKafkaConsumer:
-    """A consumer that commits nothing by itself and starts at the beginning where nothing was committed."""
+    """A consumer without auto-commit that starts at the beginning of partitions without a committed offset."""
     return AIOKafkaConsumer(
         **connection_options(settings),
         enable_auto_commit=False,
@@ -58,8 +36,36 @@ def make_consumer(settings: KafkaSettings, **options: Any) -> AIOKafkaConsumer:
     )
 
 
+def make_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
+    return AIOKafkaAdminClient(**connection_options(settings))
+
+
+def connection_options(settings: KafkaSettings) -> dict[str, Any]:
+    """The arguments common to all clients: address, time-outs and security."""
+    return {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "request_timeout_ms": settings.kafka_request_timeout_ms,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        **security_options(settings),
+    }
+
+
+def security_options(settings: KafkaSettings) -> dict[str, Any]:
+    """The client arguments for TLS and SASL; only `security_protocol` for a plaintext connection."""
+    protocol = settings.kafka_security_protocol
+    options: dict[str, Any] = {"security_protocol": protocol}
+    if protocol in ("SSL", "SASL_SSL"):
+        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+    if protocol.startswith("SASL"):
+        password = settings.kafka_sasl_password
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = password.get_secret_value() if password else None
+    return options
+
+
 def group_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
-    """The arguments of a group member. The heartbeat is short, since it is how members learn of a rebalance."""
+    """The arguments of a group member. The heartbeat interval is short: a heartbeat's response reports a rebalance."""
     options: dict[str, Any] = {
         "group_id": group,
         "session_timeout_ms": settings.kafka_session_timeout_ms,
@@ -69,45 +75,3 @@ def group_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
     if settings.kafka_static_membership:
         options["group_instance_id"] = f"{group}.{settings.kafka_instance_name}"
     return options
-
-
-def make_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
-    return AIOKafkaAdminClient(**connection_options(settings))
-
-
-class NoBrokerAddress(Exception):
-    """Neither the environment nor a running stack says where the broker is."""
-
-
-def settings_of_running_stack() -> KafkaSettings:
-    """KAFKA_BOOTSTRAP_SERVERS where it is set, else what `$DATA_DIR/endpoints.json` says. Raises NoBrokerAddress."""
-    configured = KafkaSettings()
-    if "kafka_bootstrap_servers" in configured.model_fields_set:
-        return configured
-    data_dir = Path(os.environ.get("DATA_DIR", ".data"))
-    try:
-        address = json.loads((data_dir / "endpoints.json").read_text())["kafka"]
-    except (OSError, ValueError, KeyError, TypeError):
-        address = None
-    # A supervisor that was killed leaves its endpoints behind.
-    if address is None or not _is_locked(data_dir / "supervisor.lock"):
-        raise NoBrokerAddress(
-            "the stack is not running: `make run` starts it, or KAFKA_BOOTSTRAP_SERVERS names another broker"
-        )
-    # Idempotence is no matter for single records sent by hand, and not every broker has it.
-    return configured.model_copy(update={"kafka_bootstrap_servers": str(address), "kafka_enable_idempotence": False})
-
-
-def _is_locked(file: Path) -> bool:
-    """Whether a supervisor runs: the kernel lets go of its lock when it ends, however it ends."""
-    try:
-        descriptor = os.open(file, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

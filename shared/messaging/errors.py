@@ -1,24 +1,24 @@
-"""What a handler raises to say how a failed message is to be treated."""
+"""Exceptions of messaging. A message handler raises Transient or Unprocessable to choose how a failure is treated."""
 
 
 class Transient(Exception):
-    """It may work later (a store or a broker is out): retried with backoff until the message's deadline."""
+    """A later attempt may succeed, for example when a store is down: retried with backoff until the deadline."""
 
 
 class Unprocessable(Exception):
-    """It will never work: the message is dead-lettered at once. The text must hold nothing of the payload."""
+    """No attempt can succeed: the message is dead-lettered at once. The text must not quote the payload."""
 
 
 class PublishFailed(Transient):
-    """The broker did not confirm a record in time; it may or may not have been written."""
+    """The broker did not confirm a record in time; the record may or may not have been written."""
 
 
 class MessageTooLarge(Unprocessable):
-    """The record is over its topic's limit; nothing was sent."""
+    """The record exceeds the size limit of its topic; nothing was sent."""
 
 
 class Undecodable(Exception):
-    """The record is not the CloudEvent that its topic promises. `reason` names fields and rules, never values."""
+    """The record is not a valid CloudEvent of its topic. `reason` names fields and rules, never values."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -26,4 +26,4 @@ class Undecodable(Exception):
 
 
 class NotReading(Exception):
-    """A consumer is no member of its group at the moment."""
+    """The consumer is not a member of its group."""

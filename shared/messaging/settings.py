@@ -1,4 +1,4 @@
-"""Settings of everything that talks Kafka."""
+"""Kafka settings: address and security of the broker, consumer timing, limits of the stage runner."""
 
 import socket
 from typing import Literal
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseSettings):
-    """Where the broker is and how to read from it. Field names are the environment's names in lower case."""
+    """Read from the environment and `.env`; a variable is named as its field, in upper case."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
@@ -29,17 +29,19 @@ class KafkaSettings(BaseSettings):
         default_factory=socket.gethostname, description="unique per process of a service; names the static member"
     )
 
+    stage_concurrency: int = Field(default=256, ge=1)
+    stage_max_uncommitted: int = Field(default=4096, ge=1, description="records of a partition above the committed one")
+    stage_retry_budget_seconds: float = Field(default=60.0, gt=0, description="for messages without a deadline")
+    stage_time_limit_seconds: float = Field(default=300.0, gt=0, description="one attempt without a deadline")
+    stage_stall_seconds: float = Field(
+        default=30.0, gt=0, description="the process ends when records wait and none is read for this long"
+    )
+
     @field_validator("kafka_bootstrap_servers")
     @classmethod
     def _names_hosts_and_ports(cls, servers: str) -> str:
         for server in servers.split(","):
             host, _, port = server.strip().rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ValueError("must be host:port, or several of them with commas in between")
+                raise ValueError("must be host:port, or several of these separated by commas")
         return servers
-
-    stage_concurrency: int = Field(default=256, ge=1)
-    stage_max_uncommitted: int = Field(default=4096, ge=1, description="records of a partition above the committed one")
-    stage_retry_budget_seconds: float = Field(default=60.0, gt=0, description="for messages without a deadline")
-    stage_time_limit_seconds: float = Field(default=300.0, gt=0, description="one attempt without a deadline")
-    stage_stall_seconds: float = Field(default=30.0, gt=0, description="records wait, nothing moves: end the process")

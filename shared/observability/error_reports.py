@@ -1,4 +1,4 @@
-"""Error reports to Sentry, free of content. Without a DSN nothing of it is even imported."""
+"""Reports errors to Sentry without content. Sentry's client is not imported when no DSN is configured."""
 
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from sentry_sdk.transport import Transport
     from sentry_sdk.types import Event, Hint
 
-FLUSH_SECONDS = 2.0
+_FLUSH_SECONDS = 2.0
+_MAX_CAUSES = 10
 _KEPT_FIELDS = frozenset({"logger", "topic", "component", "operation", "code", "upgrade_id", "tenant_id", "reason"})
 
 _user_ref: ContextVar[str | None] = ContextVar("user_ref", default=None)
@@ -18,16 +19,17 @@ _active = False
 
 
 def tag_user(user_ref: str | None) -> None:
-    """Reports made by the current task from now on carry `userId: user_ref`."""
+    """Tags the current task's further reports with `userId`. `user_ref` is the keyed hash, never the plain id."""
     _user_ref.set(user_ref)
 
 
 def configure_error_reports(
     service: str, dsn: str | None, transport: "type[Transport] | None" = None
 ) -> Callable[[str, BaseException | None, MutableMapping[str, Any]], None] | None:
-    """Starts the client and gives the function to report with, or None without a DSN.
+    """Starts the Sentry client and returns the function that reports an error, or None without a DSN.
 
-    `transport` is a class that replaces the sending over HTTP.
+    The function takes message, exception and log fields; it neither blocks nor raises. `transport` replaces sending
+    over HTTP.
     """
     global _active
     _active = False
@@ -36,7 +38,7 @@ def configure_error_reports(
     import sentry_sdk
     from sentry_sdk.integrations.dedupe import DedupeIntegration
 
-    # Personal data is off by default; the option that says so (send_default_pii) is deprecated.
+    # send_default_pii is off by default; setting it is deprecated.
     sentry_sdk.init(
         dsn=dsn,
         transport=transport,
@@ -52,11 +54,18 @@ def configure_error_reports(
     )
     sentry_sdk.get_global_scope().set_tag("component", service)
     _active = True
-    return report
+    return _report
 
 
-def report(message: str, error: BaseException | None, fields: MutableMapping[str, Any]) -> None:
-    """Queues one report; never blocks and never raises."""
+def flush() -> None:
+    """Waits up to 2 s for queued reports to be sent."""
+    if _active:
+        import sentry_sdk
+
+        sentry_sdk.flush(timeout=_FLUSH_SECONDS)
+
+
+def _report(message: str, error: BaseException | None, fields: MutableMapping[str, Any]) -> None:
     if not _active:
         return
     import sentry_sdk
@@ -67,14 +76,6 @@ def report(message: str, error: BaseException | None, fields: MutableMapping[str
             sentry_sdk.capture_exception(error)
         else:
             sentry_sdk.capture_message(scrub_text(message), level="error")
-
-
-def flush() -> None:
-    """Waits up to 2 s until queued reports are sent."""
-    if _active:
-        import sentry_sdk
-
-        sentry_sdk.flush(timeout=FLUSH_SECONDS)
 
 
 def _before_send(event: "Event", hint: "Hint") -> "Event | None":
@@ -95,9 +96,9 @@ def _before_send(event: "Event", hint: "Hint") -> "Event | None":
 
 
 def _described_chain(error: BaseException | None) -> dict[tuple[str, str], str]:
-    """Safe descriptions of an exception and its causes, found by class name and raw message."""
+    """Safe descriptions of an exception and its causes, by class name and raw message."""
     described: dict[tuple[str, str], str] = {}
-    for _ in range(10):
+    for _ in range(_MAX_CAUSES):
         if error is None:
             break
         described[(type(error).__name__, str(error))] = describe_exception(error)

@@ -1,10 +1,9 @@
-"""Structured logs: one JSON object a line on stdout, also for what libraries log through the standard library."""
+"""Structured logging: one JSON object per line on stdout, for our own loggers and for those of libraries."""
 
 import logging
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import orjson
@@ -25,17 +24,12 @@ _report_error: ErrorReporter | None = None
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose lines carry `logger: name`. May be taken at import time, before `setup`."""
+    """Returns a logger that adds `logger: name`. Can be created at import time, before `configure_logs`."""
     return cast(structlog.stdlib.BoundLogger, structlog.get_logger(name))
 
 
-def log_context(**fields: Any) -> AbstractContextManager[Any]:
-    """Adds fields (tenant_id, upgrade_id, ...) to every line logged inside, in this task and those it starts."""
-    return structlog.contextvars.bound_contextvars(**fields)
-
-
 def configure_logs(service: str, level: str, report_error: ErrorReporter | None = None) -> None:
-    """Sets the process's logging up. `report_error(message, exception, fields)` is told of every error logged."""
+    """Configures logging of the process. `report_error(message, exception, fields)` is called for each logged error."""
     global _service, _report_error
     _service, _report_error = service, report_error
     threshold = logging.getLevelNamesMapping()[level]
@@ -49,7 +43,7 @@ def configure_logs(service: str, level: str, report_error: ErrorReporter | None 
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_shared_processors(),
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_text],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
         )
     )
     root = logging.getLogger()
@@ -61,7 +55,7 @@ def configure_logs(service: str, level: str, report_error: ErrorReporter | None 
 
 
 class _CurrentStdout:
-    """Writes to whatever `sys.stdout` is at that moment: a stream kept from the start may have been replaced."""
+    """Writes to the current `sys.stdout`, which may be replaced after logging is configured."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -83,7 +77,6 @@ class _StdoutLogger:
 
 def _shared_processors() -> list[Any]:
     return [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -102,7 +95,7 @@ def _add_origin(logger: WrappedLogger, method: str, event: EventDict) -> EventDi
 
 
 def _flatten_exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Replaces `exc_info` by class, scrubbed message and places; source lines and values stay out."""
+    """Replaces `exc_info` by class, scrubbed message and code locations, without source lines and values."""
     error = _exception_of(event.pop("exc_info", None))
     if error is not None:
         event["error"] = describe_exception(error)
@@ -133,9 +126,5 @@ def _redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 def _render(logger: WrappedLogger, method: str, event: EventDict) -> str:
-    return _render_text(logger, method, event)
-
-
-def _render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
     ordered = {key: event.pop(key) for key in ("time", "level", "service", "event", "trace_id") if key in event}
     return orjson.dumps({**ordered, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

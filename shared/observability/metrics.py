@@ -1,4 +1,4 @@
-"""The registry of metrics. Every name stands here and only here; labels never hold tenant, user or request ids."""
+"""Registry of all metrics. Metrics are defined only here; labels must not hold tenant, user or request ids."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -8,9 +8,7 @@ _FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 UPGRADE_LATENCY = Histogram(
     "orchestrator_upgrade_latency_seconds", "Acceptance to end of an upgrade.", ["status"], buckets=_SECONDS
 )
-UPGRADE_ERRORS = Counter(
-    "orchestrator_upgrade_errors_total", "Upgrades that ended as something else than upgraded.", ["error_type"]
-)
+UPGRADE_ERRORS = Counter("orchestrator_upgrade_errors_total", "Upgrades that did not end as upgraded.", ["error_type"])
 
 STAGE_LATENCY = Histogram(
     "stage_latency_seconds", "Time a stage spent on one message, retries included.", ["topic"], buckets=_SECONDS
@@ -20,7 +18,7 @@ CONSUMER_LAG = Gauge("consumer_lag_records", "Records between the position and t
 RETRIES = Counter("stage_retries_total", "Further attempts at a message.", ["topic", "error_type"])
 DEAD_LETTERS = Counter("dead_letters_total", "Records written to a dead-letter topic.", ["topic", "error_type"])
 FACTS_REPUBLISHED = Counter(
-    "facts_republished_total", "Facts published again because a reader did not have them.", ["topic"]
+    "facts_republished_total", "Facts published again because they may not have arrived.", ["topic"]
 )
 
 CACHE_REQUESTS = Counter("cache_requests_total", "Look-ups in a cache; outcome is hit or miss.", ["cache", "outcome"])
@@ -62,8 +60,8 @@ RECONCILE_RUNS = Counter(
     "usage_reconcile_runs_total", "Scheduled reconciliations; outcome is clean, different or failed.", ["outcome"]
 )
 RECONCILE_DIFFERENCES = Gauge("usage_reconcile_differences", "Differences that the last reconciliation found.")
-RECONCILE_UNCOUNTED = Gauge("usage_reconcile_uncounted_events", "Events that it found stored and not counted.")
-RECONCILE_PENDING = Gauge("usage_reconcile_pending_events", "Events that it found in the topics and not in the ledger.")
-RECONCILED_AT = Gauge("usage_reconciled_timestamp_seconds", "When it was reconciled last, seconds since 1970.")
+RECONCILE_UNCOUNTED = Gauge("usage_reconcile_uncounted_events", "Stored but uncounted events that it found.")
+RECONCILE_PENDING = Gauge("usage_reconcile_pending_events", "Events that it found in topics but not in the ledger.")
+RECONCILED_AT = Gauge("usage_reconciled_timestamp_seconds", "Time of the last reconciliation, in seconds since 1970.")
 USAGE_EVENTS_REMOVED = Counter("usage_events_removed_total", "Events removed from the ledger because of their age.")
 USAGE_BATCHES_RESUMED = Counter("usage_batches_resumed_total", "Batches finished after the process that began them.")

@@ -1,6 +1,6 @@
-"""Keeps personal and secret values out of what leaves the process for its operators: logs, error reports, spans.
+"""Masks personal and secret values in logs, error reports and spans.
 
-This is the last line: callers do not log content in the first place.
+A second line of defence: callers must not log content in the first place.
 """
 
 import re
@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "[removed]"
-_MAX_TEXT = 2000
+_MAX_TEXT = 2000  # characters
 _MAX_DEPTH = 6
+_MAX_ITEMS = 100
+_MAX_MESSAGE = 500  # characters
+_MAX_PLACES = 5
 
 _SECRET_KEY = re.compile(
     r"(passw|secret|authorization|cookie|credential|signature|api[-_]?key|vault[-_]?key|private[-_]?key|demo[-_]?key"
@@ -32,20 +35,20 @@ _VALUE_PATTERNS = (
     re.compile(r"(?i)\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"),
     re.compile(r"(?i)\b(?:password|passwd|secret|api[-_]?key|token)\s*[=:]\s*\S+"),
     re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
-    # Cards and phone numbers: 9 to 19 digits with separators. A pure run of digits may be an offset and stays,
-    # except at card length.
+    # Cards and phone numbers: groups of digits with separators. A run of digits without separators may be an offset
+    # and is kept, except at the length of a card number.
     re.compile(r"(?<![\w.-])\+?\d{1,4}(?:[ .-]\(?\d{2,4}\)?){2,5}(?![\w-])"),
     re.compile(r"(?<![\w.-])\d{15,19}(?![\w-])"),
 )
 
 
 def is_sensitive(key: str) -> bool:
-    """Whether a field of that name may hold content or a secret."""
+    """Whether a field with that name may hold content or a secret."""
     return key.replace("_", "").replace("-", "").lower() in _CONTENT_KEYS or _SECRET_KEY.search(key) is not None
 
 
 def scrub_text(text: str) -> str:
-    """`text` with what looks personal or secret masked, cut after 2,000 characters."""
+    """Returns `text` with personal and secret values masked, truncated to 2,000 characters."""
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "…"
     for pattern in _VALUE_PATTERNS:
@@ -54,7 +57,10 @@ def scrub_text(text: str) -> str:
 
 
 def scrub(value: Any, depth: int = 0) -> Any:
-    """A copy of a JSON-like value, sensitive fields and values masked; deep or unknown things become their type."""
+    """Returns a copy of a JSON-like value with sensitive fields and values masked.
+
+    Values of other types become scrubbed text, those nested too deeply the mask, and long lists are truncated.
+    """
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -67,18 +73,20 @@ def scrub(value: Any, depth: int = 0) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
-        return [scrub(item, depth + 1) for item in list(value)[:100]]
+        return [scrub(item, depth + 1) for item in list(value)[:_MAX_ITEMS]]
     return scrub_text(str(value))
 
 
 def describe_exception(error: BaseException) -> str:
-    """Class and scrubbed message, on one line. Validation errors quote their input, so only their places are told."""
+    """Returns class and scrubbed message on one line. For a validation error, whose text quotes input: only fields."""
     places = getattr(error, "errors", None)
     if callable(places) and type(error).__name__.endswith("ValidationError"):
         try:
-            found = [f"{'.'.join(str(part) for part in item['loc'])} ({item['type']})" for item in places()[:5]]
+            found = [
+                f"{'.'.join(str(part) for part in item['loc'])} ({item['type']})" for item in places()[:_MAX_PLACES]
+            ]
         except Exception:
             return type(error).__name__
         return f"{type(error).__name__}: {', '.join(found)}"
-    message = " ".join(scrub_text(str(error)).split())[:500]
+    message = " ".join(scrub_text(str(error)).split())[:_MAX_MESSAGE]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

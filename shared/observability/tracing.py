@@ -1,7 +1,7 @@
-"""Traces: W3C `traceparent` in and out, spans over OTLP/HTTP when an endpoint is set, next to nothing otherwise.
+"""Distributed tracing: passes W3C `traceparent` headers on, and exports spans over OTLP/HTTP if configured.
 
-Every unit of work has a trace id, so log lines of one upgrade can be found in all services. Spans are made only for
-sampled traces: the flag in the incoming header is looked at before anything of OpenTelemetry is touched.
+Every unit of work has a trace id, so that the log lines of an upgrade can be found in all services. Spans are recorded
+only for sampled traces. Most messages are not, so the header's flag is checked before OpenTelemetry is called.
 """
 
 import random
@@ -25,7 +25,7 @@ Attributes = Mapping[str, str | bool | int | float]
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LENGTH = 55
-_passed_on: ContextVar[str | None] = ContextVar("passed_on_traceparent", default=None)
+_received: ContextVar[str | None] = ContextVar("received_traceparent", default=None)
 
 _provider: "TracerProvider | None" = None
 _tracer: trace.Tracer = trace.NoOpTracer()
@@ -33,7 +33,10 @@ _sample_ratio = 0.0
 
 
 def configure_tracing(service: str, endpoint: str | None, ratio: float, exporter: "SpanExporter | None" = None) -> bool:
-    """Turns span recording on when there is an endpoint or an exporter; says whether it is on."""
+    """Starts recording spans if there is an endpoint or an exporter. Returns whether spans are recorded.
+
+    `ratio` is the share of new traces that are sampled.
+    """
     global _provider, _tracer, _sample_ratio
     shutdown_tracing()
     if endpoint is None and exporter is None:
@@ -62,7 +65,7 @@ def configure_tracing(service: str, endpoint: str | None, ratio: float, exporter
 
 
 def instrument_clients() -> None:
-    """Spans for calls through httpx, redis and pymongo. Only worth their cost while recording is on."""
+    """Adds spans for calls through httpx, redis and pymongo, if spans are recorded."""
     if _provider is None:
         return
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -76,12 +79,12 @@ def instrument_clients() -> None:
 
 
 async def leave_out_query(span: trace.Span, request: Any) -> None:
-    """Takes the query out of the address of an HTTP call: titles and file names stand there."""
+    """Removes the query from the URL in a span, since it may hold titles and file names."""
     span.set_attribute("http.url", str(request.url).partition("?")[0])
 
 
 def shutdown_tracing() -> None:
-    """Sends what is buffered and turns recording off. Blocks up to the exporter's time-out."""
+    """Sends buffered spans and stops recording. Blocks up to the exporter's time-out."""
     global _provider, _tracer, _sample_ratio
     provider, _provider, _tracer, _sample_ratio = _provider, None, trace.NoOpTracer(), 0.0
     if provider is not None:
@@ -89,25 +92,25 @@ def shutdown_tracing() -> None:
 
 
 def tracer() -> trace.Tracer:
-    """The tracer for spans inside a unit of work; one that does nothing while recording is off."""
+    """Returns the tracer for spans inside a unit of work. It does nothing while spans are not recorded."""
     return _tracer
 
 
-def inject_traceparent() -> str | None:
-    """The `traceparent` to send along, or None outside of any unit of work."""
+def current_traceparent() -> str | None:
+    """Returns the `traceparent` to pass on, or None outside a unit of work."""
     current = trace.get_current_span().get_span_context()
     if current.is_valid:
         return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags & 0x01:02x}"
-    return _passed_on.get()
+    return _received.get()
 
 
 def current_trace_id() -> str | None:
-    """The trace id as 32 hex digits, or None outside of any unit of work."""
+    """Returns the trace id as 32 hex digits, or None outside a unit of work."""
     current = trace.get_current_span().get_span_context()
     if current.is_valid:
         return f"{current.trace_id:032x}"
-    passed_on = _passed_on.get()
-    return None if passed_on is None else passed_on[3:35]
+    received = _received.get()
+    return None if received is None else received[3:35]
 
 
 def span_from_traceparent(
@@ -115,18 +118,18 @@ def span_from_traceparent(
     traceparent: str | None,
     attributes: Attributes | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
-) -> "WorkSpan":
-    """A context manager around one unit of work that came with `traceparent` (None or malformed: a new trace).
+) -> "_WorkSpan":
+    """Returns a context manager for one unit of work that was received with `traceparent`.
 
-    Entering gives the span to set attributes on, or None when this trace is not recorded.
+    A missing or malformed header starts a new trace. Entering returns the span, or None if the trace is not sampled.
     """
-    return WorkSpan(name, traceparent, attributes, kind)
+    return _WorkSpan(name, traceparent, attributes, kind)
 
 
-class WorkSpan:
-    """See `span_from_traceparent`. A class and not a generator: this is on the path of every message."""
+class _WorkSpan:
+    """See `span_from_traceparent`. A class, since a generator is slower and this runs for every message."""
 
-    __slots__ = ("_attached", "_attributes", "_kind", "_name", "_passed", "_span", "_traceparent")
+    __slots__ = ("_attached", "_attributes", "_kind", "_name", "_reset_token", "_span", "_traceparent")
 
     def __init__(self, name: str, traceparent: str | None, attributes: Attributes | None, kind: SpanKind) -> None:
         if traceparent is not None and (len(traceparent) != _LENGTH or not _TRACEPARENT.fullmatch(traceparent)):
@@ -137,18 +140,18 @@ class WorkSpan:
         self._kind = kind
         self._span: trace.Span | None = None
         self._attached: Any = None
-        self._passed: Token[str | None] | None = None
+        self._reset_token: Token[str | None] | None = None
 
     def __enter__(self) -> trace.Span | None:
         traceparent = self._traceparent or _unsampled_root()
-        self._passed = _passed_on.set(traceparent)
+        self._reset_token = _received.set(traceparent)
         if _provider is None:
             return None
         parent = trace.set_span_in_context(NonRecordingSpan(_span_context(traceparent)), otel_context.Context())
         if self._traceparent is None and random.random() < _sample_ratio:  # noqa: S311
             parent = otel_context.Context()
         elif not int(traceparent[53:], 16) & 1:
-            # Instrumented clients look for a parent here and stay silent under an unsampled one.
+            # Instrumented clients record no spans under an unsampled parent.
             self._attached = otel_context.attach(parent)
             return None
         span = _tracer.start_span(self._name, context=parent, kind=self._kind, attributes=self._attributes)
@@ -163,11 +166,11 @@ class WorkSpan:
             otel_context.detach(self._attached)
         if self._span is not None:
             if isinstance(error, Exception):
-                # Not record_exception: its stack and message could quote content.
+                # Not record_exception: its stack and message may quote content.
                 self._span.set_status(Status(StatusCode.ERROR, describe_exception(error)))
             self._span.end()
-        if self._passed is not None:
-            _passed_on.reset(self._passed)
+        if self._reset_token is not None:
+            _received.reset(self._reset_token)
 
 
 def _unsampled_root() -> str:

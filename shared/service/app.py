@@ -1,4 +1,4 @@
-"""A service process, wired and ready to run. Every service's `build_app` returns one."""
+"""The parts of a service process and its entry point. Every service's `build_app` returns a ServiceApp."""
 
 import gc
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from shared.service.http_protocol import BadRequestAnswer
 from shared.service.process import Component, run, run_service
 from shared.service.telemetry import Telemetry
 
-_COLLECTIONS_AFTER = (20_000, 20, 20)
+_GC_THRESHOLDS = (20_000, 20, 20)
 
 
 @dataclass(frozen=True)
 class ServiceApp:
-    """The parts of a process. Components start in order and stop in reverse order.
+    """A process that serves `http` at `host` and `port` and runs `components`.
 
-    `host` and `port` are where HTTP is served; `grace_seconds` is how long shutdown may take. `bad_request` answers
-    bytes that are not a valid HTTP request.
+    Components start in order and stop in reverse order, within `grace_seconds`. `bad_request` answers bytes that are
+    not a valid HTTP request.
     """
 
     telemetry: Telemetry
@@ -35,11 +35,11 @@ class ServiceApp:
 
     async def serve(self) -> None:
         """As `run`, in the running event loop."""
-        # What exists now lives as long as the process, so the collector need not visit it again. What a request makes
-        # is freed by reference counts; collecting less often saves a tenth of the CPU.
+        # Objects that exist now live as long as the process, so the collector can skip them. Most objects of a request
+        # are freed by reference counting; collecting less often saves a tenth of the CPU.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*_COLLECTIONS_AFTER)
+        gc.set_threshold(*_GC_THRESHOLDS)
         await run_service(
             telemetry=self.telemetry,
             http_app=self.http,

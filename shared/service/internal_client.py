@@ -1,4 +1,4 @@
-"""The HTTP client with which services call each other's internal routes."""
+"""HTTP client for the internal routes of another service."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -13,7 +13,10 @@ _BYTES = {"Content-Type": "application/octet-stream"}
 
 
 async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """Sends again when the connection was cut, as a kept-alive one is when the server restarts."""
+    """Returns the response of `send`, called a second time if the connection broke.
+
+    This happens to kept-alive connections when the server restarts. Raises what httpx raises.
+    """
     try:
         return await send()
     except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
@@ -21,9 +24,9 @@ async def retry_once_on_disconnect(send: Callable[[], Awaitable[httpx.Response]]
 
 
 class InternalClient:
-    """A client of one service's internal routes. Component.
+    """Calls one service's internal routes. Component.
 
-    Its requests must be safe to send twice: one whose connection was cut is sent again. Raises what httpx raises.
+    Requests must be idempotent, since one whose connection broke is sent a second time.
     """
 
     def __init__(
@@ -50,7 +53,10 @@ class InternalClient:
         body: Contract | bytes | None = None,
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        """The answer, whatever its status. `timeout_seconds` replaces the client's limits for this request."""
+        """Returns the response, whatever its status. Raises httpx.HTTPError when there is none.
+
+        `timeout_seconds` replaces the client's limits for this request.
+        """
         content = body.to_json() if isinstance(body, Contract) else body
         headers = None if body is None else _JSON if isinstance(body, Contract) else _BYTES
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else httpx.Timeout(timeout_seconds)

@@ -1,4 +1,4 @@
-"""The life of a service process: start, serve, run periodic work, drain, end."""
+"""Runs a service process: starts its components, serves HTTP, and drains on SIGTERM."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,26 @@ from shared.service.http_protocol import BadRequestAnswer, limited_http
 from shared.service.settings import WRONG_SETTING_EXIT
 from shared.service.telemetry import FATAL_EXIT, Telemetry
 
-_job_log = get_logger("periodic")
+_START_SECONDS = 60.0
+_FATAL_GRACE_SECONDS = 5.0
+_FLUSH_SECONDS = 5.0
+_LAST_RESORT_SECONDS = 10.0
+_BACKLOG = 2048
+
+log = get_logger(__name__)
+
+
+class Component(Protocol):
+    """A part of a process that is started and stopped, such as a database, a producer or a consumer."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Finishes pending work within `grace_seconds` and drops the rest."""
 
 
 class Periodic:
-    """Component: runs `job` every `every_seconds` until stopped. A run that fails is logged; the next one goes on."""
+    """Runs `job` every `every_seconds` until stopped; a failed run is logged. Component."""
 
     def __init__(self, name: str, job: Callable[[], Awaitable[object]], every_seconds: float) -> None:
         self.name = name
@@ -36,7 +51,7 @@ class Periodic:
         self._runner = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Ends the loop at once: a job must be safe to cut short, since a kill does the same."""
+        """Cancels a running job. Jobs must be safe to interrupt, since killing the process does the same."""
         if self._runner:
             self._runner.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -48,30 +63,12 @@ class Periodic:
             try:
                 await self.job()
             except Exception as error:
-                # Only the class: messages of drivers may quote addresses and documents.
-                _job_log.warning("periodic_job_failed", job=self.name, error=type(error).__name__)
-
-
-START_SECONDS = 60.0
-FATAL_GRACE_SECONDS = 5.0
-_FLUSH_SECONDS = 5.0
-_LAST_RESORT_SECONDS = 10.0
-_BACKLOG = 2048
-
-_log = get_logger("process")
-
-
-class Component(Protocol):
-    """A part of a process with a life of its own: a database, a producer, a consumer."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self, grace_seconds: float) -> None:
-        """Finishes what is under way within `grace_seconds` and lets the rest go."""
+                # Only the class: the messages of drivers may quote addresses and documents.
+                log.warning("periodic_job_failed", job=self.name, error=type(error).__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs `main` to its end, on uvloop where there is one."""
+    """Runs `main` in a new event loop, on uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -90,18 +87,18 @@ async def run_service(
     grace_seconds: float,
     bad_request: BadRequestAnswer = bad_request,
 ) -> None:
-    """Starts `components` in order, serves `http_app`, and on SIGTERM or SIGINT drains within `grace_seconds`.
+    """Starts `components` in order, serves `http_app`, and drains within `grace_seconds` on SIGTERM or SIGINT.
 
-    `bad_request` makes the answers to what is no HTTP request, or one that is too long or too slow.
+    `bad_request` builds the response to requests that are not valid HTTP, too long or too slow.
 
     Returns after a clean stop. Raises SystemExit(2) when the port is taken, SystemExit(1) when a component does not
-    start, SystemExit(70) after `telemetry.fatal`.
+    start, and SystemExit(70) after `telemetry.fatal`.
     """
     listener = _bind(telemetry.service, host, port)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Further signals are ignored: a terminal and a supervisor both send theirs.
+        # Further signals have no effect: a terminal and a supervisor may both send one.
         loop.add_signal_handler(number, ending.set)
     telemetry.when_fatal(lambda: _wake(loop, ending))
     server = _Server(
@@ -113,10 +110,10 @@ async def run_service(
             lifespan="off",
             ws="none",
             server_header=False,
-            # Whose X-Forwarded-For is believed, the gateway decides by itself.
+            # The gateway decides by itself which X-Forwarded-For to trust.
             proxy_headers=False,
-            # Longer than clients and load balancers keep theirs (5 and 60 s are common): who closes first does not get
-            # a request on a connection that is just going away.
+            # Longer than the idle time-outs of clients and load balancers (5 and 60 s are common), so that they close
+            # first and never send a request on a connection that the server is closing.
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, int(grace_seconds / 2)),
         )
@@ -130,12 +127,12 @@ async def run_service(
             serving = asyncio.create_task(server.serve([listener]))
             serving.add_done_callback(lambda _: _stopped_serving(telemetry, ending))
             telemetry.health.mark_started()
-            _log.info("serving", host=host, port=listener.getsockname()[1])
+            log.info("serving", host=host, port=listener.getsockname()[1])
             await ending.wait()
     finally:
         unwell = failed or telemetry.fatal_message is not None
-        grace = min(grace_seconds, FATAL_GRACE_SECONDS) if unwell else grace_seconds
-        _end_for_sure(grace + _FLUSH_SECONDS + _LAST_RESORT_SECONDS, FATAL_EXIT)
+        grace = min(grace_seconds, _FATAL_GRACE_SECONDS) if unwell else grace_seconds
+        _exit_after(grace + _FLUSH_SECONDS + _LAST_RESORT_SECONDS)
         await _drain(telemetry, server, serving, started, grace)
         listener.close()
         await _flush(telemetry)
@@ -148,7 +145,7 @@ async def run_service(
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are `run_service`'s."""
+        """Does nothing: `run_service` handles signals."""
         yield
 
 
@@ -159,7 +156,7 @@ def _bind(service: str, host: str, port: int) -> socket.socket:
     setting = f"{service.upper()}_PORT"
     try:
         listener.bind((host, port))
-        # Bound but not listening would let a second process bind too.
+        # With SO_REUSEADDR a second process can bind the port until this one listens.
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -172,26 +169,24 @@ def _bind(service: str, host: str, port: int) -> socket.socket:
 
 
 async def _start(components: Sequence[Component], started: list[Component], ending: asyncio.Event) -> bool:
-    """Starts one after another until one fails (False) or the process is to end."""
+    """Starts components in order, until shutdown. Returns False when one fails or takes more than 60 s."""
     for component in components:
         if ending.is_set():
             break
         name = type(component).__name__
         starting = asyncio.ensure_future(component.start())
-        asked_to_end = asyncio.ensure_future(ending.wait())
-        done, _ = await asyncio.wait(
-            (starting, asked_to_end), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        asked_to_end.cancel()
+        shutdown = asyncio.ensure_future(ending.wait())
+        done, _ = await asyncio.wait((starting, shutdown), timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        shutdown.cancel()
         started.append(component)
         if starting not in done:
             starting.cancel()
-            await asyncio.wait((starting,), timeout=FATAL_GRACE_SECONDS)
+            await asyncio.wait((starting,), timeout=_FATAL_GRACE_SECONDS)
             if not ending.is_set():
-                _log.error("a part did not start", part=name, reason=f"not started after {START_SECONDS:.0f} s")
+                log.error("a part did not start", part=name, reason=f"not started after {_START_SECONDS:.0f} s")
                 return False
         elif (error := starting.exception()) is not None:
-            _log.error("a part did not start", part=name, exc_info=error)
+            log.error("a part did not start", part=name, exc_info=error)
             return False
     return True
 
@@ -206,9 +201,9 @@ async def _drain(
     loop = asyncio.get_running_loop()
     until = loop.time() + grace_seconds
     telemetry.health.mark_draining()
-    _log.info("draining", grace_seconds=grace_seconds)
+    log.info("draining", grace_seconds=grace_seconds)
     if serving is not None:
-        # The components still run: requests under way may need them. Through handle_exit, so that event streams end.
+        # Before the components, which open requests may need. Through handle_exit, which ends event streams.
         server.handle_exit(signal.SIGTERM, None)
         await asyncio.wait((serving,), timeout=grace_seconds / 2 + 2)
     for component in reversed(started):
@@ -217,10 +212,10 @@ async def _drain(
         try:
             await asyncio.wait_for(component.stop(left), left + 1.0)
         except TimeoutError:
-            _log.warning("a part did not stop in time", part=name)
+            log.warning("a part did not stop in time", part=name)
         except Exception as error:
-            _log.error("a part did not stop cleanly", part=name, exc_info=error)
-    _log.info("stopped")
+            log.error("a part did not stop cleanly", part=name, exc_info=error)
+    log.info("stopped")
 
 
 async def _flush(telemetry: Telemetry) -> None:
@@ -236,12 +231,12 @@ def _stopped_serving(telemetry: Telemetry, ending: asyncio.Event) -> None:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ending: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
+    with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(ending.set)
 
 
-def _end_for_sure(seconds: float, exit_code: int) -> None:
-    """A part that ignores cancellation, or a thread that never returns, must not keep the process alive."""
-    timer = threading.Timer(seconds, os._exit, (exit_code,))
+def _exit_after(seconds: float) -> None:
+    """Ends the process after `seconds`, even if a component ignores cancellation or a thread does not return."""
+    timer = threading.Timer(seconds, os._exit, (FATAL_EXIT,))
     timer.daemon = True
     timer.start()

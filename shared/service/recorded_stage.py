@@ -1,9 +1,15 @@
-"""A stage that does its work once per upgrade, however often its message is delivered."""
+"""Runs a stage of the pipeline once per upgrade, however often its message is delivered.
 
-import asyncio
+- Recorded, as one document under the upgrade's id, before anything is published: the stage's output and the usage
+  events of its work. The first record of an upgrade stands, also when two processes work on it at once.
+- Handed over: the upgrade with the recorded output goes to the inbox of the next stage, then the usage events are
+  published. Only then does the handler return and the message's offset may be committed.
+- Redelivered: the stage finds the record and repeats the hand-over, without doing its work again.
+- Given up: the upgrade goes to the next stage all the same, marked with the reason, so that it still ends.
+"""
+
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -20,53 +26,15 @@ from shared.messaging.errors import Unprocessable
 from shared.messaging.publish.outbox import Fact, FactOutbox
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.publish.progress import ProgressLog
+from shared.service.keyed_lock import KeyedLock
 from shared.service.problems import problem_response
 from shared.storage.documents import StorageUnavailable
-
-
-class OneAtATime:
-    """A lock per key, kept only while somebody holds it or waits for it.
-
-    A message can be delivered again while its first delivery is still at work: the second waits here, and finds what
-    the first has recorded.
-    """
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._locks)
-
-    @asynccontextmanager
-    async def on(self, key: str) -> AsyncIterator[None]:
-        """Waits until nobody else of this process is at work on `key`."""
-        lock, users = self._locks.get(key) or (asyncio.Lock(), 0)
-        self._locks[key] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[key][1] - 1
-            if users:
-                self._locks[key] = (lock, users)
-            else:
-                del self._locks[key]
-
 
 StageWork = Callable[[UpgradeTask], Awaitable[StageOutput]]
 
 
-def usage_facts(task: UpgradeTask, output: StageOutput) -> list[Fact]:
-    """One `usage.recorded.v1` for each operation of a stage's output."""
-    events = (UsageRecorded.for_task(task, usage, sequence, now_utc()) for sequence, usage in enumerate(output.usage))
-    return [Fact(USAGE_RECORDED, task.tenant_id, event.event_id, event, task.upgrade_id) for event in events]
-
-
 class RecordedStage:
-    """Runs `work` for an upgrade, records its output with the usage it owes, and hands the upgrade to the next stage.
-
-    The recorded output decides: a message that comes again, here or in another process, repeats it and calls no model.
-    """
+    """Message handlers of one stage. `work` computes its output, and `outputs` keeps the records."""
 
     def __init__(
         self, *, stage: Stage, outputs: FactOutbox, producer: EventProducer, progress: ProgressLog, work: StageWork
@@ -76,20 +44,20 @@ class RecordedStage:
         self._producer = producer
         self._progress = progress
         self._work = work
-        self._at_work = OneAtATime()
+        # A message can be delivered again while its first delivery is in progress: the second one waits for the record.
+        self._upgrade_lock = KeyedLock()
 
     async def handle(self, envelope: Envelope) -> None:
-        """Returns when the next inbox has the upgrade. Raises Transient when store or broker are out."""
+        """Returns when the next stage has the upgrade. Raises Transient when the store or the broker is unavailable."""
         task = self._task_of(envelope)
-        async with self._at_work.on(task.upgrade_id):
+        async with self._upgrade_lock.hold(task.upgrade_id):
             record = await self._outputs.find(task.upgrade_id) or await self._work_and_record(task)
-        output = StageOutput.model_validate(record["content"])
-        # The hand-over alone first: the client waits for it, and for nothing that the facts need.
-        await self._hand_over(task, output)
+        # Usage is published last, since the client waits for the hand-over only.
+        await self._hand_over(task, StageOutput.model_validate(record["content"]))
         await self._outputs.publish(record)
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
-        """Hands the upgrade on, marked, so that it still ends. Repeats the recorded output where there is one."""
+        """Hands the upgrade over with `given_up` and with the recorded output, if there is one. Raises as `handle`."""
         task = self._task_of(envelope)
         record = await self._outputs.find(task.upgrade_id)
         if record is not None:
@@ -101,6 +69,7 @@ class RecordedStage:
         await self._hand_over(task, output)
 
     async def _work_and_record(self, task: UpgradeTask) -> dict[str, Any]:
+        """Returns the record that stands, which another process may have inserted first."""
         await self._progress.stage(task, self._stage, "started")
         started = time.monotonic()
         output = await self._work(task)
@@ -117,8 +86,7 @@ class RecordedStage:
         following = onward.next_stage()
         if following is None:
             raise Unprocessable(f"the itinerary ends at {self._stage}, which does not end upgrades")
-        inbox = INBOX_OF[following]
-        await self._producer.publish(inbox, task.upgrade_id, onward, subject=task.upgrade_id)
+        await self._producer.publish(INBOX_OF[following], task.upgrade_id, onward, subject=task.upgrade_id)
 
     def _task_of(self, envelope: Envelope) -> UpgradeTask:
         task = envelope.data
@@ -127,24 +95,30 @@ class RecordedStage:
         return task
 
 
-async def erase_output(outputs: FactOutbox, tenant_id: str, upgrade_id: str) -> bool:
-    """Takes the content out of a recorded output; False when the tenant has none of that upgrade.
+def usage_facts(task: UpgradeTask, output: StageOutput) -> list[Fact]:
+    """Returns one `usage.recorded.v1` event for each operation of a stage's output."""
+    events = (UsageRecorded.for_task(task, usage, sequence, now_utc()) for sequence, usage in enumerate(output.usage))
+    return [Fact(USAGE_RECORDED, task.tenant_id, event.event_id, event, task.upgrade_id) for event in events]
 
-    The record stays, with what was used: a message that comes again still calls no model.
+
+async def erase_output(outputs: FactOutbox, tenant_id: str, upgrade_id: str) -> bool:
+    """Removes the content of a recorded output. Returns False when the tenant has no such record.
+
+    The record itself stays, so that a redelivered message does not repeat the work. Raises StorageUnavailable.
     """
     gone: dict[str, Any] = {"content.summary": None, "content.chunks": [], "content.sealedPii": None}
     return await outputs.records.update_one({"_id": upgrade_id, "tenantId": tenant_id}, {"$set": gone}) > 0
 
 
 async def expire_outputs(outputs: FactOutbox, recorded_before: datetime) -> int:
-    """Deletes settled outputs of upgrades accepted before that moment. Raises StorageUnavailable."""
+    """Deletes settled outputs of upgrades accepted before that time and returns how many. Raises StorageUnavailable."""
     return await outputs.records.delete_many(
         {"_id": {"$lt": id_floor(recorded_before)}, "unsettledSince": {"$exists": False}}
     )
 
 
 def spent_route(outputs: FactOutbox) -> APIRouter:
-    """`GET /internal/upgrades/{upgradeId}/spent?tenantId=`: SpentEvents, none for what it has no output of."""
+    """`GET /internal/upgrades/{upgradeId}/spent?tenantId=`: the recorded usage, as SpentEvents."""
     router = APIRouter(prefix="/internal/upgrades")
 
     @router.get("/{upgrade_id}/spent")

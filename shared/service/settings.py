@@ -1,4 +1,4 @@
-"""What every process reads about how it is observed and stopped, and how settings are loaded at all."""
+"""Settings of every process for observability and shutdown, and the function that loads all settings."""
 
 import sys
 from typing import Literal, TypeVar
@@ -14,7 +14,7 @@ WRONG_SETTING_EXIT = 2
 
 
 class ObservabilitySettings(BaseSettings):
-    """Names in the environment are given in full, so a service's own `env_prefix` does not change them."""
+    """Variable names are given in full, so that the `env_prefix` of a service does not apply to them."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", validate_by_name=True
@@ -47,10 +47,10 @@ class ObservabilitySettings(BaseSettings):
 
 
 def load_settings(cls: type[SettingsT]) -> SettingsT:
-    """The settings of `cls` from the environment and `.env`.
+    """Returns the settings of `cls` from the environment and `.env`.
 
-    A wrong or missing one ends the process with exit code 2 and one line on stderr that names each environment
-    variable and what is wrong with it, never its value.
+    Wrong or missing settings end the process with exit code 2 and one line on stderr, which names each variable and
+    the reason, never the value.
     """
     try:
         return cls()
@@ -60,7 +60,7 @@ def load_settings(cls: type[SettingsT]) -> SettingsT:
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         )
     except SettingsError as error:
-        # Its message names the field and the source, its cause would quote the value.
+        # The message names field and source; the cause would quote the value.
         problems = str(error).splitlines()[0]
     sys.stderr.write(f"wrong setting: {problems}\n")
     raise SystemExit(WRONG_SETTING_EXIT)
@@ -74,7 +74,7 @@ def _reason(kind: str, message: str) -> str:
 
 def _environment_name(cls: type[BaseSettings], location: tuple[int | str, ...]) -> str:
     if not location:
-        return ""  # what is wrong is not one of them but how they go together, and the reason names them
+        return ""  # several fields contradict each other; the reason names them
     name = str(location[0])
     field = cls.model_fields.get(name)
     if field is not None and isinstance(field.validation_alias, str):

@@ -162,16 +162,31 @@ async def test_without_a_topic_the_topics_are_listed(own_broker: KafkaSettings) 
 def test_a_stack_that_was_killed_is_not_running(tmp_path: Path, module: str, arguments: list[str]) -> None:
     (tmp_path / "endpoints.json").write_text('{"kafka": "127.0.0.1:1"}')
     (tmp_path / "supervisor.lock").write_text("1\n")
+    answer = without_a_broker(
+        "deploy.local", "env", "--", sys.executable, "-m", f"shared.messaging.operate.{module}", *arguments,
+        DATA_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert answer.returncode == 3
+    [line] = answer.stderr.splitlines()
+    assert line.startswith("the stack is not running: `make run` starts it")
+
+
+@pytest.mark.parametrize(("module", "arguments"), [("events", ["usage.recorded.v1"]), ("dlq", ["drop", "--all"])])
+def test_a_command_works_on_no_broker_that_was_not_named(module: str, arguments: list[str]) -> None:
+    answer = without_a_broker(f"shared.messaging.operate.{module}", *arguments)
+    assert answer.returncode == 2
+    [line] = answer.stderr.splitlines()
+    assert line.startswith("KAFKA_BOOTSTRAP_SERVERS is not set")
+
+
+def without_a_broker(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
-    answer = subprocess.run(
-        [sys.executable, "-m", f"shared.messaging.operate.{module}", *arguments],
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
         cwd=REPOSITORY,
-        env=kept | {"DATA_DIR": str(tmp_path)},
+        env=kept | variables,
     )
-    assert answer.returncode == 2
-    [line] = answer.stderr.splitlines()
-    assert line.startswith("the stack is not running: `make run` starts it")

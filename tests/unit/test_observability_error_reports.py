@@ -8,9 +8,10 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
 from shared.observability import error_reports
+from shared.observability.error_reports import tag_user
 from shared.observability.logs import configure_logs, get_logger
 from shared.service.settings import ObservabilitySettings
-from shared.service.telemetry import setup, tag_user
+from shared.service.telemetry import setup
 
 SENT: list[dict[str, Any]] = []
 

@@ -7,7 +7,7 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from shared.observability import tracing
-from shared.observability.tracing import current_trace_id, inject_traceparent, span_from_traceparent, tracer
+from shared.observability.tracing import current_trace_id, current_traceparent, span_from_traceparent, tracer
 
 SAMPLED = f"00-{'1' * 32}-{'2' * 16}-01"
 UNSAMPLED = f"00-{'1' * 32}-{'2' * 16}-00"
@@ -25,25 +25,25 @@ def test_without_an_endpoint_nothing_is_recorded_and_ids_travel() -> None:
     assert tracing.configure_tracing("example", None, 1.0) is False
     with span_from_traceparent("work", SAMPLED) as span:
         assert span is None
-        assert inject_traceparent() == SAMPLED
+        assert current_traceparent() == SAMPLED
         assert not tracer().start_span("inner").is_recording()
-    assert inject_traceparent() is None
+    assert current_traceparent() is None
 
 
 def test_a_new_unit_of_work_has_a_trace_id_to_find_its_lines_by() -> None:
     with span_from_traceparent("work", None):
-        outer = inject_traceparent()
+        outer = current_traceparent()
         assert outer is not None
         assert outer.endswith("-00")
         assert current_trace_id() == outer[3:35]
     with span_from_traceparent("work", None):
-        assert inject_traceparent() != outer
+        assert current_traceparent() != outer
 
 
 @pytest.mark.parametrize("header", ["", "garbage", "00-" + "0" * 32 + "-" + "2" * 16 + "-01", SAMPLED.upper() + "x"])
 def test_a_malformed_header_starts_a_new_trace(header: str) -> None:
     with span_from_traceparent("work", header):
-        given = inject_traceparent()
+        given = current_traceparent()
         assert given is not None
         assert given[3:35] not in header or not header
 
@@ -51,7 +51,7 @@ def test_a_malformed_header_starts_a_new_trace(header: str) -> None:
 def test_a_sampled_parent_gets_a_child(exporter: InMemorySpanExporter) -> None:
     with span_from_traceparent("work", SAMPLED, {"topic": "a.v1"}) as span:
         assert span is not None
-        sent = inject_traceparent()
+        sent = current_traceparent()
         with tracer().start_as_current_span("inner"):
             pass
     inner, work = exporter.get_finished_spans()
@@ -68,7 +68,7 @@ def test_a_sampled_parent_gets_a_child(exporter: InMemorySpanExporter) -> None:
 def test_an_unsampled_parent_gets_no_span_and_no_children(exporter: InMemorySpanExporter) -> None:
     with span_from_traceparent("work", UNSAMPLED) as span:
         assert span is None
-        assert inject_traceparent() == UNSAMPLED
+        assert current_traceparent() == UNSAMPLED
         with tracer().start_as_current_span("client call"):
             pass
     assert exporter.get_finished_spans() == ()

@@ -19,9 +19,9 @@ from shared.contracts.problems import CONFLICT, IDEMPOTENCY_KEY_REUSED, UNAVAILA
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_results import UpgradeResult
 from shared.messaging.publish.progress import ProgressLog
+from shared.observability.error_reports import tag_user
 from shared.observability.logs import get_logger
-from shared.observability.tracing import inject_traceparent
-from shared.service.telemetry import tag_user
+from shared.observability.tracing import current_traceparent
 from shared.storage.documents import StorageUnavailable
 
 MAX_UPGRADE_BYTES = 2 * 1024 * 1024
@@ -78,7 +78,9 @@ class UpgradeRoute:
         if time.monotonic() - started > _BODY_WITHIN_SECONDS:
             caller = await confirmed(request)
         try:
-            acceptance = await self._accept_upgrade(caller, body, idempotency_key=key, traceparent=inject_traceparent())
+            acceptance = await self._accept_upgrade(
+                caller, body, idempotency_key=key, traceparent=current_traceparent()
+            )
         except IdempotencyKeyReused:
             raise ProblemError(IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key came with another body before.") from None
         except EarlierErased:

@@ -1,4 +1,4 @@
-"""What becomes of one batch of records: handled together, retried, taken apart, dead-lettered one by one."""
+"""Handles one batch of records: decodes it, retries it, and dead-letters the records that fail alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,27 +7,26 @@ from aiokafka import ConsumerRecord
 
 from shared.contracts.topics import Topic
 from shared.messaging.cloudevents import Envelope, decoder
-from shared.messaging.consume.delivery import ATTEMPTS_AT_UNKNOWN_ERRORS, pause_after
 from shared.messaging.errors import Transient, Undecodable, Unprocessable
 from shared.messaging.publish.dead_letters import DeadLetters
 from shared.messaging.publish.producer import EventProducer
+from shared.messaging.retries import ATTEMPTS_AT_UNKNOWN_ERRORS, exponential_pause
 from shared.observability.logs import get_logger
 from shared.observability.metrics import RETRIES
 
 _HANDLE_WITHIN_SECONDS = 60.0
 
-log = get_logger(__name__)
-
 BatchHandler = Callable[[list[Envelope]], Awaitable[None]]
-Readable = tuple[ConsumerRecord, Envelope]
+
+log = get_logger(__name__)
 
 
 class BatchDropped(Exception):
-    """The partitions were taken away meanwhile: their next owner gets the records."""
+    """The partitions were revoked meanwhile; the records will be delivered again."""
 
 
 class BatchHandling:
-    """Takes batches to their handler. `moved` is called whenever something was tried."""
+    """Passes batches to `handler`. `moved` is called before each attempt."""
 
     def __init__(
         self, topics: Sequence[Topic], handler: BatchHandler, producer: EventProducer, moved: Callable[[], None]
@@ -38,8 +37,8 @@ class BatchHandling:
         self._moved = moved
 
     async def handle(self, records: Sequence[ConsumerRecord], still_ours: Callable[[], bool]) -> None:
-        """Returns when all records may be committed. Raises BatchDropped once `still_ours` says no."""
-        readable: list[Readable] = []
+        """Returns when all records may be committed. Raises BatchDropped when `still_ours()` turns false."""
+        readable: list[tuple[ConsumerRecord, Envelope]] = []
         for record in records:
             try:
                 readable.append((record, self._decoders[record.topic](record.value, record.headers)))
@@ -53,7 +52,7 @@ class BatchHandling:
                     await self._bury(record, failure, ATTEMPTS_AT_UNKNOWN_ERRORS, still_ours)
 
     async def _until_done(self, envelopes: list[Envelope], still_ours: Callable[[], bool]) -> Exception | None:
-        """None when handled; else the error that is no Transient and came three times, or an Unprocessable."""
+        """Returns None when handled, else the permanent error: Unprocessable, or the third that is not Transient."""
         attempts = failures = 0
         while True:
             attempts += 1
@@ -72,18 +71,18 @@ class BatchHandling:
                 return last
             RETRIES.labels(topic=envelopes[0].type, error_type=type(last).__name__).inc()
             log.warning("batch_retried", records=len(envelopes), attempts=attempts, error_class=type(last).__name__)
-            await asyncio.sleep(pause_after(attempts))
+            await asyncio.sleep(exponential_pause(attempts))
             if not still_ours():
                 raise BatchDropped
 
     async def _bury(
         self, record: ConsumerRecord, error: Exception, attempts: int, still_ours: Callable[[], bool]
     ) -> None:
-        ours = isinstance(error, Undecodable | Unprocessable)
+        safe_to_quote = isinstance(error, Undecodable | Unprocessable)
         if not await self._dead_letters[record.topic].bury(
             record,
             error_class=type(error).__name__,
-            detail=str(error) if ours else "unexpected error in the handler",
+            detail=str(error) if safe_to_quote else "unexpected error in the handler",
             attempts=attempts,
             keep_trying=still_ours,
         ):

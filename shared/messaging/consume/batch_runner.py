@@ -1,8 +1,7 @@
-"""Reads a topic in batches through FastStream; a batch is committed when all of it is handled."""
+"""Runs a handler for batches of events, read through FastStream. A batch is committed once it is handled."""
 
 import asyncio
 import contextlib
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
@@ -16,51 +15,23 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from shared.contracts.topics import Topic, dead_letter_topic
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.cluster_watch import ClusterWatch
-from shared.messaging.connection import METADATA_MAX_AGE_MS, group_options
+from shared.messaging.connection import METADATA_MAX_AGE_MS, group_options, security_options
 from shared.messaging.consume.batch_handling import BatchDropped, BatchHandling
-from shared.messaging.consume.group_reader import NO_GENERATION, commit_once, generation_of, rejoin
+from shared.messaging.consume.group_membership import (
+    NO_GENERATION,
+    REVOKE_WAIT_SECONDS,
+    check_membership,
+    commit_once,
+    generation_of,
+    rejoin,
+)
 from shared.messaging.consume.measuring import LagGauge
-from shared.messaging.consume.stage_runner import REVOKE_WAIT_SECONDS
 from shared.messaging.consume.stall_watch import EndsProcess, StallWatch
-from shared.messaging.errors import NotReading
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 from shared.messaging.topics import create_topics
 from shared.observability.logs import get_logger
 from shared.observability.metrics import STAGE_LATENCY
-
-
-def make_broker(settings: KafkaSettings, **options: Any) -> KafkaBroker:
-    """A broker that only consumes, creates no topic and keeps its own log lines to itself."""
-    return KafkaBroker(
-        settings.kafka_bootstrap_servers,
-        request_timeout_ms=settings.kafka_request_timeout_ms,
-        metadata_max_age_ms=METADATA_MAX_AGE_MS,
-        security=_security(settings),
-        consumer_only=True,
-        allow_auto_create_topics=False,
-        logger=None,
-        **options,
-    )
-
-
-def _security(settings: KafkaSettings) -> BaseSecurity | None:
-    protocol = settings.kafka_security_protocol
-    if protocol == "PLAINTEXT":
-        return None
-    encrypted = protocol in ("SSL", "SASL_SSL")
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile) if encrypted else None
-    if protocol == "SSL":
-        return BaseSecurity(ssl_context=context, use_ssl=True)
-    kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
-    password = settings.kafka_sasl_password
-    return kinds[settings.kafka_sasl_mechanism](
-        username=settings.kafka_sasl_username or "",
-        password=password.get_secret_value() if password else "",
-        ssl_context=context,
-        use_ssl=encrypted,
-    )
-
 
 _COMMIT_WITHIN_SECONDS = 5.0
 _START_WITHIN_SECONDS = 60.0
@@ -73,12 +44,12 @@ log = get_logger(__name__)
 
 
 class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Calls `handler` with the decoded events of a batch, one batch at a time; a Component.
+    """Calls `handler` with batches of up to `max_records` decoded events, one batch at a time. Component.
 
-    - The batch is committed after the handler has returned; until then it is delivered again after a crash.
-    - Errors are retried with backoff while heartbeats go on. A batch that keeps failing with something else than
-      Transient is handled one event at a time, and the events that fail alone go to their dead-letter topics.
-    - Undecodable records go there at once. If that cannot be written, nothing is committed.
+    - A batch is committed after the handler has returned, and delivered again after a crash before that.
+    - Transient errors are retried with backoff until they pass, while heartbeats continue. After an Unprocessable
+      error, or a third unknown one, the events are handled one by one, and those that fail are dead-lettered.
+    - Undecodable records are dead-lettered at once. If a dead letter cannot be written, nothing is committed.
     """
 
     def __init__(
@@ -113,13 +84,13 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._done: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:
-        """Connects and joins its group. Raises KafkaError, OSError or TimeoutError when that fails for a minute."""
+        """Connects and joins the group. Raises KafkaError, OSError or TimeoutError after 60 s."""
         await self._join(time.monotonic() + _START_WITHIN_SECONDS)
         await self._cluster.start()
         self._watching = asyncio.create_task(self._watch(), name=f"{self._group} watch")
 
     async def stop(self, grace_seconds: float) -> None:
-        """Lets the batch in work finish within `grace_seconds`, then leaves the group."""
+        """Waits up to `grace_seconds` for the current batch, then leaves the group."""
         self._stopping = True
         await self._cluster.stop(grace_seconds)
         if self._watching is not None:
@@ -130,21 +101,19 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._leave()
 
     async def check(self) -> None:
-        """For readiness: raises NotReading unless the group was joined (partitions or not) and still is."""
-        if self._last_joined is None:
-            raise NotReading("has not joined its group yet")
-        if not self.joined and time.monotonic() - self._last_joined > self._settings.stage_stall_seconds:
-            raise NotReading("is not in its group")
+        """Readiness check: raises NotReading while it is not a member of its group."""
+        check_membership(self.joined, self._last_joined, self._settings.stage_stall_seconds)
 
     @property
     def joined(self) -> bool:
+        """Whether this is a member of the group's current generation."""
         consumer = self._consumer_of()
         if consumer is None or self._generation == NO_GENERATION:
             return False
         return generation_of(consumer) == self._generation
 
     async def records_waiting(self, within_seconds: float) -> bool:
-        """Whether the log goes on after what was read. Raises KafkaError, OSError or TimeoutError."""
+        """Whether there are unread records. Raises KafkaError, OSError or TimeoutError."""
         consumer = self._consumer_of()
         if consumer is None or not self._idle.is_set():
             return False
@@ -159,7 +128,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("partitions_assigned", group=self._group, partitions=len(assigned))
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """The batch in work gets a moment, since the whole group waits with us; then it commits nothing."""
+        """Waits up to 1.5 s for the current batch, while the whole group waits; later it can not commit."""
         await self._wait_idle(REVOKE_WAIT_SECONDS)
         self._done.clear()
         self._assignment += 1
@@ -188,7 +157,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
-            # Handling is limited by its own time-outs; a batch that waits for a store must not cost the membership.
+            # Handling has its own time-outs. A batch that waits for a store must not end the membership.
             max_poll_interval_ms=_DAY_MS,
             fetch_max_wait_ms=max(100, self._settings.kafka_fetch_max_wait_ms),
             listener=self,
@@ -210,7 +179,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.wait_for(broker.stop(), _STOP_WITHIN_SECONDS)
 
     async def _on_new_log(self, old: str, new: str) -> None:
-        """The log is a new one: what is in work commits nothing, and reading begins at the new log's beginning."""
+        """Rejoins, to read the new log from its beginning. The current batch does not commit."""
         self._assignment += 1
         self._generation = NO_GENERATION
         consumer = self._consumer_of()
@@ -223,7 +192,7 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         return KafkaMessage(body=b"", headers={}, raw_message=records, consumer=consumer, message_id="", path={})
 
     async def _on_batch(self, message: KafkaMessage) -> None:
-        """The subscriber. Must not raise: FastStream would go on with the next batch."""
+        """The subscriber. Must not raise: FastStream would continue with the next batch."""
         records: Any = message.raw_message
         assignment, generation, consumer = self._assignment, self._generation, self._consumer_of()
         if self._stopping or consumer is None:
@@ -244,14 +213,14 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
         STAGE_LATENCY.labels(topic=records[0].topic).observe(time.perf_counter() - started)
 
     async def _commit(self, consumer: AIOKafkaConsumer, generation: int, records: Sequence[ConsumerRecord]) -> None:
-        # Records of a partition come in rising order: the last one wins.
+        # Offsets of a partition are in rising order, so the last record per partition determines the commit.
         offsets = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
         self._done.update(offsets)
         try:
             async with asyncio.timeout(_COMMIT_WITHIN_SECONDS):
                 await commit_once(consumer, generation, offsets)
         except (KafkaError, OSError, TimeoutError) as error:
-            # The next batch's commit covers this one; without a next one it is handled again.
+            # The next commit includes this batch. Without one, the batch is handled again.
             log.warning("offsets_not_committed", group=self._group, error=type(error).__name__)
 
     async def _wait_idle(self, seconds: float) -> None:
@@ -281,3 +250,31 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
 
 async def _leave_undecoded(message: KafkaMessage) -> bytes:
     return b""
+
+
+def make_broker(settings: KafkaSettings, **options: Any) -> KafkaBroker:
+    """A FastStream broker that only consumes, creates no topics and does not log."""
+    return KafkaBroker(
+        settings.kafka_bootstrap_servers,
+        request_timeout_ms=settings.kafka_request_timeout_ms,
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        security=_security(settings),
+        consumer_only=True,
+        allow_auto_create_topics=False,
+        logger=None,
+        **options,
+    )
+
+
+def _security(settings: KafkaSettings) -> BaseSecurity | None:
+    """The client's security options as FastStream represents them."""
+    options = security_options(settings)
+    protocol, context = options["security_protocol"], options.get("ssl_context")
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol == "SSL":
+        return BaseSecurity(ssl_context=context)
+    kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
+    return kinds[options["sasl_mechanism"]](
+        username=options["sasl_plain_username"], password=options["sasl_plain_password"], ssl_context=context
+    )

@@ -1,7 +1,6 @@
-"""What becomes of one message: handled, retried, given up, or dead-lettered."""
+"""Delivers one record to its handler: decodes it, retries, and at last gives it up or dead-letters it."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,38 +10,37 @@ from shared.messaging.cloudevents import Envelope, decoder
 from shared.messaging.consume.work import Work
 from shared.messaging.errors import Transient, Undecodable, Unprocessable
 from shared.messaging.publish.dead_letters import DeadLetters
+from shared.messaging.retries import ATTEMPTS_AT_UNKNOWN_ERRORS, exponential_pause
 from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
 from shared.observability.metrics import RETRIES
 from shared.observability.tracing import span_from_traceparent
 
-Handler = Callable[[Envelope], Awaitable[None]]
-GiveUp = Callable[[Envelope, GivenUp], Awaitable[None]]
-
-ATTEMPTS_AT_UNKNOWN_ERRORS = 3
 _GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS = 10
 _GIVE_UP_WITHIN_SECONDS = 30.0
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+
+Handler = Callable[[Envelope], Awaitable[None]]
+GiveUp = Callable[[Envelope, GivenUp], Awaitable[None]]
 
 log = get_logger(__name__)
 
 
 class Abandoned(Exception):
-    """The partition was taken away before the message was finished; its next owner gets it."""
+    """The partition was revoked before the message was finished; the message will be delivered again."""
 
 
 class Overdue(Exception):
-    """A handler was still at work when the message's time was over."""
-
-
-def pause_after(attempt: int) -> float:
-    """Seconds to wait after the `attempt`-th failure: doubling from 0.1 to 5, less up to a half at random."""
-    return float(min(_FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10), _LONGEST_PAUSE_SECONDS)) * random.uniform(0.5, 1)  # noqa: S311
+    """The handler was still running when the message's time limit was over."""
 
 
 class Delivery:
-    """Takes records of one topic to their handler, each in its own task, so that nobody waits for another's retry."""
+    """Delivers the records of one topic. Call `deliver` in a task per record, since it waits between retries.
+
+    - Transient, and a handler cancelled at its time limit: retried until the deadline, or without one until the
+      setting `stage_retry_budget_seconds` is spent.
+    - Unprocessable at once, any other error after three attempts: dead-lettered, then `give_up` is called.
+    - Out of time: `give_up` is called; without it, or for a topic without deadlines, the record is dead-lettered.
+    """
 
     def __init__(
         self,
@@ -67,7 +65,7 @@ class Delivery:
         self._overdue: set[asyncio.Task[None]] = set()
 
     async def deliver(self, work: Work) -> None:
-        """Returns when the record's offset may be committed. Raises Abandoned when that will never be."""
+        """Returns when the record's offset may be committed. Raises Abandoned when its partition was revoked."""
         try:
             envelope = self._decode(work.record.value, work.record.headers)
             if envelope.traceparent is None:
@@ -78,12 +76,11 @@ class Delivery:
         except Abandoned:
             raise
         except Exception as error:
-            # Undecodable, or it fits the schema and still makes no sense (a deadline in the year 1): the partition
-            # has to move on.
+            # Undecodable, or valid by the schema but not usable, as a deadline in the year 1.
             await self._bury(work, error, 1)
 
     def cut_overdue(self) -> None:
-        """Cancels handlers whose message's time is over. Called a few times a second: cheaper than a timer each."""
+        """Cancels handlers past their time limit. To be called several times a second: cheaper than a timer each."""
         now = time.time()
         for task, limit in list(self._limits.items()):
             if now > limit:
@@ -104,13 +101,13 @@ class Delivery:
             if error is None:
                 return
             if isinstance(error, Transient | Overdue):
-                pause = pause_after(attempts)
+                pause = exponential_pause(attempts)
                 if time.time() + pause >= retry_until:
                     await self._out_of_time(work, envelope, attempts, error)
                     return
             else:
                 failures += 1
-                pause = pause_after(failures)
+                pause = exponential_pause(failures)
                 if isinstance(error, Unprocessable) or failures >= ATTEMPTS_AT_UNKNOWN_ERRORS:
                     await self._unprocessable(work, envelope, attempts, error)
                     return
@@ -119,7 +116,7 @@ class Delivery:
 
     async def _attempt(self, envelope: Envelope, limit: float) -> Exception | None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 -- each message has its task
+        assert task is not None  # noqa: S101 -- always inside a task
         self._limits[task] = limit
         error: Exception
         try:
@@ -130,7 +127,7 @@ class Delivery:
         except asyncio.CancelledError:
             if task not in self._overdue:
                 raise
-            error = Overdue("still at work when its time was over")
+            error = Overdue("the handler exceeded its time limit")
         finally:
             self._limits.pop(task, None)
         if task in self._overdue:
@@ -141,25 +138,18 @@ class Delivery:
     async def _pause(self, work: Work, error: Exception, attempts: int, seconds: float) -> None:
         name = type(error).__name__
         RETRIES.labels(topic=self._topic.name, error_type=name).inc()
-        # Only a Transient's text is ours; another's may quote the payload.
+        # The text of other exceptions may quote the payload.
         detail = str(error) if isinstance(error, Transient) else name
         log.info("message_retried", topic=self._topic.name, attempts=attempts, error_class=name, detail=detail)
         await asyncio.sleep(seconds)
         if work.abandoned:
             raise Abandoned
 
-    async def _out_of_time(
-        self,
-        work: Work,
-        envelope: Envelope,
-        attempts: int,
-        error: Exception | None,
-    ) -> None:
-        """The deadline is over, or the retries are spent."""
+    async def _out_of_time(self, work: Work, envelope: Envelope, attempts: int, error: Exception | None) -> None:
         last = f"; last: {type(error).__name__}" if error is not None else ""
         detail = f"not done after {attempts} attempts{last}" if attempts else "arrived after its deadline"
         if self._give_up_handler is None or not self._has_deadline:
-            await self._bury(work, error or Overdue("too late"), attempts)
+            await self._bury(work, error or Overdue("arrived after its deadline"), attempts)
         await self._give_up(work, envelope, GiveUpReason.DEADLINE, detail)
 
     async def _unprocessable(
@@ -181,7 +171,7 @@ class Delivery:
         detail: str,
         buried: bool = False,
     ) -> None:
-        """Passes the message on until that works. One that never can be is dead-lettered, so that the rest moves on."""
+        """Calls the give-up handler until it succeeds. If it keeps failing, the record is dead-lettered."""
         if self._give_up_handler is None:
             return
         given_up = GivenUp(stage=self._topic.owner, reason=reason, detail=detail)
@@ -203,7 +193,7 @@ class Delivery:
                 if not buried:
                     await self._bury(work, last, attempts)
                 return
-            await asyncio.sleep(pause_after(attempts))
+            await asyncio.sleep(exponential_pause(attempts))
             if work.abandoned:
                 raise Abandoned
 

@@ -1,90 +1,25 @@
-"""A member of a consumer group: joins, reads, commits what is finished, and gives up what is revoked."""
+"""Reads topics as a member of a consumer group and commits only offsets below the lowest unfinished record."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.group import LeaveGroupRequest
-from aiokafka.structs import OffsetAndMetadata
 
 from shared.messaging.connection import group_options, make_consumer
+from shared.messaging.consume.group_membership import (
+    NO_GENERATION,
+    commit_once,
+    generation_of,
+    leave_first_generation,
+    offsets_of_log,
+    rejoin,
+)
 from shared.messaging.consume.work import Partition
 from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
-
-# ruff: noqa: SLF001
-
-
-NO_GENERATION = -1
-
-
-def generation_of(consumer: AIOKafkaConsumer) -> int:
-    """The group's generation that this member belongs to; NO_GENERATION while it belongs to none."""
-    coordinator: Any = consumer._coordinator
-    return coordinator.generation if coordinator is not None else NO_GENERATION
-
-
-def rejoin(consumer: AIOKafkaConsumer) -> None:
-    """Has the member join anew, under its id where the broker still knows it."""
-    coordinator: Any = consumer._coordinator
-    if coordinator is not None:
-        coordinator.request_rejoin()
-
-
-async def commit_once(
-    consumer: AIOKafkaConsumer, generation: int, offsets: Mapping[TopicPartition, int], log_id: str = ""
-) -> bool:
-    """Commits as a member of `generation`; False, and nothing sent, when the member has left that generation.
-
-    `log_id` says which log the offsets are of; it is kept with them for `offsets_of_log`.
-
-    `consumer.commit` will not do. It waits and retries as long as there is no coordinator, and by then the member may
-    have lost its generation: the commit then goes out as one of no member at all, which a broker with an empty log
-    accepts, and the new log would be read from an offset of the old one. Raises KafkaError.
-    """
-    coordinator: Any = consumer._coordinator
-    if generation == NO_GENERATION or coordinator.generation != generation or coordinator.coordinator_id is None:
-        return False
-    commit = {partition: OffsetAndMetadata(offset, log_id) for partition, offset in offsets.items()}
-    await coordinator._do_commit_offsets(None, commit)
-    return True
-
-
-async def offsets_of_log(
-    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], log_id: str
-) -> dict[TopicPartition, int]:
-    """Where to go on in each partition: at the committed offset, or at the beginning when there is none of this log.
-
-    A member that has not noticed yet that its broker was replaced can commit an offset of the old log to the new one.
-    On Apache Kafka that offset carries the old log's id. One without an id counts: it was set by an operator's tool, or
-    the broker keeps none, as the embedded one, which takes no commits of members that it does not know. Raises
-    KafkaError.
-    """
-    coordinator: Any = consumer._coordinator
-    committed = await coordinator.fetch_committed_offsets(list(partitions))
-    beginnings = await consumer.beginning_offsets(list(partitions))
-    return {
-        partition: found.offset
-        if (found := committed.get(partition)) is not None and found.offset >= 0 and found.metadata in ("", log_id)
-        else beginnings[partition]
-        for partition in partitions
-    }
-
-
-async def leave_first_generation(consumer: AIOKafkaConsumer) -> None:
-    """Leaves a group whose generation is 0, which aiokafka takes for no membership and would leave to time out."""
-    coordinator: Any = consumer._coordinator
-    if coordinator is None or coordinator.generation != 0 or coordinator._group_instance_id is not None:
-        return
-    try:
-        await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
-    except KafkaError:
-        return  # The session time-out ends the membership.
-
 
 FETCH_BYTES = 2 * 1024 * 1024
 _STOP_WITHIN_SECONDS = 5.0
@@ -93,28 +28,30 @@ _COMMIT_WITHIN_SECONDS = 5.0
 _ASSIGN_WITHIN_SECONDS = 10.0
 _REBALANCING_POLL_SECONDS = 5.0
 
-log = get_logger(__name__)
-
 OnRevoked = Callable[[Collection[Partition]], Awaitable[None]]
 Batch = Iterable[tuple[Partition, Sequence[ConsumerRecord]]]
 
+log = get_logger(__name__)
+
 
 class GroupReader:
-    """Reads `topics` as a member of `group`. `on_revoked` gets what is about to be let go and may wait for it a little.
+    """A member of `group` that reads `topic`.
 
-    Each assignment has a generation and new Partition objects, so nothing of an earlier one can be committed in it.
+    `on_revoked` is awaited before partitions are given up. `ask_log_id` returns the id of the broker's current log and
+    raises KafkaError, OSError or TimeoutError. Each assignment has its own generation and Partition objects, so nothing
+    of an earlier assignment can be committed.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
-        topics: Collection[str],
+        topic: str,
         group: str,
         on_revoked: OnRevoked,
         ask_log_id: Callable[[], Awaitable[str]],
     ) -> None:
         self._settings = settings
-        self._topics = sorted(topics)
+        self._topic = topic
         self._group = group
         self._on_revoked = on_revoked
         self._ask_log_id = ask_log_id
@@ -122,20 +59,19 @@ class GroupReader:
         self._consumer: AIOKafkaConsumer | None = None
         self._generation = NO_GENERATION
         self.partitions: dict[TopicPartition, Partition] = {}
-        self.joined_once = False
-        self.last_joined = 0.0
+        self.last_joined: float | None = None
 
     @property
     def joined(self) -> bool:
-        """Whether this member belongs to the group's current generation, with partitions or without."""
+        """Whether this is a member of the group's current generation, with or without partitions."""
         consumer = self._consumer
         if consumer is None or self._generation == NO_GENERATION:
             return False
         return generation_of(consumer) == self._generation
 
     async def start(self) -> None:
-        """Connects and begins to join; does not wait for the group. Raises KafkaError, OSError or TimeoutError."""
-        # A fetch gives at least one record, however large: the limit is about memory, not about what can be read.
+        """Connects and starts to join, without waiting for the group. Raises KafkaError, OSError or TimeoutError."""
+        # Limits memory only: a fetch returns at least one record, however large.
         consumer = make_consumer(
             self._settings, max_partition_fetch_bytes=FETCH_BYTES, **group_options(self._settings, self._group)
         )
@@ -146,38 +82,31 @@ class GroupReader:
             await _close(consumer)
             raise
         self._consumer = consumer
-        consumer.subscribe(self._topics, listener=_Listener(self, consumer))
+        consumer.subscribe([self._topic], listener=_Listener(self, consumer))
 
     async def stop(self) -> None:
-        """Leaves the group without a commit. Call `commit` first."""
+        """Leaves the group without a commit: call `commit` first."""
         consumer, self._consumer = self._consumer, None
-        self.let_go()
+        self._drop_assignment()
         if consumer is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(leave_first_generation(consumer), _STOP_WITHIN_SECONDS)
             await _close(consumer)
 
-    def let_go(self) -> None:
-        """From now on nothing of the present assignment is committed."""
-        for partition in self.partitions.values():
-            partition.active = False
-        self.partitions = {}
-        self._generation = NO_GENERATION
+    def restart_on_new_log(self) -> None:
+        """Drops the assignment and rejoins, to read a new log from its beginning.
 
-    def forget_log(self) -> None:
-        """The log is gone: nothing of it is committed, and the member joins anew to read the new one from its start.
-
-        A fresh client would not do: one that is stopped in the middle of joining leaves a member behind, which the
-        broker may take for the group's leader and wait for.
+        Keeps the client: one that is stopped while it joins leaves a member behind, which the broker may choose as the
+        group's leader and wait for.
         """
-        self.let_go()
+        self._drop_assignment()
         if self._consumer is not None:
             rejoin(self._consumer)
 
     async def poll(self, max_records: int, wait_seconds: float) -> Batch:
-        """What is there to read, at most `max_records`, after at most `wait_seconds` (longer while rebalancing).
+        """Returns up to `max_records` records within `wait_seconds`, or up to 5 s more during a rebalance.
 
-        Raises KafkaError when the membership or the log has a problem.
+        Raises KafkaError.
         """
         consumer = self._consumer
         if consumer is None:
@@ -193,8 +122,8 @@ class GroupReader:
         partitions = self.partitions
         return [(partitions[found], records) for found, records in fetched.items() if found in partitions]
 
-    def begin_again(self, partition: Partition) -> Partition:
-        """Replaces a partition whose log goes on from an earlier offset: what is in work there commits nothing."""
+    def restart_partition(self, partition: Partition) -> Partition:
+        """Replaces a partition whose log continues at a lower offset, so that its records in progress do not commit."""
         partition.active = False
         fresh = Partition(partition.topic_partition)
         self.partitions[fresh.topic_partition] = fresh
@@ -209,26 +138,25 @@ class GroupReader:
         if self._consumer is not None:
             self._consumer.resume(*self._assigned(partitions))
 
-    async def commit(self) -> bool:
-        """Commits the lowest unfinished offset of each partition where it has moved; False when that did not work."""
+    async def commit(self) -> None:
+        """Commits the lowest unfinished offset of each partition where it has moved. Does not raise."""
         consumer = self._consumer
         moved = {p: offset for p in self.partitions.values() if (offset := p.to_commit()) is not None}
         if consumer is None or not moved:
-            return not moved
+            return
         offsets = {partition.topic_partition: offset for partition, offset in moved.items()}
         try:
             async with asyncio.timeout(_COMMIT_WITHIN_SECONDS):
                 if not await commit_once(consumer, self._generation, offsets, self._log_id):
-                    return False
+                    return
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("offsets_not_committed", group=self._group, error=type(error).__name__)
-            return False
+            return
         for partition, offset in moved.items():
             partition.committed = offset
-        return True
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Records from the lowest unfinished one to the end of the log, as of the last fetch of each partition."""
+        """By partition, the records from the lowest unfinished one to the end of the log as of the last fetch."""
         found: dict[TopicPartition, int] = {}
         for partition in self.partitions.values():
             end = self._end_of(partition)
@@ -237,17 +165,8 @@ class GroupReader:
                 found[partition.topic_partition] = max(0, end - done) if done is not None else 0
         return found
 
-    def _end_of(self, partition: Partition) -> int | None:
-        if self._consumer is None or not self._assigned((partition,)):
-            return None
-        end: int | None = self._consumer.highwater(partition.topic_partition)
-        return end
-
     async def records_waiting(self, within_seconds: float) -> bool:
-        """Whether the log goes on after what was read, for a partition that is not paused. Asks the broker.
-
-        Raises KafkaError, OSError or TimeoutError when it does not answer.
-        """
+        """Whether a partition that is not full has unread records. Raises KafkaError, OSError or TimeoutError."""
         consumer = self._consumer
         if consumer is None:
             return False
@@ -256,18 +175,14 @@ class GroupReader:
             ends = await consumer.end_offsets(watched) if watched else {}
             return any([ends[found] > await consumer.position(found) for found in ends])
 
-    def _assigned(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
-        assignment = self._consumer.assignment() if self._consumer is not None else frozenset()
-        return [p.topic_partition for p in partitions if p.active and p.topic_partition in assignment]
-
     async def revoked(self, consumer: AIOKafkaConsumer) -> None:
-        """The group is about to rebalance: all partitions go, what comes back is assigned anew."""
+        """Called before a rebalance, which revokes all partitions; those kept are assigned again."""
         if consumer is not self._consumer:
             return
         if self.partitions:
             await self._on_revoked(tuple(self.partitions.values()))
             await self.commit()
-        self.let_go()
+        self._drop_assignment()
 
     async def assigned(self, consumer: AIOKafkaConsumer, assigned: Collection[TopicPartition]) -> None:
         if self._consumer is None or consumer is not self._consumer:
@@ -281,18 +196,35 @@ class GroupReader:
             rejoin(consumer)
             return
         self._log_id = log_id
-        # From here to the end nothing is awaited: what was fetched before this moment is read again, none is skipped.
+        # No await from here on: otherwise records could be fetched between the seek and the new assignment.
         for found, offset in starts.items():
             consumer.seek(found, offset)
-        self.let_go()
+        self._drop_assignment()
         self._generation = generation_of(consumer)
         self.partitions = {found: Partition(found) for found in assigned}
-        self.joined_once, self.last_joined = True, time.monotonic()
+        self.last_joined = time.monotonic()
         log.info("partitions_assigned", group=self._group, partitions=len(self.partitions))
+
+    def _drop_assignment(self) -> None:
+        """Ends the current assignment: nothing of it is committed from now on."""
+        for partition in self.partitions.values():
+            partition.active = False
+        self.partitions = {}
+        self._generation = NO_GENERATION
+
+    def _end_of(self, partition: Partition) -> int | None:
+        if self._consumer is None or not self._assigned((partition,)):
+            return None
+        end: int | None = self._consumer.highwater(partition.topic_partition)
+        return end
+
+    def _assigned(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+        assignment = self._consumer.assignment() if self._consumer is not None else frozenset()
+        return [p.topic_partition for p in partitions if p.active and p.topic_partition in assignment]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Tells the reader which of its consumers speaks, since a replaced one may still call."""
+    """Passes the consumer along with each callback, since a replaced consumer may still call back."""
 
     def __init__(self, reader: GroupReader, consumer: AIOKafkaConsumer) -> None:
         self._reader = reader

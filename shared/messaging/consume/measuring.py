@@ -1,4 +1,4 @@
-"""Metrics of a consumer: its lag, and its latencies gathered before they are written."""
+"""Metrics of a consumer: lag by partition, and a histogram whose observations are written in batches."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from shared.observability.metrics import CONSUMER_LAG
 
 
 class LagGauge:
-    """Sets the gauge of the partitions reported, and removes those that were reported before and are not owned now."""
+    """The lag gauge of one consumer. Partitions that it does not report any more are removed from the gauge."""
 
     def __init__(self) -> None:
         self._reported: set[TopicPartition] = set()
 
     def report(self, lag: Mapping[TopicPartition, int]) -> None:
-        """Records that are not finished yet, by partition."""
+        """Sets the number of unfinished records by partition."""
         for gone in self._reported - lag.keys():
             CONSUMER_LAG.remove(gone.topic, str(gone.partition))
         for found, records in lag.items():
@@ -25,16 +25,13 @@ class LagGauge:
         self._reported = set(lag)
 
 
-# ruff: noqa: SLF001
-
-
 class GatheredLatency:
-    """Counts what is observed, and adds it to the histogram's child at `flush`. For one event loop, no thread."""
+    """Collects observations of a histogram and adds them at `flush`, which is cheaper. Not thread-safe."""
 
     def __init__(self, histogram: Histogram, **labels: str) -> None:
-        # The client has no call that adds many observations; its version is pinned for this.
+        # The client has no public way to add many observations at once; its version is pinned for this.
         self._child: Any = histogram.labels(**labels)
-        self._bounds: list[float] = list(self._child._upper_bounds)
+        self._bounds: list[float] = list(self._child._upper_bounds)  # noqa: SLF001
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
 
@@ -45,8 +42,8 @@ class GatheredLatency:
     def flush(self) -> None:
         for place, count in enumerate(self._counts):
             if count:
-                self._child._buckets[place].inc(count)
+                self._child._buckets[place].inc(count)  # noqa: SLF001
                 self._counts[place] = 0
         if self._sum:
-            self._child._sum.inc(self._sum)
+            self._child._sum.inc(self._sum)  # noqa: SLF001
             self._sum = 0.0

@@ -1,4 +1,4 @@
-"""Reads a stage's inbox: many messages at once, committed only up to the lowest unfinished one."""
+"""Runs a handler for every message of a topic: hundreds concurrently, committed up to the lowest unfinished one."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from aiokafka.errors import KafkaError
 from shared.contracts.topics import Topic, dead_letter_topic
 from shared.messaging.cluster_watch import ClusterWatch
 from shared.messaging.consume.delivery import Abandoned, Delivery, GiveUp, Handler
+from shared.messaging.consume.group_membership import REVOKE_WAIT_SECONDS, check_membership
 from shared.messaging.consume.group_reader import GroupReader
 from shared.messaging.consume.measuring import GatheredLatency, LagGauge
 from shared.messaging.consume.stall_watch import EndsProcess, StallWatch
 from shared.messaging.consume.work import CarriedOver, Partition, Work
-from shared.messaging.errors import NotReading
 from shared.messaging.publish.dead_letters import DeadLetters
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
@@ -24,7 +24,6 @@ from shared.messaging.topics import create_topics
 from shared.observability.logs import get_logger
 from shared.observability.metrics import IN_FLIGHT, STAGE_LATENCY
 
-REVOKE_WAIT_SECONDS = 1.5
 _COMMIT_EVERY_SECONDS = 0.15
 _CUT_EVERY_SECONDS = 0.25
 _LOOK_EVERY_SECONDS = 2.0
@@ -38,17 +37,18 @@ log = get_logger(__name__)
 
 
 class StageRunner:
-    """Runs `handler` for every message of `topic`, each in a task of its own; a Component.
+    """Runs `handler` for every message of `topic`, each in its own task. Component.
 
-    - Up to `concurrency` messages are in work in this process, however few partitions there are. Messages of one key
-      may run at the same time and end in any order: keyed order is NOT promised.
-    - A message is delivered at least once. Its offset is committed when everything before it is finished too. At most
-      `stage_max_uncommitted` records of a partition stand above the committed one, plus what is in work.
-    - `handler` raises Transient to be called again, with backoff, until the message's deadline or, without one, for
-      `stage_retry_budget_seconds`; Unprocessable to have the message dead-lettered at once. Anything else is tried
-      three times, then dead-lettered. A handler still at work at the deadline is cancelled.
-    - `give_up` gets what the handler could not finish, and at once what arrives after its deadline.
-    - `stop` ends reading, lets the messages in work finish within the grace period, commits and leaves the group.
+    - Up to `concurrency` messages are in progress in this process, however few partitions it has. Messages with the
+      same key may run concurrently and finish in any order.
+    - A message is delivered at least once. Its offset is committed when all before it are finished. A partition is
+      paused at `stage_max_uncommitted` records above its committed offset.
+    - `handler` raises Transient to be retried with backoff until the message's deadline or, without one, for
+      `stage_retry_budget_seconds`; Unprocessable to have the message dead-lettered at once. Other errors are retried
+      twice, then the message is dead-lettered. A handler that runs past the deadline is cancelled.
+    - `give_up` is called for messages that the handler could not finish, and for those that arrive after their
+      deadline.
+    - `stop` stops reading, lets messages in progress finish within the grace period, commits and leaves the group.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class StageRunner:
             dead_letters=DeadLetters(topic, producer),
         )
         self._cluster = ClusterWatch(settings, self._on_new_log)
-        self._reader = GroupReader(settings, (topic.name,), group, self._settle_revoked, self._cluster.ask)
+        self._reader = GroupReader(settings, topic.name, group, self._settle_revoked, self._cluster.ask)
         self._stall = StallWatch(self._reader, self._cluster, settings.stage_stall_seconds)
         self._in_flight = 0
-        self._enough_in_flight = 0
+        self._in_flight_with_room = 0
         self._works: dict[asyncio.Task[None], Work] = {}
         self._carried = CarriedOver()
         self._lag = LagGauge()
@@ -92,7 +92,7 @@ class StageRunner:
         self._latency = GatheredLatency(STAGE_LATENCY, topic=topic.name)
 
     async def start(self) -> None:
-        """Connects and begins to join its group. Raises the client's error when no broker answers for 30 s."""
+        """Connects and starts to join the group. Raises KafkaError, OSError or TimeoutError after 30 s."""
         IN_FLIGHT.labels(topic=self._topic.name).set_function(lambda: self._in_flight)
         await self._connect()
         await self._cluster.start()
@@ -104,7 +104,7 @@ class StageRunner:
         ]
 
     async def stop(self, grace_seconds: float) -> None:
-        """Drains for up to `grace_seconds`; what is not finished then is delivered again to somebody."""
+        """Lets messages finish for up to `grace_seconds`. Those that do not are delivered again."""
         self._stopping = True
         await _cancel([self._reading] if self._reading else [])
         if self._works:
@@ -117,18 +117,12 @@ class StageRunner:
         log.info("stage_stopped", topic=self._topic.name, unfinished=len(unfinished))
 
     async def check(self) -> None:
-        """For readiness: raises NotReading unless the group was joined (partitions or not) and still is.
-
-        A rebalance is part of normal life and does not make the process unready.
-        """
-        if not self._reader.joined_once:
-            raise NotReading("has not joined its group yet")
-        if not self._reader.joined and time.monotonic() - self._reader.last_joined > self._settings.stage_stall_seconds:
-            raise NotReading("is not in its group")
+        """Readiness check: raises NotReading while it is not a member of its group."""
+        check_membership(self._reader.joined, self._reader.last_joined, self._settings.stage_stall_seconds)
 
     @property
     def in_flight(self) -> int:
-        """Messages in work now."""
+        """The number of messages in progress."""
         return self._in_flight
 
     async def _connect(self) -> None:
@@ -143,14 +137,10 @@ class StageRunner:
             await asyncio.sleep(_PAUSE_AFTER_ERROR_SECONDS)
 
     async def _on_new_log(self, old: str, new: str) -> None:
-        """Nothing of the messages in work is committed: the log that they came from is gone."""
-        self._reader.forget_log()
-        self._carried.forget()
+        """Restarts on a new log. Messages in progress came from the old one and are not committed."""
+        self._reader.restart_on_new_log()
+        self._carried.clear()
         await create_topics(self._settings, (self._topic, dead_letter_topic(self._topic)))
-
-    async def _connect_anew(self) -> None:
-        await self._reader.stop()
-        await self._connect()
 
     async def _read(self) -> None:
         errors = 0
@@ -164,7 +154,8 @@ class StageRunner:
                 await asyncio.sleep(_PAUSE_AFTER_ERROR_SECONDS)
                 if errors % _ERRORS_UNTIL_RESTART == 0:
                     with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                        await self._connect_anew()
+                        await self._reader.stop()
+                        await self._connect()
 
     async def _read_some(self) -> None:
         free = self._concurrency - self._in_flight
@@ -178,14 +169,14 @@ class StageRunner:
             if partition.tracker.span >= self._settings.stage_max_uncommitted:
                 partition.full = True
                 self._reader.pause((partition,))
-        # A poll that finds records does not suspend: the tasks just begun get their turn here.
+        # A poll that returns records at once does not suspend; this lets the new tasks start.
         await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
-        """Quick work is read in batches; slow work would leave places empty meanwhile, so any place will do for it.
+        """Returns when messages can be read again.
 
-        A long wait pauses all partitions, drops what is prefetched and keeps polling, so that memory stays bounded and
-        the group still sees a live member.
+        Waits briefly for room for a batch, which is efficient for fast handlers, then for room for one message. A long
+        wait pauses all partitions and keeps polling: this bounds prefetched data and keeps the membership alive.
         """
         if await self._room_within(_BATCH_SECONDS, self._batch) or await self._room_within(_POLL_SECONDS, 1):
             return
@@ -200,11 +191,11 @@ class StageRunner:
                 break
         self._reader.resume(partition for partition in paused if not partition.full)
 
-    async def _room_within(self, seconds: float, places: int) -> bool:
-        """Waits until so many places are free, at most for `seconds`; tells whether any is."""
+    async def _room_within(self, seconds: float, messages: int) -> bool:
+        """Waits up to `seconds` for room for that many messages. Returns whether there is room for any."""
         self._room.clear()
-        self._enough_in_flight = self._concurrency - places
-        if self._in_flight > self._enough_in_flight:
+        self._in_flight_with_room = self._concurrency - messages
+        if self._in_flight > self._in_flight_with_room:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._room.wait()
@@ -212,16 +203,16 @@ class StageRunner:
 
     def _begin(self, partition: Partition, record: ConsumerRecord) -> None:
         if record.offset <= partition.tracker.last:
-            partition = self._reader.begin_again(partition)
+            partition = self._reader.restart_partition(partition)
         if self._carried.resume(partition, record):
             return
         partition.tracker.begin(record.offset)
         partition.in_flight += 1
         self._in_flight += 1
         work = Work(partition, record)
-        self._works[asyncio.create_task(self._see_to(work))] = work
+        self._works[asyncio.create_task(self._process(work))] = work
 
-    async def _see_to(self, work: Work) -> None:
+    async def _process(self, work: Work) -> None:
         started, finished = time.perf_counter(), False
         try:
             await self._delivery.deliver(work)
@@ -230,21 +221,21 @@ class StageRunner:
         except Abandoned:
             pass
         except Exception as error:
-            # Nothing that a message holds gets here. Left alone it would keep its partition's offset where it is.
+            # A fault in the runner, not in the message. Its offset would never be committed, so the process must end.
             log.critical("delivery_ended", topic=self._topic.name, exc_info=error)
-            self._telemetry.fatal(f"{self._group}: {type(error).__name__} while seeing to a message")
+            self._telemetry.fatal(f"{self._group}: {type(error).__name__} while processing a message")
         finally:
             del self._works[asyncio.current_task()]  # type: ignore[arg-type]
             if work.abandoned:
                 self._carried.ended(work, finished)
-            self._after(work.partition)
+            self._release(work.partition)
         self._latency.observe(time.perf_counter() - started)
 
-    def _after(self, partition: Partition) -> None:
+    def _release(self, partition: Partition) -> None:
         self._in_flight -= 1
         partition.in_flight -= 1
         self._stall.moved()
-        if self._in_flight <= self._enough_in_flight:
+        if self._in_flight <= self._in_flight_with_room:
             self._room.set()
         if not partition.in_flight:
             self._finished.set()
@@ -253,7 +244,7 @@ class StageRunner:
             self._reader.resume((partition,))
 
     async def _settle_revoked(self, revoked: Collection[Partition]) -> None:
-        """Waits a little for the messages of `revoked`. The whole group waits with us, so not for all of them."""
+        """Waits up to 1.5 s for the messages of `revoked`, while the whole group waits for this member."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REVOKE_WAIT_SECONDS):
                 while any(partition.in_flight for partition in revoked):

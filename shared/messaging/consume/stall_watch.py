@@ -1,7 +1,7 @@
-"""Notices that a consumer no longer moves although it could, which only a new process cures.
+"""Detects a consumer that has stopped although it could read, so that the process can be restarted.
 
-The client library has open faults where a consumer hangs after a rejoin or a broker's restart. Nothing moving is no
-fault by itself: the log may have ended, the member may own no partition, the broker may be out.
+aiokafka has known faults where a consumer hangs after a rejoin or a broker restart. No progress alone is not a fault:
+the log may have ended, the member may own no partition, or the broker may be down.
 """
 
 import time
@@ -19,47 +19,47 @@ log = get_logger(__name__)
 
 
 class EndsProcess(Protocol):
-    """What a consumer needs of telemetry: the way to end a process that cannot go on."""
+    """The part of Telemetry that consumers use: ends a process that cannot go on."""
 
     def fatal(self, message: str) -> None: ...
 
 
 class Reads(Protocol):
-    """A member of a consumer group, as far as it is judged here."""
+    """A group member under watch."""
 
     @property
     def joined(self) -> bool:
-        """Whether it belongs to the group's current generation."""
+        """Whether it is a member of the group's current generation."""
 
     async def records_waiting(self, within_seconds: float) -> bool:
-        """Whether the log goes on after what was read. Raises when the broker does not say in time."""
+        """Whether there are records after the last one read. Raises when the broker does not respond in time."""
 
 
 class StallWatch:
-    """Judges one reader. `look` is called every few seconds; `moved` at each finish, fetch or deliberate pause."""
+    """Judges one reader. Call `look` every few seconds, and `moved` at each fetch, finish and deliberate pause."""
 
     def __init__(self, reader: Reads, cluster: ClusterWatch, limit_seconds: float) -> None:
         self._reader = reader
         self._cluster = cluster
         self._limit = limit_seconds
-        self.last_move = time.monotonic()
-        self._healthy_membership = time.monotonic()
+        self._last_move = time.monotonic()
+        self._last_member = time.monotonic()
 
     def moved(self) -> None:
-        self.last_move = time.monotonic()
+        self._last_move = time.monotonic()
 
     async def look(self) -> str | None:
-        """Why the process should end, or None."""
+        """Returns the reason to end the process, or None."""
         now = time.monotonic()
         if not self._broker_answers(now):
-            # A consumer cannot be blamed; its time begins when the broker is back.
-            self._healthy_membership = self.last_move = now
+            # The limits start when the broker is back.
+            self._last_member = self._last_move = now
             return None
         if self._reader.joined:
-            self._healthy_membership = now
-        elif now - self._healthy_membership > 2 * self._limit:
+            self._last_member = now
+        elif now - self._last_member > 2 * self._limit:
             return f"not in its consumer group for {2 * self._limit:.0f} s although the broker answers"
-        if now - self.last_move > self._limit and self._reader.joined and await self._records_wait():
+        if now - self._last_move > self._limit and self._reader.joined and await self._records_wait():
             return f"records wait and none were read for {self._limit:.0f} s"
         return None
 

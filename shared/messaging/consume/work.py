@@ -1,16 +1,20 @@
-"""Assigned partitions, the messages in work on each, and the offset that may be committed."""
+"""Bookkeeping of records in progress: by partition, which offset may be committed, and what a rebalance interrupts."""
 
 from collections import deque
 from collections.abc import Iterable
 
 from aiokafka import ConsumerRecord, TopicPartition
 
+_LATE_LIMIT = 10_000
+
+_RecordId = tuple[TopicPartition, int, int]
+"""Partition, offset and timestamp: a topic that was created anew starts at offset 0 again."""
+
 
 class OffsetTracker:
-    """Offsets begin in rising order (gaps allowed) and finish in any; `committable` is the lowest unfinished one.
+    """Tracks unfinished offsets of a partition. They begin in rising order, gaps allowed, and finish in any order.
 
-    Beginning and finishing cost O(1) amortised. What is kept in memory is the span above the lowest unfinished
-    offset, which is for the caller to bound: see `span`.
+    Each operation costs O(1) amortised. Memory grows with `span`, which the caller limits.
     """
 
     __slots__ = ("_finished", "_open", "last")
@@ -23,25 +27,25 @@ class OffsetTracker:
 
     @property
     def span(self) -> int:
-        """How many records stand between the committable offset and the last one that has begun."""
+        """The number of records from the committable offset to the last one that has begun."""
         return len(self._open)
 
     @property
     def committable(self) -> int | None:
-        """The offset to commit, which is that of the next record to read after a restart; None before the first."""
+        """The lowest unfinished offset, from which to read after a restart; None before the first record."""
         if self._open:
             return self._open[0]
         return self.last + 1 if self.last >= 0 else None
 
     def begin(self, offset: int) -> None:
-        """Raises ValueError when `offset` is not above all that have begun."""
+        """Raises ValueError unless `offset` is higher than all before."""
         if offset <= self.last:
             raise ValueError(f"offset {offset} after {self.last}")
         self.last = offset
         self._open.append(offset)
 
     def finish(self, offset: int) -> None:
-        """Marks one that has begun and not finished yet as finished."""
+        """Marks an offset as finished that has begun and is not finished."""
         waiting = self._open
         if waiting[0] != offset:
             self._finished.add(offset)
@@ -53,10 +57,10 @@ class OffsetTracker:
 
 
 class Partition:
-    """Offsets of one partition within one assignment.
+    """The state of one partition during one assignment; a new assignment creates new objects.
 
-    A new assignment makes new objects. `active` turns False when the partition is revoked, or its log is gone: work
-    that finishes later still calls `tracker.finish`, but nobody commits from here any more.
+    `active` turns False when the partition is revoked or its log is gone. Records that finish later still call
+    `tracker.finish`, but nothing is committed.
     """
 
     __slots__ = ("active", "committed", "full", "in_flight", "topic_partition", "tracker")
@@ -70,18 +74,13 @@ class Partition:
         self.committed: int | None = None
 
     def to_commit(self) -> int | None:
-        """The offset that is worth a commit, or None when the committed one is still right."""
+        """The offset to commit, or None when it is committed already or the partition is not active."""
         committable = self.tracker.committable
         return committable if self.active and committable != self.committed else None
 
 
-_LATE_LIMIT = 10_000
-
-_Place = tuple[TopicPartition, int, int]
-
-
 class Work:
-    """One record being handled, for a partition that may change while it is."""
+    """One record in progress. `partition` changes when the record is carried over to a new assignment."""
 
     __slots__ = ("partition", "record")
 
@@ -91,48 +90,47 @@ class Work:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the partition was taken away: nobody commits this any more, its next owner gets it again."""
+        """Whether the partition is gone, so that the record will be delivered again."""
         return not self.partition.active
 
     @property
-    def place(self) -> _Place:
-        """Which record this is. The time is part of it, since a topic made anew begins at offset 0 again."""
-        return self.partition.topic_partition, self.record.offset, self.record.timestamp
+    def record_id(self) -> _RecordId:
+        return _record_id(self.partition, self.record)
 
 
 class CarriedOver:
-    """Work that a rebalance cut off, in case this member gets the same partition again, as it mostly does.
+    """Records in progress at a rebalance, for the common case that this member gets the same partitions again.
 
-    The record then comes again from the committed offset on. What is still in work is not begun a second time, and
-    what was finished meanwhile counts as finished: a rebalance repeats only what moves to another member.
+    Reading then resumes at the committed offset. A record still in progress is not started a second time, and one that
+    finished meanwhile counts as finished, so a rebalance repeats only records that move to another member.
     """
 
     def __init__(self) -> None:
-        self._open: dict[_Place, Work] = {}
-        self._late: set[_Place] = set()
+        self._open: dict[_RecordId, Work] = {}
+        self._late: set[_RecordId] = set()
 
     def revoked(self, works: Iterable[Work]) -> None:
-        """All partitions go; `works` is what is in work now."""
-        self._open = {work.place: work for work in works}
+        """Keeps `works`, the records in progress, when all partitions are revoked."""
+        self._open = {work.record_id: work for work in works}
         if len(self._late) > _LATE_LIMIT:
             self._late.clear()
 
     def ended(self, work: Work, finished: bool) -> None:
-        """`work` has ended without a partition to tell."""
-        if self._open.pop(work.place, None) is work and finished:
-            self._late.add(work.place)
+        """Notes the end of an abandoned record."""
+        if self._open.pop(work.record_id, None) is work and finished:
+            self._late.add(work.record_id)
 
     def resume(self, partition: Partition, record: ConsumerRecord) -> bool:
-        """Whether `record` is in work or finished already; then the new assignment's `partition` knows of it now."""
+        """Whether `record` is in progress or finished already. If so, it is registered at `partition`."""
         if not self._open and not self._late:
             return False
-        place = (partition.topic_partition, record.offset, record.timestamp)
-        if place in self._late:
-            self._late.discard(place)
+        record_id = _record_id(partition, record)
+        if record_id in self._late:
+            self._late.discard(record_id)
             partition.tracker.begin(record.offset)
             partition.tracker.finish(record.offset)
             return True
-        work = self._open.pop(place, None)
+        work = self._open.pop(record_id, None)
         if work is None:
             return False
         partition.tracker.begin(record.offset)
@@ -141,6 +139,10 @@ class CarriedOver:
         work.partition = partition
         return True
 
-    def forget(self) -> None:
-        """The log is gone: the same place in a new one is another record."""
+    def clear(self) -> None:
+        """Forgets all records, because their log is gone."""
         self._open, self._late = {}, set()
+
+
+def _record_id(partition: Partition, record: ConsumerRecord) -> _RecordId:
+    return partition.topic_partition, record.offset, record.timestamp

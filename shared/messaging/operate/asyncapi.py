@@ -1,4 +1,4 @@
-"""The AsyncAPI document of the system's topics, made by FastStream from the registry of topics."""
+"""Builds the AsyncAPI document of all topics from the topic registry, by means of FastStream."""
 
 import re
 from typing import Any
@@ -11,6 +11,7 @@ from shared.contracts.contract import Contract
 from shared.contracts.topics import TOPICS, Topic, consumed_by_us
 
 _TITLE = "Prompt Upgrader events"
+_VERSION = "1.0.0"
 _DESCRIPTION = (
     "CloudEvents 1.0 in Kafka binary mode: attributes in ce_* headers, a W3C traceparent, JSON with camelCase fields. "
     "Delivered at least once: dedupe by ce_id. No order is promised."
@@ -32,16 +33,16 @@ _HEADERS = {
 }
 
 
-def asyncapi_document(version: str = "1.0.0") -> dict[str, Any]:
-    """The document (AsyncAPI 3.0) as JSON-ready values, keys sorted: the same registry gives the same document.
+def asyncapi_document() -> dict[str, Any]:
+    """Returns the AsyncAPI 3.0 document as JSON-ready values with sorted keys.
 
-    Per topic there is what a service sends to it and, where a service of ours reads it, what that one receives.
+    Each topic has a send operation and, if one of the services reads it, a receive operation.
     """
     broker = KafkaBroker("kafka:9092", logger=None, description="The broker; its address is a matter of deployment.")
     for topic in TOPICS:
         _declare(broker, topic)
-    specification = AsyncAPI(broker, title=_TITLE, version=version, description=_DESCRIPTION)
-    # Names of components may hold no colon; FastStream puts one there.
+    specification = AsyncAPI(broker, title=_TITLE, version=_VERSION, description=_DESCRIPTION)
+    # FastStream puts colons into component names, where AsyncAPI does not allow them.
     text = re.sub(r":(Message|SubscribeMessage)\b", r".\1", str(specification.to_specification().to_json()))
     document: dict[str, Any] = orjson.loads(text)
     for message in document["components"]["messages"].values():
@@ -69,7 +70,7 @@ def _declare(broker: KafkaBroker, topic: Topic) -> None:
 
 
 def _reader_of(model: type[Contract]) -> Any:
-    """A subscriber's function; only its annotation is looked at."""
+    """A subscriber function. FastStream uses only its annotation."""
 
     async def receive(message: Any) -> None:
         raise NotImplementedError("declared for the document only")

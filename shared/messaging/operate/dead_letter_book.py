@@ -1,7 +1,7 @@
-"""The dead letters of a topic as operators see them: what lies there, and what has become of it.
+"""Reads, replays and drops the dead letters of a topic.
 
-Nothing is deleted. What was replayed or dropped is noted by a record in the dead-letter topic itself, which works on
-every broker, holds for a single letter in the middle, and goes with the topic's retention like the letter does.
+Letters are not deleted. A replay or drop is recorded as a further record in the dead-letter topic: this works on every
+broker and for any single letter, and the record expires like the letter.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord
 
 from shared.contracts.topics import DEAD_LETTER_SUFFIX, TOPICS, Topic, consumed_by_us, dead_letter_topic
 from shared.messaging.operate.topic_reading import read_all
-from shared.messaging.publish import dead_letters as names
+from shared.messaging.publish import dead_letters as headers
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
 
@@ -25,12 +25,15 @@ class Resolution(StrEnum):
 
 
 class NoBody(Exception):
-    """The letter was too large to keep its body, so it cannot be replayed."""
+    """The letter was stored without its body, which was too large, and cannot be replayed."""
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One dead letter. `place` is `partition/offset` in the dead-letter topic; `headers` are the original ones."""
+    """One dead letter. `place` is `partition/offset` in the dead-letter topic; `headers` are the original headers.
+
+    `why` holds the `dlq_` headers. `resolution` is None while the letter is open.
+    """
 
     source: Topic
     place: str
@@ -42,7 +45,7 @@ class Letter:
 
     @property
     def has_body(self) -> bool:
-        return names.BODY_SIZE not in self.why
+        return headers.BODY_SIZE not in self.why
 
 
 def topics_with_dead_letters() -> list[Topic]:
@@ -50,38 +53,38 @@ def topics_with_dead_letters() -> list[Topic]:
 
 
 def source_topic_named(name: str) -> Topic:
-    """The topic whose dead letters are meant, by its own name or theirs; KeyError when there is none."""
+    """Returns the source topic, found by its own name or that of its dead-letter topic. Raises KeyError."""
     return {topic.name: topic for topic in topics_with_dead_letters()}[name.removesuffix(DEAD_LETTER_SUFFIX)]
 
 
 async def letters_of(settings: KafkaSettings, source: Topic) -> list[Letter]:
-    """All letters that the broker still has, oldest first, also those that are resolved."""
+    """Returns all letters, resolved ones included, by place. Raises KafkaError, OSError or TimeoutError."""
     records = await read_all(settings, dead_letter_topic(source))
     resolutions: dict[str, Resolution] = {}
     for record in records:
-        headers = dict(record.headers)
-        if _RESOLUTION in headers:
-            resolutions[headers[_RESOLVED].decode()] = Resolution(headers[_RESOLUTION].decode())
+        note = dict(record.headers)
+        if _RESOLUTION in note:
+            resolutions[note[_RESOLVED].decode()] = Resolution(note[_RESOLUTION].decode())
     return [
         _letter(source, record, resolutions.get(_place(record)))
         for record in records
-        if names.SOURCE_OFFSET in dict(record.headers)
+        if headers.SOURCE_OFFSET in dict(record.headers)
     ]
 
 
 async def replay(producer: EventProducer, letter: Letter) -> None:
-    """Sends the original record to its topic again. Harmless for what has ended: stages repeat what they recorded.
+    """Publishes the original record to its topic again, which is safe: stages reuse their recorded output.
 
-    Raises NoBody, and PublishFailed when the broker does not confirm.
+    Raises NoBody and PublishFailed.
     """
     if not letter.has_body:
-        raise NoBody(f"{letter.place} was kept without its body")
+        raise NoBody(f"{letter.place} was stored without its body")
     await producer.publish_record(letter.source, letter.key, letter.value, list(letter.headers))
     await _resolve(producer, letter, Resolution.REPLAYED)
 
 
 async def drop(producer: EventProducer, letter: Letter) -> None:
-    """Notes that nothing more is to be done about a letter. Raises PublishFailed."""
+    """Marks a letter as done. Raises PublishFailed."""
     await _resolve(producer, letter, Resolution.DROPPED)
 
 
@@ -95,10 +98,10 @@ def _place(record: ConsumerRecord) -> str:
 
 
 def _letter(source: Topic, record: ConsumerRecord, resolution: Resolution | None) -> Letter:
-    original = tuple(item for item in record.headers if not item[0].startswith(names.HEADER_PREFIX))
+    original = tuple(item for item in record.headers if not item[0].startswith(headers.HEADER_PREFIX))
     why = {
         name: content.decode(errors="replace")
         for name, content in record.headers
-        if name.startswith(names.HEADER_PREFIX)
+        if name.startswith(headers.HEADER_PREFIX)
     }
     return Letter(source, _place(record), record.key, record.value, original, why, resolution)

@@ -1,67 +1,57 @@
-"""`python -m shared.messaging.operate.events TOPIC`: follows a topic, readably."""
+"""Command that prints the events of a topic as they arrive: `python -m shared.messaging.operate.events TOPIC`."""
 
-import asyncio
 import contextlib
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from rich.console import Console
 
 from shared.contracts.contract import format_utc
 from shared.contracts.topics import Topic, all_topics, topic_named
-from shared.messaging.connection import NoBrokerAddress, settings_of_running_stack
+from shared.messaging.operate.command_line import broker_settings, err, fail, print_json, print_line, run
 from shared.messaging.operate.topic_reading import follow
-
-out, err = Console(), Console(stderr=True)
 
 
 def main(
-    topic: Annotated[str | None, typer.Argument(help="The topic, dead-letter topics included.")] = None,
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="What is there, then what comes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after so many events.")] = None,
+    topic: Annotated[str | None, typer.Argument(help="The topic; may be a dead-letter topic.")] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest event.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after that many events.")] = None,
 ) -> None:
-    """Shows the events of a topic as they come, one a line; Ctrl-C ends it. Without a topic: which there are."""
+    """Prints the events of a topic as they arrive, one per line; Ctrl-C ends it. Without a topic, lists all topics."""
     if topic is None:
         for known in all_topics():
-            _line(f"{known.name:<32} {known.description}".rstrip())
+            print_line(f"{known.name:<32} {known.description}".rstrip())
         return
     try:
         followed = topic_named(topic)
     except KeyError:
-        _fail(f"no topic {topic}; there are {', '.join(known.name for known in all_topics())}")
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_follow(followed, from_beginning, as_json, limit))
-    except NoBrokerAddress as error:
-        _fail(str(error))
-    except (KafkaError, OSError, TimeoutError) as error:
-        _fail(f"the broker does not answer ({type(error).__name__})")
+        fail(f"no topic {topic}; there are {', '.join(known.name for known in all_topics())}")
+    with contextlib.suppress(KeyboardInterrupt):
+        run(_follow(followed, from_beginning, as_json, limit))
 
 
 async def _follow(topic: Topic, from_beginning: bool, as_json: bool, limit: int | None) -> None:
     shown = 0
-    settings = settings_of_running_stack()
-    more = "" if from_beginning else ", ARGS=--from-beginning reads from the start"
+    settings = broker_settings()
+    more = "" if from_beginning else ", --from-beginning starts with the oldest event"
     err.print(f"following {topic.name}; Ctrl-C ends{more}", style="dim", highlight=False, soft_wrap=True)
     async with contextlib.aclosing(follow(settings, topic, from_beginning=from_beginning)) as records:
         async for record in records:
             event = _event(record)
             if as_json:
-                _line(json.dumps(event, ensure_ascii=False))
+                print_json(event)
             else:
-                _line(_readable(event))
+                print_line(_readable(event))
             shown += 1
             if limit is not None and shown >= limit:
                 return
 
 
 def _event(record: ConsumerRecord) -> dict[str, Any]:
-    """A record as JSON-ready values; a body that is not JSON as text."""
+    """A record as JSON-ready values; a body that is not JSON becomes text."""
     body: Any = None
     if record.value is not None:
         try:
@@ -87,16 +77,6 @@ def _readable(event: dict[str, Any]) -> str:
     )
     place = f"{event['partition']}/{event['offset']}"
     return f"{event['time']}  {place}  key={event['key']}{about}  {json.dumps(event['data'], ensure_ascii=False)}"
-
-
-def _line(text: str) -> None:
-    """One line, however long it is: a terminal may fold it, a file or a pipe gets it whole."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fail(reason: str) -> NoReturn:
-    err.print(reason, style="red", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

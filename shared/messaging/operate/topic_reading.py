@@ -1,4 +1,4 @@
-"""Reads a topic without a group: all that is there, or on and on."""
+"""Reads a topic without joining a consumer group: to its current end, or continuously."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -16,7 +16,7 @@ _READ_WITHIN_SECONDS = 60.0
 
 
 async def read_all(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord]:
-    """Every record up to the present end, by partition and offset. Raises KafkaError, OSError or TimeoutError."""
+    """Returns all records, by partition and offset. Raises KafkaError, OSError or TimeoutError."""
     consumer = await _started(settings)
     found: list[ConsumerRecord] = []
     try:
@@ -33,7 +33,7 @@ async def read_all(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord
 
 
 async def read_uncommitted(settings: KafkaSettings, topic: Topic, group: str, most: int) -> list[ConsumerRecord]:
-    """The records from the group's committed offsets to the present end, about `most` at most. Joins no group.
+    """Returns up to `most` records from the committed offsets of `group` on.
 
     Raises KafkaError, OSError or TimeoutError.
     """
@@ -47,7 +47,7 @@ async def read_uncommitted(settings: KafkaSettings, topic: Topic, group: str, mo
             committed = await _committed(settings, group, partitions)
             for partition in partitions:
                 begin = max(committed[partition], begins[partition])
-                # What was committed in a log that is gone may lie beyond the end of this one.
+                # An offset that was committed for an earlier log may be beyond the end of this one.
                 consumer.seek(partition, begins[partition] if begin > ends[partition] else begin)
             while len(found) < most and any([await consumer.position(at) < end for at, end in ends.items()]):
                 for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
@@ -60,7 +60,7 @@ async def read_uncommitted(settings: KafkaSettings, topic: Topic, group: str, mo
 async def follow(
     settings: KafkaSettings, topic: Topic, *, from_beginning: bool
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """The records of a topic as they come, without end. Raises KafkaError, OSError or TimeoutError."""
+    """Yields the records of a topic as they arrive, endlessly. Raises KafkaError, OSError or TimeoutError."""
     consumer = await _started(settings)
     try:
         async with asyncio.timeout(_READ_WITHIN_SECONDS):
@@ -100,10 +100,10 @@ async def follow_from_start(settings: KafkaSettings, topic: Topic) -> AsyncGener
 async def _committed(
     settings: KafkaSettings, group: str, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """What the group has committed. Asked as a consumer that joins nothing: all brokers know how to answer one."""
+    """The offsets that the group has committed. A consumer reads them, since not all brokers support the admin call."""
     consumer = make_consumer(settings, group_id=group)
     try:
-        # Before the start, and once: a second assignment trips aiokafka's coordinator.
+        # Once and before the start: aiokafka's coordinator fails on a second assignment.
         consumer.assign(partitions)
         async with asyncio.timeout(_CONNECT_WITHIN_SECONDS):
             await consumer.start()
@@ -124,7 +124,7 @@ async def _started(settings: KafkaSettings) -> AIOKafkaConsumer:
 
 
 async def _assign(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicPartition]:
-    """Assigns all partitions that the broker has of the topic; those of the registry when it does not say yet."""
+    """Assigns all partitions of the topic, as the broker lists them or else as the registry does."""
     consumer.assign([TopicPartition(topic.name, number) for number in range(topic.partitions)])
     await consumer.topics()
     numbers = consumer.partitions_for_topic(topic.name) or set(range(topic.partitions))

@@ -1,8 +1,7 @@
-"""Records that cannot be handled go to `<topic>.dlq`: the original bytes, and headers that say whence and why."""
+"""Writes records that cannot be handled to `<topic>.dlq`: the original bytes plus headers with source and reason."""
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -12,6 +11,7 @@ from shared.contracts.contract import format_utc
 from shared.contracts.topics import Topic, dead_letter_topic
 from shared.messaging.errors import MessageTooLarge, PublishFailed
 from shared.messaging.publish.producer import EventProducer
+from shared.messaging.retries import exponential_pause
 from shared.observability.logs import get_logger
 from shared.observability.metrics import DEAD_LETTERS
 
@@ -26,9 +26,9 @@ BODY_SIZE = "dlq_body_bytes"
 BODY_SHA256 = "dlq_body_sha256"
 HEADER_PREFIX = "dlq_"
 
-_DETAIL_LIMIT = 300
-_LONGEST_PAUSE_SECONDS = 5.0
-_KEY_LIMIT = 1024
+_DETAIL_LIMIT = 300  # characters
+_KEPT_BYTES = 1024
+_KEPT_HEADERS = 32
 
 log = get_logger(__name__)
 
@@ -50,10 +50,11 @@ class DeadLetters:
         attempts: int,
         keep_trying: Callable[[], bool] = lambda: True,
     ) -> bool:
-        """Writes the record and returns True once the broker has it.
+        """Writes the record and returns True when the broker has confirmed it.
 
-        Retries with backoff for as long as `keep_trying` says, then returns False: the record must not be committed.
-        A record that does not fit the dead-letter topic is written without its body, with its size and SHA-256.
+        Retries with backoff while `keep_trying()` is true, then returns False: the record must not be committed.
+        A record that exceeds the dead-letter topic's limit is written with the size and SHA-256 of its body instead
+        of the body.
         """
         headers = _headers(record, error_class, detail, attempts)
         key, value = record.key, record.value
@@ -64,13 +65,13 @@ class DeadLetters:
                 break
             except MessageTooLarge:
                 headers = _headers_without_body(record, error_class, detail, attempts)
-                key, value = (key if len(key or b"") <= _KEY_LIMIT else None), None
+                key, value = (key if len(key or b"") <= _KEPT_BYTES else None), None
             except PublishFailed as error:
                 tries += 1
                 log.error("dead_letter_not_written", topic=self._topic.name, tries=tries, error=str(error))
             if not keep_trying():
                 return False
-            await asyncio.sleep(min(0.1 * 2 ** min(tries, 8), _LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(exponential_pause(tries + 1))
         DEAD_LETTERS.labels(topic=self._source.name, error_type=error_class).inc()
         log.warning(
             "dead_lettered",
@@ -100,9 +101,9 @@ def _headers(record: ConsumerRecord, error_class: str, detail: str, attempts: in
 def _headers_without_body(
     record: ConsumerRecord, error_class: str, detail: str, attempts: int
 ) -> list[tuple[str, bytes]]:
-    """As `_headers`, with what identifies the body instead of the body; original headers only while they are small."""
+    """As `_headers`, plus size and hash of the body. Large original headers are dropped, and those beyond the 32nd."""
     body = record.value or b""
-    kept = [(name, content) for name, content in record.headers if len(content or b"") <= _KEY_LIMIT][:32]
+    kept = [(name, content) for name, content in record.headers if len(content or b"") <= _KEPT_BYTES]
     why = _headers(record, error_class, detail, attempts)[len(record.headers) :]
     size = (BODY_SIZE, str(len(body)).encode())
-    return [*kept, *why, size, (BODY_SHA256, hashlib.sha256(body).hexdigest().encode())]
+    return [*kept[:_KEPT_HEADERS], *why, size, (BODY_SHA256, hashlib.sha256(body).hexdigest().encode())]

@@ -1,7 +1,8 @@
-"""Facts are recorded together with what caused them, and published again until the ledger has them.
+"""A transactional outbox: stores a result and the events that follow from it in one document, then publishes them.
 
-A record is one document: `content` is the caller's, `facts` are the events it owes the world. `unsettledSince` is
-there until every fact is known to have arrived, so that a partial index keeps the open records cheap to find.
+A record holds the caller's `content` and its `facts`, the events to publish. `unsettledSince` marks a record until all
+its facts have arrived: events that the usage service counts are settled once its ledger has them, others once the
+broker has confirmed them. A periodic sweep publishes unsettled facts again.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from shared.observability.logs import get_logger
 from shared.observability.metrics import FACTS_REPUBLISHED
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
 
-FACT_SWEEP_SECONDS = 2.0  # how often `sweep_all` is to run
+FACT_SWEEP_SECONDS = 2.0
+"""The interval at which callers run `FactOutbox.sweep_all`."""
 _SWEEP_BATCH = 200
 _REPUBLISH_AFTER_SECONDS = 8.0
 
@@ -27,7 +29,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Fact:
-    """An event that is owed to the world. `event_id` is derived, so every copy of it is the same event."""
+    """An event to publish. `event_id` is derived from what it reports, so that all copies are the same event."""
 
     topic: Topic
     key: str
@@ -58,12 +60,23 @@ class Fact:
 
     @property
     def in_ledger(self) -> bool:
-        """Whether the usage service counts this fact, and so can tell whether it has it."""
+        """Whether the usage service counts this event, so that its ledger can confirm the arrival."""
         return "usage" in self.topic.consumers
 
 
+class LedgerUnavailable(Exception):
+    """The usage service did not respond."""
+
+
+class Ledger(Protocol):
+    """The usage service's record of counted events."""
+
+    async def missing(self, event_ids: Sequence[str]) -> set[str]:
+        """Returns those of `event_ids` that are not counted yet. Raises LedgerUnavailable."""
+
+
 def outbox_collection(name: str) -> CollectionSpec:
-    """The collection of an outbox: records by id, and the open ones by age."""
+    """The collection for an outbox, with a partial index over unsettled records."""
     return CollectionSpec(
         name=name,
         indexes=(
@@ -73,27 +86,19 @@ def outbox_collection(name: str) -> CollectionSpec:
     )
 
 
-class LedgerUnavailable(Exception):
-    """The usage service did not answer; ask again later."""
-
-
-class Ledger(Protocol):
-    async def missing(self, event_ids: Sequence[str]) -> set[str]:
-        """Those of `event_ids` that are not counted yet. Raises LedgerUnavailable."""
-
-
 class FactOutbox:
-    """Records content with its facts, first one wins, and publishes the facts at least once."""
+    """Inserts records, of which the first one per id stands, and publishes their facts at least once."""
 
     def __init__(self, records: Collection, producer: EventProducer, ledger: Ledger) -> None:
         self.records = records
         self._producer = producer
         self._ledger = ledger
+        # Of unsettled records: ids whose facts this process has published, and when it last tried to.
         self._published: set[str] = set()
         self._tried: dict[str, float] = {}
 
     async def find(self, record_id: str) -> dict[str, Any] | None:
-        """The record of that id, or None. Raises Transient while the store is out."""
+        """Returns the record, or None. Raises Transient when the store is unavailable."""
         try:
             return await self.records.get(record_id)
         except StorageUnavailable as error:
@@ -102,7 +107,10 @@ class FactOutbox:
     async def record(
         self, record_id: str, tenant_id: str, content: dict[str, Any], facts: Sequence[Fact]
     ) -> tuple[dict[str, Any], bool]:
-        """Writes the record if there is none of that id. Gives the record that stands, and whether it is ours."""
+        """Inserts a record unless the id exists. Returns the stored record and whether it is the one passed in.
+
+        Raises Transient when the store is unavailable.
+        """
         document: dict[str, Any] = {
             "_id": record_id,
             "tenantId": tenant_id,
@@ -118,7 +126,7 @@ class FactOutbox:
             raise Transient(f"storage: {error}") from error
 
     async def publish(self, record: dict[str, Any]) -> None:
-        """Publishes the facts of a record, unless they are settled. What fails here, the sweep does later."""
+        """Publishes the facts of an unsettled record. Does not raise: the sweep retries what fails."""
         if "unsettledSince" not in record:
             return
         self._tried[record["_id"]] = time.monotonic()
@@ -128,16 +136,16 @@ class FactOutbox:
         except (Transient, MessageTooLarge) as error:
             log.warning("facts_not_published", record_id=record["_id"], error=str(error))
 
-    async def _send(self, fact: Fact) -> None:
-        await self._producer.publish(fact.topic, fact.key, fact.data, event_id=fact.event_id, subject=fact.subject)
-
     async def sweep_all(self) -> None:
-        """Settles everything that can be settled now."""
+        """Repeats `sweep` while it settles full batches. Raises StorageUnavailable and LedgerUnavailable."""
         while await self.sweep() == _SWEEP_BATCH:
             pass
 
     async def sweep(self) -> int:
-        """Settles records whose facts have arrived, publishes again what has not. Gives how many were settled."""
+        """Settles up to 200 of the oldest records and publishes missing facts again.
+
+        Returns the number of settled records. Raises StorageUnavailable and LedgerUnavailable.
+        """
         records = await self.records.find(
             {"unsettledSince": {"$exists": True}}, sort=[("unsettledSince", 1)], limit=_SWEEP_BATCH
         )
@@ -152,19 +160,20 @@ class FactOutbox:
         return len(settled)
 
     async def _settles(self, record: dict[str, Any], missing: set[str]) -> bool:
+        """Whether all facts of a record have arrived; if not, publishes those again that may not have."""
         facts = [Fact.from_document(fact) for fact in record["facts"]]
         lacking = [fact for fact in facts if fact.event_id in missing]
         if not lacking:
             if record["_id"] in self._published or all(fact.in_ledger for fact in facts):
                 return True
-            # Published before a restart, or never: nobody can tell, so it goes out once more.
+            # Unknown after a restart whether these were published, and no ledger can tell: publish once more.
             lacking = [fact for fact in facts if not fact.in_ledger]
         if time.monotonic() - self._tried.get(record["_id"], 0.0) > _REPUBLISH_AFTER_SECONDS:
             self._tried[record["_id"]] = time.monotonic()
             try:
                 await asyncio.gather(*(self._send(fact) for fact in lacking))
             except MessageTooLarge as error:
-                # It never will fit, and the records behind it must not wait for it.
+                # It can never be sent, and must not block the records after it.
                 log.error("fact_too_large", record_id=record["_id"], error=str(error))
                 return False
             for fact in lacking:
@@ -172,3 +181,6 @@ class FactOutbox:
             if all(not fact.in_ledger for fact in lacking):
                 self._published.add(record["_id"])
         return False
+
+    async def _send(self, fact: Fact) -> None:
+        await self._producer.publish(fact.topic, fact.key, fact.data, event_id=fact.event_id, subject=fact.subject)

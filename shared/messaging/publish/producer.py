@@ -1,12 +1,11 @@
-"""Publishing: events in CloudEvents binary mode, and raw records for dead letters and their replay."""
+"""Publishes events as CloudEvents, and raw records for dead letters and their replay."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
-from aiokafka.errors import MessageSizeTooLargeError as RefusedAsTooLarge
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.contracts.contract import Contract
 from shared.contracts.topics import Topic, all_topics
@@ -15,40 +14,39 @@ from shared.messaging.connection import make_producer
 from shared.messaging.errors import MessageTooLarge, PublishFailed
 from shared.messaging.settings import KafkaSettings
 from shared.observability.logs import get_logger
-from shared.observability.tracing import inject_traceparent
+from shared.observability.tracing import current_traceparent
 
-CONFIRM_WITHIN_SECONDS = 15.0
+_CONFIRM_WITHIN_SECONDS = 15.0
 _CONNECT_WITHIN_SECONDS = 30.0
 _CONNECT_EVERY_SECONDS = 0.3
 _RENEW_AFTER_FAILURES = 3
-_RECORD_OVERHEAD = 128
-_HEADER_OVERHEAD = 16
+_CLOSE_WITHIN_SECONDS = 1.0
+_REQUEST_OVERHEAD_BYTES = 64 * 1024
+_RECORD_OVERHEAD_BYTES = 128
+_HEADER_OVERHEAD_BYTES = 16
 
 log = get_logger(__name__)
 
 
-def record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    """The bytes a record takes at a broker, rounded up a little."""
-    headers_size = sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in headers)
-    return len(key or b"") + len(value or b"") + headers_size + _RECORD_OVERHEAD
-
-
 class EventProducer:
-    """Publishes with acks=all and no linger. Safe to share by all tasks of a process; a Component."""
+    """Publishes with acks=all and without linger. All tasks of a process may share one. Component.
+
+    `source` is the CloudEvents source of its events: the name of the service.
+    """
 
     def __init__(self, settings: KafkaSettings, source: str) -> None:
         self._settings = settings
         self._source = source
-        self._max_request = max(topic.max_message_bytes for topic in all_topics()) + 64 * 1024
+        self._max_request = max(topic.max_message_bytes for topic in all_topics()) + _REQUEST_OVERHEAD_BYTES
         self._producer: AIOKafkaProducer | None = None
         self._failures = 0
         self._renewing = asyncio.Lock()
-        # One at a time puts its record into a topic's batch: where many wait for room in a full one, the client wakes
-        # them all for each batch that leaves, and a burst of a thousand costs twenty times the CPU.
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # One task per topic adds to the client's batch at a time. When many tasks wait for space in a full batch, the
+        # client wakes all of them for each batch sent, and a burst of a thousand records costs twenty times the CPU.
+        self._batch_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def start(self) -> None:
-        """Connects. Raises PublishFailed when no broker answers within half a minute."""
+        """Connects. Raises PublishFailed when no broker responds within 30 s."""
         deadline = asyncio.get_running_loop().time() + _CONNECT_WITHIN_SECONDS
         while True:
             producer = make_producer(self._settings, self._max_request)
@@ -57,13 +55,13 @@ class EventProducer:
                 self._producer = producer
                 return
             except (KafkaError, TimeoutError, OSError) as error:
-                await _close(producer, 1.0)
+                await _close(producer, _CLOSE_WITHIN_SECONDS)
                 if asyncio.get_running_loop().time() > deadline:
                     raise PublishFailed(f"no broker at {self._settings.kafka_bootstrap_servers}") from error
             await asyncio.sleep(_CONNECT_EVERY_SECONDS)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Sends what is under way, for at most `grace_seconds`."""
+        """Waits up to `grace_seconds` for pending sends."""
         producer, self._producer = self._producer, None
         if producer is not None:
             await _close(producer, grace_seconds)
@@ -78,10 +76,10 @@ class EventProducer:
         subject: str | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Publishes one event and returns when all replicas have it. `data` may be JSON of the topic's model already.
+        """Publishes one event and returns when all replicas have it. `data` is the topic's model or its JSON.
 
-        Without `traceparent` the current trace goes along. Raises MessageTooLarge before anything is sent, and
-        PublishFailed when the broker does not confirm in time.
+        `traceparent` defaults to the current trace. Raises MessageTooLarge before sending anything, and PublishFailed
+        when the broker does not confirm within 15 s.
         """
         value, headers = encode(
             topic,
@@ -89,35 +87,35 @@ class EventProducer:
             source=self._source,
             subject=subject,
             event_id=event_id,
-            traceparent=traceparent or inject_traceparent(),
+            traceparent=traceparent or current_traceparent(),
         )
         await self.publish_record(topic, key.encode(), value, headers)
 
     async def publish_record(
         self, topic: Topic, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
     ) -> None:
-        """Publishes bytes as they are; errors as `publish`."""
-        if record_size(key, value, headers) > topic.max_message_bytes:
-            raise MessageTooLarge(f"over the {topic.max_message_bytes} bytes that {topic.name} takes")
+        """Publishes raw bytes; raises as `publish`."""
+        if _record_size(key, value, headers) > topic.max_message_bytes:
+            raise MessageTooLarge(f"exceeds the {topic.max_message_bytes} bytes that {topic.name} accepts")
         producer = self._producer
         if producer is None:
             raise PublishFailed("the producer is not running")
         if key is None and value is None:
-            value = b""  # The client refuses a record of nothing but headers.
+            value = b""  # the client rejects a record without key and value
         try:
-            async with asyncio.timeout(CONFIRM_WITHIN_SECONDS):
-                async with self._turns[topic.name]:
+            async with asyncio.timeout(_CONFIRM_WITHIN_SECONDS):
+                async with self._batch_locks[topic.name]:
                     confirmed = await producer.send(topic.name, value, key=key, headers=headers)
                 await asyncio.shield(confirmed)
-        except RefusedAsTooLarge as error:
-            raise MessageTooLarge(f"{topic.name} refused the record as too large") from error
+        except MessageSizeTooLargeError as error:
+            raise MessageTooLarge(f"the broker rejected the record for {topic.name} as too large") from error
         except (KafkaError, TimeoutError, OSError) as error:
             await self._after_failure(producer)
             raise PublishFailed(f"{topic.name}: {type(error).__name__}") from error
         self._failures = 0
 
     async def _after_failure(self, failed: AIOKafkaProducer) -> None:
-        """Replaces a producer that keeps failing: some of its errors (a fenced or unknown producer id) are for good."""
+        """Replaces a producer after repeated failures: some errors (a fenced or unknown producer id) are permanent."""
         self._failures += 1
         if self._failures < _RENEW_AFTER_FAILURES or self._renewing.locked():
             return
@@ -126,13 +124,19 @@ class EventProducer:
                 return
             fresh = make_producer(self._settings, self._max_request)
             try:
-                await asyncio.wait_for(fresh.start(), CONFIRM_WITHIN_SECONDS)
+                await asyncio.wait_for(fresh.start(), _CONFIRM_WITHIN_SECONDS)
             except (KafkaError, TimeoutError, OSError):
-                await _close(fresh, 1.0)
+                await _close(fresh, _CLOSE_WITHIN_SECONDS)
                 return
             self._producer, self._failures = fresh, 0
             log.warning("producer_replaced")
-            await _close(failed, 1.0)
+            await _close(failed, _CLOSE_WITHIN_SECONDS)
+
+
+def _record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
+    """An upper bound of the bytes that the broker counts for a record."""
+    headers_size = sum(len(name) + len(content or b"") + _HEADER_OVERHEAD_BYTES for name, content in headers)
+    return len(key or b"") + len(value or b"") + headers_size + _RECORD_OVERHEAD_BYTES
 
 
 async def _close(producer: AIOKafkaProducer, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""What a client can follow of one upgrade (a Redis stream), and the direct reply that wakes the gateway that waits.
+"""Progress of an upgrade in Redis: a stream of events for its client, and the reply to the gateway that waits.
 
-Both are conveniences: Redis may lose them. The truth about an upgrade is in the gateway's and the upgrader's records.
+Redis may lose both. The gateway's and the upgrader's records hold the state of an upgrade.
 """
 
 import asyncio
@@ -34,31 +34,32 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
+class UpgradeEvent:
+    """One event of an upgrade. `step` is its id within the upgrade, `data` is JSON."""
+
+    step: int
+    event: str
+    data: bytes
+
+
+@dataclass(frozen=True)
 class _Write:
     key: str
     step: int
     event: str
     data: bytes
-    channel: str | None = None
-    reply: bytes = b""
-
-
-@dataclass(frozen=True)
-class UpgradeEvent:
-    """One event of an upgrade. `step` is its id within the upgrade, `data` its JSON."""
-
-    step: int
-    event: str
-    data: bytes
+    channel: str | None
+    reply: bytes
 
 
 class ProgressLog:
-    """Writes the events of upgrades, many to a round trip, and never keeps a stage waiting for Redis.
+    """Reads and writes the event streams of upgrades. Component.
 
-    An event waits a moment for others; what a client waits for does not, and takes along what is there.
+    Writing only queues, so that a stage never waits for Redis; a full queue drops events. A background task writes the
+    queue in batches: it waits 5 ms for further events, but not when one carries a reply.
     """
 
-    def __init__(self, redis: "Redis") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(_QUEUE_LIMIT)
         self._urgent = asyncio.Event()
@@ -68,7 +69,7 @@ class ProgressLog:
         self._writer = asyncio.create_task(self._write_forever())
 
     async def stop(self, grace_seconds: float) -> None:
-        """Writes what is queued, for at most `grace_seconds`."""
+        """Waits up to `grace_seconds` until the queue is written."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._queue.join(), grace_seconds)
         if self._writer:
@@ -84,7 +85,7 @@ class ProgressLog:
         self._put(task, stage_step(stage, state), "stage", progress.to_json())
 
     async def completed(self, task: UpgradeTask, result: UpgradeResult) -> None:
-        """Ends the event stream and wakes the gateway replica that waits for this upgrade."""
+        """Writes the last event and sends the result to the gateway replica that waits for it."""
         channel = redis_keys.gateway_replies(task.reply_to) if task.reply_to else None
         data = orjson.dumps({"upgradeId": task.upgrade_id})
         self._put(task, COMPLETED_STEP, "completed", data, channel, result.to_json() if channel else b"")
@@ -92,7 +93,7 @@ class ProgressLog:
     async def read(
         self, tenant_id: str, upgrade_id: str, after_step: int = 0, block_ms: int | None = None
     ) -> list[UpgradeEvent]:
-        """The events after `after_step`, oldest first; waits up to `block_ms` for the next one. RedisError when out."""
+        """Returns the events after `after_step`, oldest first, waiting up to `block_ms` for one. Raises RedisError."""
         key = redis_keys.upgrade_events(tenant_id, upgrade_id)
         answer = await self._redis.xread({key: f"{after_step}-0"}, block=block_ms)
         entries = _entries(answer)
@@ -140,28 +141,15 @@ class ProgressLog:
             if write.channel:
                 pipeline.publish(write.channel, write.reply)
         for answer in await pipeline.execute(raise_on_error=False):
-            # A step that is written already is refused with a ResponseError: that is the dedupe.
+            # Redis rejects a step that exists already with a ResponseError, which removes duplicates.
             if isinstance(answer, RedisError) and not isinstance(answer, ResponseError):
                 raise answer
 
 
-def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of the one stream in an XREAD answer, in RESP2's or RESP3's shape."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        streams = list(answer.values())
-        entries = streams[0]
-        return entries[0] if entries and isinstance(entries[0], list) else entries
-    assert isinstance(answer, list)  # noqa: S101 -- RESP2 gives [[name, entries]]
-    entries = answer[0][1]
-    return list(entries)
-
-
 class ReplyListener:
-    """Hands the results that stages publish for one gateway replica to `on_result`. Component: start and stop."""
+    """Subscribes to the replies for one gateway replica and passes each result to `on_result`. Component."""
 
-    def __init__(self, redis: "Redis", replica_id: str, on_result: Callable[[UpgradeResult], Awaitable[None]]) -> None:
+    def __init__(self, redis: Redis, replica_id: str, on_result: Callable[[UpgradeResult], Awaitable[None]]) -> None:
         self._redis = redis
         self._channel = redis_keys.gateway_replies(replica_id)
         self._on_result = on_result
@@ -199,3 +187,14 @@ class ReplyListener:
             log.warning("reply_not_understood", size=len(body))
             return
         await self._on_result(result)
+
+
+def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of the only stream in an XREAD response, which RESP2 and RESP3 shape differently."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        [entries] = answer.values()
+        return entries[0] if entries and isinstance(entries[0], list) else entries
+    assert isinstance(answer, list)  # noqa: S101 -- RESP2 returns [[name, entries]]
+    return list(answer[0][1])

@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from shared.service.recorded_stage import OneAtATime
+from shared.service.keyed_lock import KeyedLock
 
 
 async def test_the_same_key_waits_and_others_do_not() -> None:
-    turns, order, go_on = OneAtATime(), [], asyncio.Event()
+    lock, order, go_on = KeyedLock(), [], asyncio.Event()
 
     async def work(name: str, key: str) -> None:
-        async with turns.on(key):
+        async with lock.hold(key):
             order.append(f"{name} begins")
             if name == "first":
                 await go_on.wait()
@@ -22,17 +22,17 @@ async def test_the_same_key_waits_and_others_do_not() -> None:
     go_on.set()
     await asyncio.gather(first, second)
     assert order == ["first begins", "other begins", "other ends", "first ends", "second begins", "second ends"]
-    assert len(turns) == 0
+    assert len(lock) == 0
 
 
 async def test_one_who_fails_or_leaves_lets_the_next_one_in() -> None:
-    turns = OneAtATime()
+    lock = KeyedLock()
     with pytest.raises(ValueError, match="no"):
-        async with turns.on("a"):
+        async with lock.hold("a"):
             raise ValueError("no")
-    async with turns.on("a"):
-        waiting = asyncio.create_task(turns.on("a").__aenter__())
+    async with lock.hold("a"):
+        waiting = asyncio.create_task(lock.hold("a").__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-    assert len(turns) == 0
+    assert len(lock) == 0
