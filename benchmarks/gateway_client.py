@@ -1,6 +1,6 @@
 """A load client for the gateway: posts upgrades over keep-alive HTTP/1.1 connections, one at a time on each.
 
-It is written by hand, because a general HTTP client would take more CPU time than the gateway that is measured.
+It is a minimal client, to leave the CPU to the gateway that is measured.
 """
 
 import asyncio

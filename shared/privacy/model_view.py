@@ -17,9 +17,10 @@ class ModelView:
         """Raises SealBroken if the task's sealed map cannot be opened."""
         self._task = task
         self._vault = vault
-        self._reveals = task.sealed_pii is not None and not task.options.enable_pii_redaction
-        if self._reveals and task.sealed_pii is not None:
-            opened = vault.open(task.sealed_pii, tenant_id=task.tenant_id, subject_id=task.upgrade_id)
+        sealed = None if task.options.enable_pii_redaction else task.sealed_pii
+        self._reveals = sealed is not None
+        if sealed is not None:
+            opened = vault.open(sealed, tenant_id=task.tenant_id, subject_id=task.upgrade_id)
             self._placeholders = PlaceholderMap.from_json(opened)
             for kind, number in task.placeholder_counts.items():
                 self._placeholders.reserve(kind, number)

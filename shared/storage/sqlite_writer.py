@@ -139,7 +139,7 @@ class Committed(Generic[T]):
 
 
 class InlineWriter:
-    """Commits single operations on the event loop, with a connection of its own. Owned and closed by one loop."""
+    """Commits single operations on the event loop, over its own connection. Used and closed by one event loop."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

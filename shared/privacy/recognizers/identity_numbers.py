@@ -1,6 +1,6 @@
 """Finds national and tax id numbers.
 
-A number is found if it satisfies a rule of `identity_rules`, or if it stands right behind the name of an id number.
+A number is found if it satisfies a rule of `identity_rules`, or if it directly follows the name of an id number.
 """
 
 import itertools
@@ -97,7 +97,7 @@ class _Words:
         self._present: dict[IdRule, tuple[str, ...]] = {}
 
     def support(self, rule: IdRule, start: int, end: int) -> bool:
-        """Whether a word of the rule stands up to 50 characters before the number or 20 after it."""
+        """Whether a word of the rule occurs up to 50 characters before the number or 20 after it."""
         present = self._present.get(rule)
         if present is None:
             present = tuple(word for word in rule.words if word.lstrip("=") in self._lower)
@@ -163,7 +163,7 @@ def _is_valid(rule: IdRule, compact: str, text: str, words: _Words, start: int, 
 
 
 def _labelled(text: str, lower: str, atom: _Atom) -> Iterator[Span]:
-    """Yields a number of any form that stands right behind the name of an id number."""
+    """Yields a number of any form that directly follows the name of an id number."""
     if not _LETTER.search(lower, max(0, atom.start - 8), atom.start):
         return
     end = atom.end
