@@ -1,21 +1,31 @@
-"""How much an upgrade may come to use: the worst case of each stage that it goes through.
+"""Sizes of holds: the quota that an upgrade reserves before it is accepted, per stage of its itinerary.
 
-A token is at least one byte of the text it stands for, so the bytes of a text are a bound on its tokens.
+A stage holds the tokens of its input and of one answer. A second answer, after a first that was billed and could not be
+used, takes a hold of its own. Requests without an answer are not billed and hold nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.contracts.token_bounds import (
+    RECENT_MESSAGE_CHARACTERS,
+    RECENT_MESSAGES,
+    REWRITE_FRAME_TOKENS,
+    SUMMARY_FRAME_TOKENS,
+    SUMMARY_MESSAGES,
+    chunk_tokens,
+    clipped_bound,
+    query_tokens,
+    rewrite_answer_tokens,
+    token_bound,
+)
 from shared.contracts.upgrade_tasks import Stage
 
-# Templates, the schema of the answer, section marks and the request's own frame: measured at 2 to 5 KB.
-INSTRUCTION_BYTES = 6_000
-HINT_BYTES = 1_000
-QUERY_BYTES = 8_000
 QUERY_CHARACTERS_WITH_REFERENCE = 100
-CHUNK_BYTES = 5_000
-RECENT_CONVERSATION_BYTES = 100_000
-"""Six messages of 4,000 characters of at most 4 bytes, with their roles."""
+_MESSAGES_IN_REFERENCE = 2
+_MESSAGE_FRAME_TOKENS = 4
+_EMBEDDING_REQUESTS = 2
+"""A request whose answer has no vectors is billed, and made once more."""
 
 
 @dataclass(frozen=True)
@@ -31,59 +41,69 @@ NOTHING = HoldSize(0, 0, 0)
 
 
 @dataclass(frozen=True)
-class ModelBounds:
-    """What the stages are allowed: the longest answers in tokens, and the most requests that one call can make."""
+class AnswerLimits:
+    """The most tokens that the stages are configured to let the model answer with."""
 
     summary_tokens: int
     rewrite_tokens: int
-    requests_per_call: int
 
 
 @dataclass(frozen=True)
 class UpgradeInput:
-    """What an upgrade gives its stages: sizes in bytes, the prompt's length in characters."""
+    """What the stages of one upgrade read: the prompt, the messages of the conversation, at most so many chunks."""
 
     itinerary: Sequence[Stage]
-    prompt_bytes: int
-    prompt_characters: int
-    history_bytes: int
-    documents: int
+    prompt: str
+    messages: Sequence[str]
+    chunks: int
 
 
 def sum_of_stages(shares: Mapping[Stage, HoldSize]) -> HoldSize:
-    """One upgrade, and on the other meters the most that its stages can spend together."""
+    """One upgrade, and the tokens and embeddings of all stages."""
     tokens, embeddings = sum(s.tokens for s in shares.values()), sum(s.embeddings for s in shares.values())
     return HoldSize(upgrades=1, tokens=tokens, embeddings=embeddings)
 
 
-def stage_holds(given: UpgradeInput, bounds: ModelBounds) -> dict[Stage, HoldSize]:
-    """The most that each stage of the itinerary can spend."""
-    return {stage: _stage_hold(stage, given, bounds) for stage in given.itinerary}
+def stage_holds(given: UpgradeInput, limits: AnswerLimits) -> dict[Stage, HoldSize]:
+    """The most that each stage of the itinerary can use."""
+    return {stage: _stage_hold(stage, given, limits) for stage in given.itinerary}
 
 
-def _stage_hold(stage: Stage, given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
+def larger_holds(one: Mapping[Stage, HoldSize], other: Mapping[Stage, HoldSize]) -> dict[Stage, HoldSize]:
+    """For each stage the larger amounts. Both are of the same itinerary."""
+    return {
+        stage: HoldSize(0, max(a.tokens, other[stage].tokens), max(a.embeddings, other[stage].embeddings))
+        for stage, a in one.items()
+    }
+
+
+def _stage_hold(stage: Stage, given: UpgradeInput, limits: AnswerLimits) -> HoldSize:
     if stage is Stage.SUMMARIZER:
-        return HoldSize(0, _call(given.history_bytes + 2 * bounds.summary_tokens, bounds.summary_tokens, bounds), 0)
+        read = [_MESSAGE_FRAME_TOKENS + token_bound(text) for text in given.messages[-SUMMARY_MESSAGES:]]
+        previous = limits.summary_tokens
+        return HoldSize(0, SUMMARY_FRAME_TOKENS + sum(read) + previous + limits.summary_tokens, 0)
     if stage is Stage.RAG:
-        requests = _queries(given) * bounds.requests_per_call
-        return HoldSize(0, requests * QUERY_BYTES, requests)
-    return HoldSize(0, _call(_rewrite_input(given, bounds), bounds.rewrite_tokens, bounds), 0)
+        queries = _queries(given, limits)
+        return HoldSize(0, _EMBEDDING_REQUESTS * sum(queries), len(queries))
+    answer = min(limits.rewrite_tokens, rewrite_answer_tokens(given.prompt, given.messages))
+    return HoldSize(0, _rewrite_input(given, limits) + answer, 0)
 
 
-def _rewrite_input(given: UpgradeInput, bounds: ModelBounds) -> int:
-    conversation = min(given.history_bytes, RECENT_CONVERSATION_BYTES)
-    # A summary is written down again as JSON, which can cost its tokens once more.
-    summary = 2 * bounds.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
-    documents = given.documents * CHUNK_BYTES if Stage.RAG in given.itinerary else 0
-    return given.prompt_bytes + conversation + summary + documents
+def _rewrite_input(given: UpgradeInput, limits: AnswerLimits) -> int:
+    recent = [
+        _MESSAGE_FRAME_TOKENS + clipped_bound(text, RECENT_MESSAGE_CHARACTERS)
+        for text in given.messages[-RECENT_MESSAGES:]
+    ]
+    summary = limits.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
+    chunks = given.chunks * chunk_tokens(given.prompt) if Stage.RAG in given.itinerary else 0
+    return REWRITE_FRAME_TOKENS + token_bound(given.prompt) + sum(recent) + summary + chunks
 
 
-def _call(input_bytes: int, answer_tokens: int, bounds: ModelBounds) -> int:
-    """All requests of one call; the one that repairs an answer is given that answer and a hint besides."""
-    request = INSTRUCTION_BYTES + input_bytes + answer_tokens
-    return request * bounds.requests_per_call + answer_tokens + HINT_BYTES
-
-
-def _queries(given: UpgradeInput) -> int:
-    """A short prompt within a conversation is also searched for together with what it refers to."""
-    return 2 if given.history_bytes and given.prompt_characters <= QUERY_CHARACTERS_WITH_REFERENCE else 1
+def _queries(given: UpgradeInput, limits: AnswerLimits) -> list[int]:
+    """The tokens of each query. A short prompt in a conversation is also searched for with what it refers to."""
+    prompt = query_tokens(given.prompt)
+    if not given.messages or len(given.prompt) > QUERY_CHARACTERS_WITH_REFERENCE:
+        return [prompt]
+    summary = limits.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
+    said = sorted(query_tokens(text) for text in given.messages)[-_MESSAGES_IN_REFERENCE:]
+    return [prompt, prompt + max(summary, sum(said))]

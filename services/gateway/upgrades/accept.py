@@ -11,18 +11,18 @@ from services.gateway.http.problems import IDEMPOTENCY_WINDOW, IdempotencyKeyReu
 from services.gateway.identity.caller import Caller
 from services.gateway.quota.admission import Admission, Admissions, Claim, Hold, Rate
 from services.gateway.quota.held_work import WORK_ENDS_WITHIN
-from services.gateway.quota.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.holds import AnswerLimits, HoldSize, UpgradeInput, larger_holds, stage_holds, sum_of_stages
 from services.gateway.quota.recording import RECORD_WITHIN_SECONDS, record_in_time
 from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, StageHold, StoredHold
 from shared.contracts.contract import new_id, now_utc, period_of
 from shared.contracts.problems import UNAVAILABLE
+from shared.contracts.token_bounds import fits_the_rewrite
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.privacy.redaction import PlaceholderMap, redact_all
 from shared.privacy.sealing import Vault
 
 _REDACTED_IN_THREAD_CHARACTERS = 20_000
-_MESSAGE_FRAME = 16
 
 
 async def redacted(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str, list[ConversationMessage]]:
@@ -32,20 +32,15 @@ async def redacted(request: UpgradeRequest, placeholders: PlaceholderMap) -> tup
     return _redact(request, placeholders)
 
 
-def input_of(request: UpgradeRequest, task: UpgradeTask) -> UpgradeInput:
-    """Sizes as a stage may see them: with placeholders or, where redaction is off, with the values."""
-    history = [*zip(request.conversation_history, task.conversation_history, strict=True)]
-    return UpgradeInput(
-        itinerary=task.itinerary,
-        prompt_bytes=max(_bytes(request.user_prompt), _bytes(task.user_prompt)),
-        prompt_characters=min(len(request.user_prompt), len(task.user_prompt)),
-        history_bytes=sum(_MESSAGE_FRAME + max(_bytes(a.content), _bytes(b.content)) for a, b in history),
-        documents=request.options.rag_top_k,
-    )
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def hold_of_stages(request: UpgradeRequest, task: UpgradeTask, limits: AnswerLimits) -> dict[Stage, HoldSize]:
+    """What each stage holds. Where redaction is off, the model reads the values that stand behind placeholders."""
+    redacted_texts = [message.content for message in task.conversation_history]
+    chunks = request.options.rag_top_k
+    shares = stage_holds(UpgradeInput(task.itinerary, task.user_prompt, redacted_texts, chunks), limits)
+    if request.options.enable_pii_redaction or not task.placeholder_counts:
+        return shares
+    texts = [message.content for message in request.conversation_history]
+    return larger_holds(shares, stage_holds(UpgradeInput(task.itinerary, request.user_prompt, texts, chunks), limits))
 
 
 def _characters(request: UpgradeRequest) -> int:
@@ -123,7 +118,7 @@ class AcceptUpgrade:
         admissions: Admissions,
         documents: TenantDocuments,
         vault: Vault,
-        bounds: ModelBounds,
+        limits: AnswerLimits,
         deadline_seconds: float,
         replica_id: str,
         clock: Callable[[], datetime] = now_utc,
@@ -132,7 +127,7 @@ class AcceptUpgrade:
         self._admissions = admissions
         self._documents = documents
         self._vault = vault
-        self._bounds = bounds
+        self._limits = limits
         self._deadline = timedelta(seconds=deadline_seconds)
         self._replica_id = replica_id
         self._clock = clock
@@ -261,7 +256,7 @@ class AcceptUpgrade:
             reply_to=self._replica_id,
             itinerary=itinerary,
         )
-        shares = stage_holds(input_of(request, task), self._bounds)
+        shares = hold_of_stages(request, task, self._limits)
         size = sum_of_stages(shares)
         record = AcceptedRecord(
             upgrade_id=upgrade_id,
@@ -292,7 +287,8 @@ class AcceptUpgrade:
 
     async def _itinerary(self, caller: Caller, request: UpgradeRequest) -> list[Stage]:
         stages = []
-        if request.conversation_history and request.options.enable_summarization:
+        messages = [message.content for message in request.conversation_history]
+        if request.options.enable_summarization and not fits_the_rewrite(messages):
             stages.append(Stage.SUMMARIZER)
         if request.options.enable_rag and await self._documents.exist(caller.tenant_id):
             stages.append(Stage.RAG)

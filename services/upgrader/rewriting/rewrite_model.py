@@ -19,8 +19,9 @@ from services.upgrader.rewriting.rewrite import (
     RewriteRequest,
 )
 from shared.contracts.problems import WarningCode
+from shared.contracts.token_bounds import rewrite_answer_tokens
 from shared.contracts.upgrade_results import PromptVersion
-from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk
+from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk, UpgradeTask
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.sections import render_sections
@@ -76,7 +77,7 @@ class LlmRewriteModel(RewriteModel):
                 operation=OPERATION,
                 messages=messages,
                 output=PromptRewrite,
-                max_tokens=self._max_tokens,
+                max_tokens=min(self._max_tokens, _answer_tokens(request.task)),
                 temperature=self._temperature,
                 deadline=request.task.deadline - reserve,
                 repairs=0 if repair else 1,
@@ -117,6 +118,10 @@ def instructions_for(request: RewriteRequest) -> str:
             "has_documents": bool(request.documents),
         },
     )
+
+
+def _answer_tokens(task: UpgradeTask) -> int:
+    return rewrite_answer_tokens(task.user_prompt, [message.content for message in task.conversation_history])
 
 
 @cache
