@@ -22,12 +22,13 @@ from services.gateway.quota.admission import (
 from services.gateway.quota.held_work import LOOK_AGAIN, EndedWork, HeldWork
 from services.gateway.quota.rebuild import Rebuild, RebuildFailed
 from services.gateway.quota.redis_scripts import AdmissionUnavailable
+from services.gateway.quota.room_queue import WAIT_SECONDS, RoomQueue
 from services.gateway.quota.settlement import Settlement
 from services.gateway.quota.state import AdmissionState
 from services.gateway.quota.usage_client import UsageUnavailable
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
-from shared.contracts.quota import QuotaPeriod
+from shared.contracts.quota import Meter, QuotaPeriod
 from shared.observability.logs import get_logger
 from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
@@ -42,6 +43,7 @@ _MOST_IN_BACKGROUND = 5_000
 _COLD_ATTEMPTS = 3
 _HELD_PAUSE_SECONDS = 5
 _OLD_AFTER_SECONDS = 30.0
+_PART_OF_TIME_TO_WAIT = 0.1
 
 log = get_logger(__name__)
 
@@ -63,6 +65,7 @@ class QuotaAdmissions:
         self._settlement = settlement
         self._accepted_per_minute = accepted_per_minute
         self._clock = clock
+        self._room = RoomQueue()
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None: ...
@@ -76,6 +79,8 @@ class QuotaAdmissions:
     async def admit(self, hold: Hold) -> Admission:
         """Takes the hold, unless its key is claimed. Raises ProblemError and takes nothing."""
         answer, at = await self._decide(hold, self._accepted_per_minute)
+        if _only_holds_are_in_the_way(answer, hold):
+            answer, at = await self._when_there_is_room(hold, answer, at)
         rate = Rate.of(answer.rate, self._accepted_per_minute)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict == "replay":
@@ -159,6 +164,18 @@ class QuotaAdmissions:
                 if answer.verdict != "cold":
                     return answer, at
         raise _unavailable()
+
+    async def _when_there_is_room(self, hold: Hold, answer: Admitted, at: float) -> tuple[Admitted, float]:
+        """The answer once the hold fits, or the last refusal. Takes at most a part of the upgrade's own time."""
+
+        async def ask_again() -> bool:
+            nonlocal answer, at
+            answer, at = await self._decide(hold, self._accepted_per_minute)
+            return not _only_holds_are_in_the_way(answer, hold)
+
+        left = (hold.expires_at - self._clock()).total_seconds()
+        await self._room.wait(hold.tenant_id, hold.period, min(WAIT_SECONDS, left * _PART_OF_TIME_TO_WAIT), ask_again)
+        return answer, at
 
     async def _admit(self, hold: Hold, most_accepted: int) -> Admitted:
         """Asks once. Where no answer came to what was sent, whatever was taken is given back."""
@@ -257,12 +274,25 @@ class QuotaAdmissions:
         return _quota_exceeded(answer.meter, need, hold.period, self._clock(), headers)
 
 
+def _only_holds_are_in_the_way(answer: Admitted, hold: Hold) -> bool:
+    """Whether the hold does not fit now, and may fit when open holds become what was used.
+
+    An upgrade that ends becomes one used upgrade: on that meter nothing is won by waiting.
+    """
+    if answer.verdict != "quota_exceeded" or answer.meter is None or answer.meter.meter is Meter.UPGRADES:
+        return False
+    return _fits_without_holds(answer.meter, getattr(hold.size, answer.meter.meter.value))
+
+
+def _fits_without_holds(meter: MeterState, need: int) -> bool:
+    return meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
+
+
 def _quota_exceeded(meter: MeterState, need: int, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
     """The refusal that says which meter has no room, and when it starts anew."""
     resets_at = QuotaPeriod.of(period).end
     # What is held may be given back any moment; what is used stays until the month is over.
-    may_fit = meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
-    wait = _HELD_PAUSE_SECONDS if may_fit else max(1, round((resets_at - now).total_seconds()))
+    wait = _HELD_PAUSE_SECONDS if _fits_without_holds(meter, need) else max(1, round((resets_at - now).total_seconds()))
     return ProblemError(
         QUOTA_EXCEEDED,
         f"The {meter.meter} of this month do not suffice for this request.",
