@@ -37,6 +37,7 @@ from shared.messaging.publish.progress import ProgressLog, ReplyListener
 from shared.messaging.topics import create_topics
 from shared.service.process import Periodic
 from shared.service.recorded_stage import RecordedStage
+from shared.service.repair_holds import OpenRepairHolds
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import setup
 from shared.storage.opening import open_redis
@@ -228,7 +229,7 @@ class StageHop:
         self._outbox = FactOutbox(records, self._parts.producer, _SettledLedger())
         self._sweep = Periodic("fact sweep", self._outbox.sweep_all, FACT_SWEEP_SECONDS)
         self._handler: EndingStage | RecordedStage = (
-            EndingStage(Results(self._outbox), _NoModel(), self._parts.progress)
+            EndingStage(Results(self._outbox), _NoModel(), OpenRepairHolds(), self._parts.progress)
             if ends
             else RecordedStage(
                 stage=self._stage,

@@ -9,6 +9,7 @@ from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
 from services.upgrader.settings import UpgraderSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.topics import REWRITE
+from shared.contracts.upgrade_tasks import Stage
 from shared.llm.client import ModelClient
 from shared.messaging.consume.stage_runner import StageRunner
 from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS, FactOutbox
@@ -19,6 +20,7 @@ from shared.service.app import ServiceApp
 from shared.service.http import internal_app
 from shared.service.ledger_client import LedgerClient
 from shared.service.process import Periodic
+from shared.service.repair_holds import GatewayRepairHolds
 from shared.service.telemetry import setup
 from shared.storage.opening import open_database, open_redis
 
@@ -40,8 +42,9 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
     results = Results(outbox)
     client = ModelClient(settings)
     vault = Vault.from_settings(settings)
-    model = LlmRewriteModel(client, vault, settings.upgrader_max_tokens, settings.upgrader_temperature)
-    stage = EndingStage(results, model, progress)
+    repair_holds = GatewayRepairHolds(Stage.UPGRADER, settings.gateway_url, token)
+    model = LlmRewriteModel(client, vault, repair_holds, settings.upgrader_max_tokens, settings.upgrader_temperature)
+    stage = EndingStage(results, model, repair_holds, progress)
     runner = StageRunner(
         settings=settings,
         topic=REWRITE,
@@ -63,5 +66,16 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         port=settings.upgrader_port,
         grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
-        components=(LanguageModelLoading(), database, progress, producer, ledger, client, facts, expiry, runner),
+        components=(
+            LanguageModelLoading(),
+            database,
+            progress,
+            producer,
+            ledger,
+            client,
+            repair_holds,
+            facts,
+            expiry,
+            runner,
+        ),
     )

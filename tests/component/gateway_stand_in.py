@@ -14,12 +14,13 @@ from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, SpentEvent
 
 
 class GatewayStandIn:
-    """One real server. `room` is how many embeddings it still gives out, None for any number."""
+    """One real server. It gives out holds of at most `room` embeddings and `token_room` tokens; None is any number."""
 
     def __init__(self) -> None:
         self.taken: dict[str, EmbeddingsHold] = {}
         self.ended: dict[str, list[SpentEvent]] = {}
         self.room: int | None = None
+        self.token_room: int | None = None
         self.out = False
         self.port = free_port()
 
@@ -36,6 +37,9 @@ class GatewayStandIn:
                 return Response(status_code=503)
             if self.room is not None and hold.embeddings > self.room:
                 body = {"code": "quota_exceeded", "meter": "embeddings", "limit": 9, "used": 9, "held": 0}
+                return JSONResponse(body, 429, media_type=PROBLEM_MEDIA_TYPE)
+            if self.token_room is not None and hold.tokens > self.token_room:
+                body = {"code": "quota_exceeded", "meter": "tokens", "limit": 9, "used": 9, "held": 0}
                 return JSONResponse(body, 429, media_type=PROBLEM_MEDIA_TYPE)
             self.taken[hold.hold_id] = hold
             return Response(status_code=204)
