@@ -36,6 +36,7 @@ from shared.messaging.publish.progress import ProgressLog, ReplyListener
 from shared.messaging.topics import create_topics
 from shared.service.process import Periodic
 from shared.service.recorded_stage import RecordedStage
+from shared.service.repair_holds import OpenRepairHolds
 from shared.service.settings import ObservabilitySettings
 from shared.service.telemetry import setup
 from shared.storage.opening import open_redis
@@ -250,7 +251,7 @@ class StageHop:
     def _ending_stage(self) -> EndingStage:
         results = Results(self._outbox)
         ladder = Ladder(_NoModel(), results, fallback=None, cached_for=timedelta())
-        return EndingStage(results, ladder, self._parts.progress)
+        return EndingStage(results, ladder, OpenRepairHolds(), self._parts.progress)
 
     async def start(self) -> None:
         await self._parts.start()

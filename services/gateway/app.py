@@ -23,7 +23,7 @@ from services.gateway.quota.document_holds import DOCUMENT_HOLDS, DocumentHolds,
 from services.gateway.quota.due_holds import DueHolds
 from services.gateway.quota.failed_authentications import FailedAuthentications
 from services.gateway.quota.held_work import UnfinishedWork
-from services.gateway.quota.holds import ModelBounds
+from services.gateway.quota.holds import AnswerLimits
 from services.gateway.quota.plan_routes import AdminRoutes, DemoPlan
 from services.gateway.quota.quota_admissions import QuotaAdmissions
 from services.gateway.quota.rebuild import Rebuild
@@ -139,11 +139,7 @@ def build_app(settings: GatewaySettings) -> ServiceApp:
         admissions=admissions,
         documents=documents,
         vault=vault,
-        bounds=ModelBounds(
-            summary_tokens=settings.summarizer_max_tokens,
-            rewrite_tokens=settings.upgrader_max_tokens,
-            requests_per_call=settings.model_attempts + 1,
-        ),
+        limits=AnswerLimits(summary_tokens=settings.summarizer_max_tokens, rewrite_tokens=settings.upgrader_max_tokens),
         deadline_seconds=settings.upgrade_deadline_seconds,
         replica_id=replica_id,
     )

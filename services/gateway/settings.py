@@ -50,8 +50,7 @@ class GatewaySettings(KafkaSettings, StorageSettings, PrivacySettings, Observabi
     trusted_proxies: str = Field(
         default="", description="proxies (addresses and networks) whose X-Forwarded-For is trusted, comma-separated"
     )
-    # Also settings of the stages: the hold of an upgrade covers what they may use.
-    model_attempts: int = Field(default=3, ge=1, le=10, description="requests per call, without its repair")
+    # Also settings of the stages: the hold of an upgrade covers the longest answers that they ask for.
     summarizer_max_tokens: int = Field(default=600, ge=64, le=8000, description="longest summary, in model tokens")
     upgrader_max_tokens: int = Field(default=2000, ge=64, le=32000, description="longest rewrite, in model tokens")
     summarizer_url: str = Field(default="http://127.0.0.1:8081", description="base URL of the summarizer")

@@ -20,6 +20,7 @@ from shared.service.http import internal_app
 from shared.service.ledger_client import LedgerClient
 from shared.service.process import Periodic
 from shared.service.recorded_stage import RecordedStage, expire_outputs, spent_route
+from shared.service.repair_holds import GatewayRepairHolds
 from shared.service.telemetry import setup
 from shared.storage.opening import open_database, open_redis
 
@@ -43,7 +44,8 @@ def build_app(settings: SummarizerSettings) -> ServiceApp:
         database.collection(SUMMARIES), min(keep, timedelta(days=settings.summarizer_cache_days))
     )
     client = ModelClient(settings)
-    model = LlmSummaryModel(client, Vault.from_settings(settings), settings.summarizer_max_tokens)
+    repair_holds = GatewayRepairHolds(Stage.SUMMARIZER, settings.gateway_url, token)
+    model = LlmSummaryModel(client, Vault.from_settings(settings), repair_holds, settings.summarizer_max_tokens)
     # A summary by other instructions or another model is another summary.
     version = f"{settings.openai_model}\n{INSTRUCTIONS}"
     stage = RecordedStage(
@@ -75,5 +77,5 @@ def build_app(settings: SummarizerSettings) -> ServiceApp:
         http=internal_app(
             telemetry, internal_token=token, routers=[erasure_routes(cache, outputs), spent_route(outputs)]
         ),
-        components=(database, progress, producer, ledger, client, cache, facts, expiry, runner),
+        components=(database, progress, producer, ledger, client, repair_holds, cache, facts, expiry, runner),
     )

@@ -20,4 +20,5 @@ class SummarizerSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacyS
     )
     result_retention_days: int = Field(default=30, ge=1, le=3650, description="how long upgrades can be read")
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")
+    gateway_url: str = Field(default="http://127.0.0.1:8080", description="base URL of the gateway, for its holds")
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")

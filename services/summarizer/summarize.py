@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shared.contracts.contract import now_utc
 from shared.contracts.problems import WarningCode
+from shared.contracts.token_bounds import SUMMARY_MESSAGES
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,
     ConversationMessage,
@@ -20,7 +21,6 @@ from shared.contracts.upgrade_tasks import (
 )
 from shared.service.recorded_stage import StageWork
 
-WINDOW_MESSAGES = 10
 COMPONENT = "summarizer"
 SHARE_OF_TIME = 0.4
 """Of the time that is left until the deadline: a model that hangs here must not cost the stages behind it theirs."""
@@ -82,13 +82,13 @@ async def summarize(
     """The summarizer's output for one upgrade. A model that is out costs the summary, not the upgrade."""
     history = task.conversation_history
     keys = conversation_keys(history, version)
-    cached = await cache.find(task.tenant_id, keys[-WINDOW_MESSAGES - 1 :])
+    cached = await cache.find(task.tenant_id, keys[-SUMMARY_MESSAGES - 1 :])
     covered = next((length for length in range(len(keys), 0, -1) if keys[length - 1] in cached), 0)
     previous = cached[keys[covered - 1]] if covered else None
     if previous is not None and covered == len(history):
         hit = ComponentUsage(component=COMPONENT, operation="summarize", cache_hit=True)
         return StageOutput(stage=Stage.SUMMARIZER, summary=previous, usage=[hit])
-    unread = history[covered:][-WINDOW_MESSAGES:]
+    unread = history[covered:][-SUMMARY_MESSAGES:]
     try:
         made = await model.summarize(task, previous, unread, clock() + (task.deadline - clock()) * SHARE_OF_TIME)
     except SummaryFailed as failure:

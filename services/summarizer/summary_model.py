@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 
 import orjson
@@ -15,6 +16,7 @@ from shared.llm.sections import render_sections
 from shared.llm.usage import component_usage, usage_warnings
 from shared.privacy.model_view import ModelView
 from shared.privacy.sealing import Vault
+from shared.service.repair_holds import RepairHolds
 
 INSTRUCTIONS = (files("services.summarizer") / "templates" / "summarizer.md").read_text(encoding="utf-8")
 
@@ -32,9 +34,10 @@ class ConversationSummary(BaseModel):
 class LlmSummaryModel(SummaryModel):
     """`SummaryModel` over an OpenAI-compatible API."""
 
-    def __init__(self, client: ModelClient, vault: Vault, max_tokens: int) -> None:
+    def __init__(self, client: ModelClient, vault: Vault, repair_holds: RepairHolds, max_tokens: int) -> None:
         self._client = client
         self._vault = vault
+        self._repair_holds = repair_holds
         self._max_tokens = max_tokens
 
     async def summarize(
@@ -56,6 +59,7 @@ class LlmSummaryModel(SummaryModel):
                 max_tokens=self._max_tokens,
                 temperature=0.0,
                 deadline=deadline,
+                may_repair=partial(self._repair_holds.take, task),
             )
         except ModelError as error:
             usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None

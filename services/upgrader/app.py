@@ -9,6 +9,7 @@ from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
 from services.upgrader.settings import UpgraderSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.topics import REWRITE
+from shared.contracts.upgrade_tasks import Stage
 from shared.llm.client import ModelClient
 from shared.messaging.consume.stage_runner import StageRunner
 from shared.messaging.publish.outbox import FACT_SWEEP_SECONDS, FactOutbox
@@ -19,6 +20,7 @@ from shared.service.app import ServiceApp
 from shared.service.http import internal_app
 from shared.service.ledger_client import LedgerClient
 from shared.service.process import Periodic
+from shared.service.repair_holds import GatewayRepairHolds
 from shared.service.telemetry import setup
 from shared.storage.opening import open_database, open_redis
 
@@ -40,16 +42,21 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
     results = Results(outbox)
     client = ModelClient(settings)
     vault = Vault.from_settings(settings)
-    model = LlmRewriteModel(client, vault, settings.upgrader_max_tokens, settings.upgrader_temperature)
+    repair_holds = GatewayRepairHolds(Stage.UPGRADER, settings.gateway_url, token)
+
+    def model_of(asked: ModelClient) -> LlmRewriteModel:
+        limits = settings.upgrader_max_tokens, settings.upgrader_temperature
+        return LlmRewriteModel(asked, vault, repair_holds, *limits)
+
     second = settings.fallback_model()
     fallback_client = ModelClient(second, name="fallback") if second is not None else None
-    fallback = (
-        LlmRewriteModel(fallback_client, vault, settings.upgrader_max_tokens, settings.upgrader_temperature)
-        if fallback_client is not None
-        else None
+    ladder = Ladder(
+        model_of(client),
+        results,
+        fallback=model_of(fallback_client) if fallback_client is not None else None,
+        cached_for=timedelta(hours=settings.cached_answer_max_age_hours),
     )
-    cached_for = timedelta(hours=settings.cached_answer_max_age_hours)
-    stage = EndingStage(results, Ladder(model, results, fallback=fallback, cached_for=cached_for), progress)
+    stage = EndingStage(results, ladder, repair_holds, progress)
     runner = StageRunner(
         settings=settings,
         topic=REWRITE,
@@ -72,7 +79,7 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         grace_seconds=settings.shutdown_grace_seconds,
         http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
         components=(
-            *(LanguageModelLoading(), database, progress, producer, ledger, client),
+            *(LanguageModelLoading(), database, progress, producer, ledger, client, repair_holds),
             *((fallback_client,) if fallback_client is not None else ()),
             *(facts, expiry, runner),
         ),

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from services.upgrader.reading.language import detect_language
 from services.upgrader.results import CachedAnswer, RecordedEnd, Results
 from services.upgrader.rewriting.rewrite import (
+    COMPONENT,
     RESERVE_SECONDS,
     Rewrite,
     RewriteFailed,
@@ -28,6 +29,7 @@ from services.upgrader.rewriting.rewrite import (
 )
 from shared.contracts.contract import now_utc
 from shared.contracts.problems import WarningCode
+from shared.contracts.quota import SpentEvent
 from shared.contracts.upgrade_results import UpgradeError, UpgradeResult, UpgradeStatus
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,
@@ -38,11 +40,13 @@ from shared.contracts.upgrade_tasks import (
     UpgradeTask,
     UpgradeWarning,
 )
+from shared.contracts.usage import UsageRecorded
 from shared.messaging.cloudevents import Envelope
 from shared.messaging.errors import Unprocessable
 from shared.messaging.publish.progress import ProgressLog
 from shared.observability.metrics import UPGRADE_STEPS
 from shared.service.keyed_lock import KeyedLock
+from shared.service.repair_holds import RepairHolds
 
 _WARNING_OF_REASON = {
     GiveUpReason.DEADLINE: WarningCode.DEADLINE_EXCEEDED,
@@ -189,9 +193,10 @@ def original_after_give_up(task: UpgradeTask, given_up: GivenUp, language: str, 
 class EndingStage:
     """The last stage: records the one end of each upgrade and tells whoever waits for it."""
 
-    def __init__(self, results: Results, ladder: Ladder, progress: ProgressLog) -> None:
+    def __init__(self, results: Results, ladder: Ladder, repair_holds: RepairHolds, progress: ProgressLog) -> None:
         self._results = results
         self._ladder = ladder
+        self._repair_holds = repair_holds
         self._progress = progress
         self._upgrade_lock = KeyedLock()
         self._turns = asyncio.Semaphore(_AT_WORK_BESIDE_THE_MODEL)
@@ -215,6 +220,7 @@ class EndingStage:
                 latency_ms = end.result.usage[-1].latency_ms if end.result.usage else 0
                 await self._progress.stage(task, Stage.UPGRADER, "finished", latency_ms)
                 await self._publish(task, end)
+            await self._repair_holds.end(task.upgrade_id, _spent_on_rewrite(task, end.result))
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
         """Ends the upgrade without the model, unless it has ended already."""
@@ -280,6 +286,15 @@ def _merged(warnings: Sequence[UpgradeWarning]) -> list[UpgradeWarning]:
     for warning in warnings:
         by_code.setdefault(warning.code, warning)
     return list(by_code.values())
+
+
+def _spent_on_rewrite(task: UpgradeTask, result: UpgradeResult) -> SpentEvent | None:
+    """What the upgrader's recorded usage event counts; None when the end has none."""
+    used = next((item for item in result.usage if item.component == COMPONENT), None)
+    if used is None:
+        return None
+    event = UsageRecorded.for_task(task, used, 0, result.completed_at)
+    return SpentEvent(event_id=event.event_id, tokens=used.tokens_in + used.tokens_out)
 
 
 def _task_of(envelope: Envelope) -> UpgradeTask:

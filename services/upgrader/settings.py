@@ -34,6 +34,7 @@ class UpgraderSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySet
         default=None, min_length=1, validation_alias="OPENAI_FALLBACK_MODEL", description="the second model's name"
     )
     internal_token: SecretStr = Field(description="secret that services show each other on internal HTTP")
+    gateway_url: str = Field(default="http://127.0.0.1:8080", description="base URL of the gateway, for its holds")
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")
 
     def fallback_model(self) -> ModelSettings | None:

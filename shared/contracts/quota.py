@@ -154,7 +154,10 @@ class TenantStanding(Contract):
 
 # gateway: POST /internal/holds/embeddings (EmbeddingsHold) -> 204, or 429 quota_exceeded; the same id twice is one hold
 class EmbeddingsHold(Contract):
-    """The most that one attempt to index a document, or one search, may use. `holdId` identifies the attempt."""
+    """The most that one attempt to index a document, one search, or one repair of a model's answer may use.
+
+    `holdId` identifies the attempt. A repair holds tokens only.
+    """
 
     hold_id: str
     tenant_id: str

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from shared.llm import completions
 from shared.llm.breaker import ModelBreaker
+from shared.llm.completions import MayRepair, always
 from shared.llm.dialect import ChatMessage, ChatRequest
 from shared.llm.measuring import Outcome, measured
 from shared.llm.sending import Call, Clock, Requests
@@ -109,12 +110,12 @@ class ModelClient:
         max_tokens: int,
         temperature: float,
         deadline: datetime,
-        repairs: int = 1,
+        may_repair: MayRepair = always,
     ) -> Completion[T]:
-        """The answer as an `output`; where it is none, asked for once more, unless `repairs` is 0. See the class."""
+        """The answer as an `output`; where it is none, asked for once more if `may_repair`. See the class."""
         request = ChatRequest(self._settings.openai_model, messages, output, max_tokens, temperature)
         with self._call(operation, request.model, deadline) as (requests, call, outcome):
-            value = await completions.complete(requests, request, output, call, outcome, repairs=repairs)
+            value = await completions.complete(requests, request, output, call, outcome, may_repair)
             return Completion(value, call.spending.usage(), outcome.repaired)
 
     async def embed(self, texts: Sequence[str], *, operation: str, deadline: datetime) -> Embedded:

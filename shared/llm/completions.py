@@ -1,13 +1,15 @@
 """Calls of the model: chat completions as instances of a class, and embeddings in batches of bounded size."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TypeVar
 
 from pydantic import BaseModel
 
+from shared.contracts.token_bounds import token_bound
 from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat, read_embeddings
-from shared.llm.dialect import ChatMessage, ChatRequest
+from shared.llm.dialect import ChatMessage, ChatRequest, schema_instruction
 from shared.llm.errors import ModelAnswerInvalid, ModelRefused
 from shared.llm.lenient_json import NotTheOutput, read_output
 from shared.llm.measuring import Outcome
@@ -16,9 +18,32 @@ from shared.llm.usage import count_request
 
 T = TypeVar("T", bound=BaseModel)
 
+MayRepair = Callable[[int], Awaitable[bool]]
+"""Whether the model may be asked once more, with a request that uses at most so many tokens."""
+
 _CHAT_PATH = "/chat/completions"
 _LONGEST_ANSWER = 65_536
 _CHARACTERS_OF_A_TOKEN = 16
+
+
+async def always(tokens: int) -> bool:
+    """Allows every repair."""
+    return True
+
+
+async def never(tokens: int) -> bool:
+    """Allows no repair."""
+    return False
+
+
+def most_tokens(messages: Sequence[ChatMessage], output: type[BaseModel], max_tokens: int) -> int:
+    """The bound of what a request with these messages uses, its answer included."""
+    return sum(token_bound(message.content) for message in messages) + _schema_tokens(output) + max_tokens
+
+
+@cache
+def _schema_tokens(output: type[BaseModel]) -> int:
+    return token_bound(schema_instruction(output))
 
 
 class _Unusable(Exception):
@@ -32,16 +57,16 @@ class _Unusable(Exception):
 
 
 async def complete(
-    requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, *, repairs: int = 1
+    requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, may_repair: MayRepair
 ) -> T:
-    """The answer to `request` as an `output`, asked for once more when `repairs` allows it. Raises a ModelError."""
+    """The answer to `request` as an `output`, asked for once more when `may_repair` allows it. Raises a ModelError."""
     try:
         return await _ask(requests, request, output, call)
     except _Unusable as unusable:
-        if not repairs:
+        messages = _with_hint(request.messages, unusable)
+        if not await may_repair(most_tokens(messages, output, request.max_tokens)):
             raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
         outcome.repaired = True
-        messages = _with_hint(request.messages, unusable)
     try:
         return await _ask(requests, replace(request, messages=messages), output, call)
     except _Unusable as unusable:

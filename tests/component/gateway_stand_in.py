@@ -13,12 +13,13 @@ from tests.http_server import served
 
 
 class GatewayStandIn:
-    """A real HTTP server. `room` is the number of embeddings that it still grants, None for any number."""
+    """A real HTTP server that grants holds of at most `room` embeddings and `token_room` tokens; None: any number."""
 
     def __init__(self) -> None:
         self.taken: dict[str, EmbeddingsHold] = {}
         self.ended: dict[str, list[SpentEvent]] = {}
         self.room: int | None = None
+        self.token_room: int | None = None
         self.out = False
         self.port = free_port()
 
@@ -35,6 +36,9 @@ class GatewayStandIn:
                 return Response(status_code=503)
             if self.room is not None and hold.embeddings > self.room:
                 body = {"code": "quota_exceeded", "meter": "embeddings", "limit": 9, "used": 9, "held": 0}
+                return JSONResponse(body, 429, media_type=PROBLEM_MEDIA_TYPE)
+            if self.token_room is not None and hold.tokens > self.token_room:
+                body = {"code": "quota_exceeded", "meter": "tokens", "limit": 9, "used": 9, "held": 0}
                 return JSONResponse(body, 429, media_type=PROBLEM_MEDIA_TYPE)
             self.taken[hold.hold_id] = hold
             return Response(status_code=204)

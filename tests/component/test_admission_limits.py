@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared.contracts.quota import Meter, Plan
 from shared.contracts.upgrade_results import UpgradeError, UpgradeStatus
+from shared.contracts.upgrade_tasks import ComponentUsage
 from tests.component.admission_world import (
     ASYNC,
     PROMPT,
@@ -81,6 +82,21 @@ async def test_tokens_are_never_held_above_their_limit(world: AdmissionWorld) ->
     await eventually(room_again)
     # What was held and not used is there for others.
     assert verdicts(await world.burst(40)) == {"202": 40}
+
+
+async def test_tokens_for_a_hundred_upgrades_are_used_for_nearly_a_hundred(world: AdmissionWorld) -> None:
+    """A hold is larger than what is used; who does not fit beside open holds waits for them."""
+    used_by_one = 1_400
+    usage = ComponentUsage(component="upgrader", operation="rewrite", tokens_in=1_150, tokens_out=250)
+    world.worker.changes = {"usage": [usage]}
+    await world.limit(tokens=100 * used_by_one)
+    before = await world.meters()
+    answers = await world.burst(300)
+    accepted = verdicts(answers).get("202", 0)
+    assert 95 <= accepted <= 100
+    assert set(verdicts(answers)) == {"202", "quota_exceeded"}
+    after = await world.settled()
+    assert after["tokens"]["used"] == before["tokens"]["used"] + accepted * used_by_one
 
 
 async def test_embeddings_are_never_held_above_their_limit(world: AdmissionWorld) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.contracts.token_bounds import RECENT_MESSAGE_CHARACTERS, RECENT_MESSAGES
 from shared.contracts.upgrade_http import UpgradeRequest
 from tests.component.gateway_world import API_KEY, World
 from tests.component.gateway_world import module_client as module_client
@@ -58,12 +59,18 @@ async def test_an_upgrade_comes_back(world: World, client: httpx.AsyncClient) ->
 
 
 async def test_stages_that_are_not_needed_are_left_out(world: World, client: httpx.AsyncClient) -> None:
-    history = {"conversationHistory": [{"role": "user", "content": "hello"}]}
+    hello = {"role": "user", "content": "hello"}
+    short = {"conversationHistory": [hello] * RECENT_MESSAGES}
+    history = {"conversationHistory": [hello] * (RECENT_MESSAGES + 1)}
+    wordy = {"conversationHistory": [hello | {"content": "x" * (RECENT_MESSAGE_CHARACTERS + 1)}]}
     no_rag, no_summary = {"options": {"enableRAG": False}}, {"options": {"enableSummarization": False}}
     world.siblings.documents_exist = True
     cases: list[tuple[dict[str, Any], list[str]]] = [
         (PROMPT, ["rag", "upgrader"]),
+        # The rewriter reads a short conversation as it is.
+        (PROMPT | short, ["rag", "upgrader"]),
         (PROMPT | history, ["summarizer", "rag", "upgrader"]),
+        (PROMPT | wordy, ["summarizer", "rag", "upgrader"]),
         (PROMPT | history | no_rag, ["summarizer", "upgrader"]),
         (PROMPT | history | no_summary, ["rag", "upgrader"]),
         (PROMPT | no_rag, ["upgrader"]),

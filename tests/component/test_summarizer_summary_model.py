@@ -16,6 +16,7 @@ from shared.llm.sections import parse_sections
 from shared.llm.settings import ModelSettings
 from shared.privacy.sealing import Vault
 from shared.privacy.settings import PrivacySettings
+from shared.service.repair_holds import OpenRepairHolds
 from tests.model_server import ModelServer
 from tests.model_server import scripted_model as scripted_model
 from tests.unit.upgrade_fixtures import make_task
@@ -29,7 +30,7 @@ async def model(scripted_model: ModelServer) -> AsyncIterator[LlmSummaryModel]:
         ModelSettings(openai_base_url=scripted_model.url, openai_model="scripted-chat", _env_file=None)
     )
     await client.start()
-    yield LlmSummaryModel(client, VAULT, max_tokens=500)
+    yield LlmSummaryModel(client, VAULT, OpenRepairHolds(), max_tokens=500)
     await client.stop(0)
 
 

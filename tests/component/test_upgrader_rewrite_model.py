@@ -19,6 +19,7 @@ from shared.llm.sections import parse_sections
 from shared.llm.settings import ModelSettings
 from shared.privacy.sealing import Vault
 from shared.privacy.settings import PrivacySettings
+from shared.service.repair_holds import OpenRepairHolds
 from tests.model_server import ModelServer, Step
 from tests.model_server import scripted_model as scripted_model
 from tests.unit.upgrade_fixtures import make_task
@@ -33,7 +34,7 @@ async def model(scripted_model: ModelServer) -> AsyncIterator[LlmRewriteModel]:
         ModelSettings(openai_base_url=scripted_model.url, openai_model="scripted-chat", _env_file=None)
     )
     await client.start()
-    yield LlmRewriteModel(client, VAULT, MAX_TOKENS, temperature=0.2)
+    yield LlmRewriteModel(client, VAULT, OpenRepairHolds(), MAX_TOKENS, temperature=0.2)
     await client.stop(0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from services.gateway.http.problems import IdempotencyKeyReused, ProblemError
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.quota.admission import Admission, Claim, Rate
-from services.gateway.quota.holds import Hold, ModelBounds
+from services.gateway.quota.holds import AnswerLimits, Hold
 from services.gateway.upgrades import idempotency_keys
 from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierErased
 from services.gateway.upgrades.accepted_record import AcceptedRecord
@@ -130,7 +130,7 @@ class World:
             admissions=self.admissions,
             documents=self.documents,
             vault=VAULT,
-            bounds=ModelBounds(summary_tokens=600, rewrite_tokens=2000, requests_per_call=4),
+            limits=AnswerLimits(summary_tokens=600, rewrite_tokens=2000),
             deadline_seconds=60,
             replica_id="replica-1",
             clock=lambda: self.now,

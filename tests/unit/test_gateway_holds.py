@@ -1,4 +1,4 @@
-"""Holds: the worst case of an upgrade's stages, how a hold is stored, and which due holds have no record."""
+"""Holds: the input and one answer of each stage, how a hold is stored, and which due holds have no record."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,31 +9,61 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.quota.held_work import HeldWork, UnfinishedWork
-from services.gateway.quota.holds import HoldSize, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.holds import (
+    NOTHING,
+    AnswerLimits,
+    HoldSize,
+    UpgradeInput,
+    larger_holds,
+    stage_holds,
+    sum_of_stages,
+)
 from services.gateway.quota.unrecorded_holds import UnrecordedHolds
 from shared.contracts.admission_state import StoredHold
-from shared.contracts.quota import Meter
+from shared.contracts.quota import PLAN_LIMITS, Meter, Plan
+from shared.contracts.token_bounds import (
+    RECENT_MESSAGE_CHARACTERS,
+    RECENT_MESSAGES,
+    REWRITE_FRAME_TOKENS,
+    SUMMARY_MESSAGES,
+    rewrite_answer_tokens,
+    token_bound,
+)
 from shared.contracts.upgrade_tasks import Stage
 
-BOUNDS = ModelBounds(summary_tokens=600, rewrite_tokens=2000, requests_per_call=4)
-PROMPT = UpgradeInput([Stage.UPGRADER], prompt_bytes=100, prompt_characters=100, history_bytes=0, documents=5)
+LIMITS = AnswerLimits(summary_tokens=600, rewrite_tokens=2000)
+TEXT = "Write a poem about autumn"
+PROMPT = UpgradeInput([Stage.UPGRADER], TEXT, (), 5)
 ALL = [Stage.SUMMARIZER, Stage.RAG, Stage.UPGRADER]
 
 
-def upgrade_hold(given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
-    return sum_of_stages(stage_holds(given, bounds))
+def upgrade_hold(given: UpgradeInput, limits: AnswerLimits = LIMITS) -> HoldSize:
+    return sum_of_stages(stage_holds(given, limits))
 
 
-def test_each_request_of_a_call_may_read_everything_and_answer_as_long_as_it_can() -> None:
-    hold = upgrade_hold(PROMPT, BOUNDS)
+def test_a_rewrite_holds_its_input_and_one_answer() -> None:
+    hold = upgrade_hold(PROMPT)
     assert hold.upgrades == 1
     assert hold.embeddings == 0
-    assert hold.tokens >= 4 * (PROMPT.prompt_bytes + 2000)
+    assert hold.tokens == REWRITE_FRAME_TOKENS + token_bound(TEXT) + rewrite_answer_tokens(TEXT, [])
+    assert 2_000 < hold.tokens < 3_500
+
+
+def test_the_free_plan_takes_a_hundred_small_upgrades_at_once() -> None:
+    limit = PLAN_LIMITS[Plan.FREE].tokens
+    assert limit is not None
+    assert 100 * upgrade_hold(replace(PROMPT, prompt=TEXT * 20)).tokens <= limit
+
+
+def test_an_answer_is_never_longer_than_the_upgrader_asks_for() -> None:
+    long = replace(PROMPT, prompt=TEXT * 100)
+    assert upgrade_hold(long).tokens == REWRITE_FRAME_TOKENS + token_bound(long.prompt) + LIMITS.rewrite_tokens
+    assert upgrade_hold(PROMPT, replace(LIMITS, rewrite_tokens=64)).tokens < upgrade_hold(PROMPT).tokens
 
 
 def test_only_the_stages_of_the_itinerary_count() -> None:
     sizes = [
-        upgrade_hold(replace(PROMPT, itinerary=itinerary, history_bytes=500), BOUNDS)
+        upgrade_hold(replace(PROMPT, itinerary=itinerary, messages=["What is a haiku?"] * 8))
         for itinerary in ([Stage.UPGRADER], [Stage.RAG, Stage.UPGRADER], ALL)
     ]
     assert [size.embeddings > 0 for size in sizes] == [False, True, True]
@@ -41,26 +71,44 @@ def test_only_the_stages_of_the_itinerary_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("characters", "history", "queries"), [(100, 0, 1), (100, 50, 2), (101, 50, 1), (10_000, 100_000, 1)]
+    ("prompt", "messages", "queries"),
+    [("x" * 100, [], 1), ("x" * 100, ["y"], 2), ("x" * 101, ["y"], 1), ("x" * 10_000, ["y" * 100_000], 1)],
 )
-def test_each_query_is_an_embedding_at_each_attempt(characters: int, history: int, queries: int) -> None:
-    asked = replace(PROMPT, itinerary=ALL, prompt_characters=characters, history_bytes=history)
-    assert upgrade_hold(asked, BOUNDS).embeddings == queries * BOUNDS.requests_per_call
+def test_each_query_is_embedded_once(prompt: str, messages: list[str], queries: int) -> None:
+    asked = replace(PROMPT, itinerary=ALL, prompt=prompt, messages=messages)
+    assert upgrade_hold(asked).embeddings == queries
+
+
+def test_messages_that_no_stage_reads_hold_nothing() -> None:
+    recent = ["Tell me more about it."] * SUMMARY_MESSAGES
+    asked = replace(PROMPT, itinerary=ALL, messages=recent)
+    assert upgrade_hold(replace(asked, messages=["an earlier one", *recent])) == upgrade_hold(asked)
+    rewritten = replace(PROMPT, messages=["x" * RECENT_MESSAGE_CHARACTERS] * RECENT_MESSAGES)
+    assert upgrade_hold(replace(rewritten, messages=["y", *rewritten.messages])) == upgrade_hold(rewritten)
+
+
+def test_of_two_readings_each_stage_holds_the_larger_one() -> None:
+    one = {Stage.RAG: HoldSize(0, 5, 2), Stage.UPGRADER: HoldSize(0, 70, 0)}
+    other = {Stage.RAG: HoldSize(0, 9, 1), Stage.UPGRADER: HoldSize(0, 60, 0)}
+    assert larger_holds(one, other) == {Stage.RAG: HoldSize(0, 9, 2), Stage.UPGRADER: HoldSize(0, 70, 0)}
 
 
 @given(
-    prompt=st.integers(1, 40_000),
-    history=st.integers(0, 400_000),
-    documents=st.integers(1, 20),
-    more=st.integers(0, 1000),
+    prompt=st.text(min_size=1, max_size=200),
+    messages=st.lists(st.text(max_size=300), max_size=12),
+    chunks=st.integers(1, 20),
+    more=st.text(max_size=50),
 )
-def test_more_to_read_is_never_held_for_less(prompt: int, history: int, documents: int, more: int) -> None:
-    asked = UpgradeInput(ALL, prompt, min(prompt, 10_000), history, documents)
-    hold = upgrade_hold(asked, BOUNDS)
-    for larger in (replace(asked, prompt_bytes=prompt + more), replace(asked, documents=documents + more)):
-        assert upgrade_hold(larger, BOUNDS).tokens >= hold.tokens
-    assert upgrade_hold(replace(asked, history_bytes=history + more), BOUNDS).tokens >= hold.tokens
-    assert hold != HoldSize(0, 0, 0)
+def test_more_to_read_is_never_held_for_less(prompt: str, messages: list[str], chunks: int, more: str) -> None:
+    asked = UpgradeInput(ALL, prompt, messages, chunks)
+    # Without its limit an answer may be longer in a denser script: what is compared is what is read.
+    limits = AnswerLimits(summary_tokens=600, rewrite_tokens=64)
+    hold = upgrade_hold(asked, limits)
+    assert upgrade_hold(replace(asked, chunks=chunks + 1), limits).tokens >= hold.tokens
+    if messages:
+        longer = [*messages[:-1], messages[-1] + more]
+        assert upgrade_hold(replace(asked, messages=longer), limits).tokens >= hold.tokens
+    assert hold != NOTHING
 
 
 @pytest.mark.parametrize(("ended", "counted", "text"), [(False, True, "1,20,3,0,1"), (True, False, "1,20,3,1,0")])

@@ -1,6 +1,7 @@
 """What is searched for, and how a document's placeholders become the upgrade's."""
 
-from services.rag.search.retrieve import MAX_QUERY_CHARACTERS, renumbered, search_queries
+from services.rag.search.retrieve import renumbered, search_queries
+from shared.contracts.token_bounds import QUERY_CHARACTERS
 from shared.contracts.upgrade_tasks import Stage, StageOutput, Summary
 from shared.privacy.placeholders import PlaceholderMap, restore
 from tests.component.rag_parts import task_for
@@ -33,7 +34,7 @@ def test_the_summary_is_what_a_follow_up_refers_to_where_there_is_one() -> None:
 
 def test_a_long_prompt_stands_alone() -> None:
     prompt = "Explain in detail how the expense process works, who approves what, and which receipts are needed. " * 40
-    assert search_queries(task_for("t", prompt, LEAVE_TALK)) == [prompt.strip()[:MAX_QUERY_CHARACTERS]]
+    assert search_queries(task_for("t", prompt, LEAVE_TALK)) == [prompt.strip()[:QUERY_CHARACTERS]]
 
 
 def test_placeholders_never_collide_with_the_prompts() -> None:

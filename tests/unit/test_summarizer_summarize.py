@@ -3,12 +3,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.summarizer.summarize import (
-    WINDOW_MESSAGES,
     ModelSummary,
     SummaryFailed,
     conversation_keys,
     summarize,
 )
+from shared.contracts.token_bounds import SUMMARY_MESSAGES
 from shared.contracts.upgrade_tasks import ComponentUsage, ConversationMessage, SealedText, Summary, UpgradeTask
 from tests.unit.upgrade_fixtures import make_task
 
@@ -68,7 +68,7 @@ async def test_a_grown_conversation_starts_from_its_earlier_summary() -> None:
 async def test_a_long_conversation_is_read_from_its_last_messages() -> None:
     model = CountingModel()
     await summarize(make_task("next", *turns(30)), DictCache(), model, "v1")
-    assert model.calls[0][1] == [f"message {i}" for i in range(30 - WINDOW_MESSAGES, 30)]
+    assert model.calls[0][1] == [f"message {i}" for i in range(30 - SUMMARY_MESSAGES, 30)]
 
 
 async def test_tenants_and_versions_share_no_summary() -> None:

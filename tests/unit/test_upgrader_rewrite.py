@@ -5,7 +5,6 @@ import pytest
 
 from services.upgrader.rewriting.kept_parts import keep_verbatim_parts
 from services.upgrader.rewriting.rewrite import (
-    RECENT_MESSAGES,
     Repair,
     Rewrite,
     RewriteFailed,
@@ -13,6 +12,7 @@ from services.upgrader.rewriting.rewrite import (
     request_for,
     rewrite,
 )
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from shared.contracts.upgrade_results import Mode, PromptVersion
 from shared.contracts.upgrade_tasks import ComponentUsage, Stage, StageOutput, Summary, TaskOptions
 from tests.unit.upgrade_fixtures import make_chunk, make_task

@@ -1,7 +1,9 @@
 """Holds: the quota that is reserved for an upgrade or a document, and how large the hold of an upgrade is.
 
-A hold is taken at admission with the most that the work can use. It shrinks to the real usage when the work ends, and
-is removed when usage has counted that. How Redis stores a hold is in `shared.contracts.admission_state`.
+A hold is taken at admission. For each stage it has the tokens of its input and of one answer; a second answer, after a
+first that was billed and could not be used, takes a hold of its own. Requests without an answer are not billed and hold
+nothing. A hold shrinks to the real usage when the work ends, and is removed when usage has counted that. How Redis
+stores a hold is in `shared.contracts.admission_state`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +11,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from shared.contracts.token_bounds import (
+    RECENT_MESSAGE_CHARACTERS,
+    RECENT_MESSAGES,
+    REWRITE_FRAME_TOKENS,
+    SUMMARY_FRAME_TOKENS,
+    SUMMARY_MESSAGES,
+    chunk_tokens,
+    clipped_bound,
+    query_tokens,
+    rewrite_answer_tokens,
+    token_bound,
+)
 from shared.contracts.upgrade_tasks import Stage
 
-# Templates, the answer's schema, section marks and the frame of the request: 2 to 5 KB by measurement.
-INSTRUCTION_BYTES = 6_000
-HINT_BYTES = 1_000
-QUERY_BYTES = 8_000
 QUERY_CHARACTERS_WITH_REFERENCE = 100
-CHUNK_BYTES = 5_000
-# Six messages of 4,000 characters of at most 4 bytes, with their roles.
-RECENT_CONVERSATION_BYTES = 100_000
+_MESSAGES_IN_REFERENCE = 2
+_MESSAGE_FRAME_TOKENS = 4
+_EMBEDDING_REQUESTS = 2
+"""A request whose answer has no vectors is billed, and made once more."""
 
 ChangeKind = Literal["left", "drop", "counted", "keep"]
 
@@ -85,62 +96,69 @@ class HoldChange:
 
 
 @dataclass(frozen=True)
-class ModelBounds:
-    """Limits of the stages: the longest answers in tokens, and the most model requests that one call can make."""
+class AnswerLimits:
+    """The most tokens that the stages are configured to let the model answer with."""
 
     summary_tokens: int
     rewrite_tokens: int
-    requests_per_call: int
 
 
 @dataclass(frozen=True)
 class UpgradeInput:
-    """The size of an upgrade's input: texts in bytes, the prompt also in characters, the most documents to retrieve."""
+    """What the stages of one upgrade read: the prompt, the messages of the conversation, at most so many chunks."""
 
     itinerary: Sequence[Stage]
-    prompt_bytes: int
-    prompt_characters: int
-    history_bytes: int
-    documents: int
+    prompt: str
+    messages: Sequence[str]
+    chunks: int
 
 
 def sum_of_stages(shares: Mapping[Stage, HoldSize]) -> HoldSize:
-    """The hold of an upgrade: one upgrade, and the tokens and embeddings of all stages together."""
+    """One upgrade, and the tokens and embeddings of all stages."""
     tokens, embeddings = sum(s.tokens for s in shares.values()), sum(s.embeddings for s in shares.values())
     return HoldSize(upgrades=1, tokens=tokens, embeddings=embeddings)
 
 
-def stage_holds(given: UpgradeInput, bounds: ModelBounds) -> dict[Stage, HoldSize]:
-    """The most that each stage of the itinerary can use.
-
-    A token is at least one byte of its text, so the bytes of a text are an upper bound of its tokens.
-    """
-    return {stage: _stage_hold(stage, given, bounds) for stage in given.itinerary}
+def stage_holds(given: UpgradeInput, limits: AnswerLimits) -> dict[Stage, HoldSize]:
+    """The most that each stage of the itinerary can use."""
+    return {stage: _stage_hold(stage, given, limits) for stage in given.itinerary}
 
 
-def _stage_hold(stage: Stage, given: UpgradeInput, bounds: ModelBounds) -> HoldSize:
+def larger_holds(one: Mapping[Stage, HoldSize], other: Mapping[Stage, HoldSize]) -> dict[Stage, HoldSize]:
+    """For each stage the larger amounts. Both are of the same itinerary."""
+    return {
+        stage: HoldSize(0, max(a.tokens, other[stage].tokens), max(a.embeddings, other[stage].embeddings))
+        for stage, a in one.items()
+    }
+
+
+def _stage_hold(stage: Stage, given: UpgradeInput, limits: AnswerLimits) -> HoldSize:
     if stage is Stage.SUMMARIZER:
-        return HoldSize(0, _call(given.history_bytes + 2 * bounds.summary_tokens, bounds.summary_tokens, bounds), 0)
+        read = [_MESSAGE_FRAME_TOKENS + token_bound(text) for text in given.messages[-SUMMARY_MESSAGES:]]
+        previous = limits.summary_tokens
+        return HoldSize(0, SUMMARY_FRAME_TOKENS + sum(read) + previous + limits.summary_tokens, 0)
     if stage is Stage.RAG:
-        requests = _queries(given) * bounds.requests_per_call
-        return HoldSize(0, requests * QUERY_BYTES, requests)
-    return HoldSize(0, _call(_rewrite_input(given, bounds), bounds.rewrite_tokens, bounds), 0)
+        queries = _queries(given, limits)
+        return HoldSize(0, _EMBEDDING_REQUESTS * sum(queries), len(queries))
+    answer = min(limits.rewrite_tokens, rewrite_answer_tokens(given.prompt, given.messages))
+    return HoldSize(0, _rewrite_input(given, limits) + answer, 0)
 
 
-def _rewrite_input(given: UpgradeInput, bounds: ModelBounds) -> int:
-    conversation = min(given.history_bytes, RECENT_CONVERSATION_BYTES)
-    # The summary is escaped as JSON, which can double its tokens.
-    summary = 2 * bounds.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
-    documents = given.documents * CHUNK_BYTES if Stage.RAG in given.itinerary else 0
-    return given.prompt_bytes + conversation + summary + documents
+def _rewrite_input(given: UpgradeInput, limits: AnswerLimits) -> int:
+    recent = [
+        _MESSAGE_FRAME_TOKENS + clipped_bound(text, RECENT_MESSAGE_CHARACTERS)
+        for text in given.messages[-RECENT_MESSAGES:]
+    ]
+    summary = limits.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
+    chunks = given.chunks * chunk_tokens(given.prompt) if Stage.RAG in given.itinerary else 0
+    return REWRITE_FRAME_TOKENS + token_bound(given.prompt) + sum(recent) + summary + chunks
 
 
-def _call(input_bytes: int, answer_tokens: int, bounds: ModelBounds) -> int:
-    """The tokens of all requests of one call. A request that repairs an answer also contains that answer and a hint."""
-    request = INSTRUCTION_BYTES + input_bytes + answer_tokens
-    return request * bounds.requests_per_call + answer_tokens + HINT_BYTES
-
-
-def _queries(given: UpgradeInput) -> int:
-    """Two for a short prompt in a conversation: it is also searched for together with the text it refers to."""
-    return 2 if given.history_bytes and given.prompt_characters <= QUERY_CHARACTERS_WITH_REFERENCE else 1
+def _queries(given: UpgradeInput, limits: AnswerLimits) -> list[int]:
+    """The tokens of each query. A short prompt in a conversation is also searched for with what it refers to."""
+    prompt = query_tokens(given.prompt)
+    if not given.messages or len(given.prompt) > QUERY_CHARACTERS_WITH_REFERENCE:
+        return [prompt]
+    summary = limits.summary_tokens if Stage.SUMMARIZER in given.itinerary else 0
+    said = sorted(query_tokens(text) for text in given.messages)[-_MESSAGES_IN_REFERENCE:]
+    return [prompt, prompt + max(summary, sum(said))]

@@ -13,13 +13,14 @@ from services.gateway.quota.held_work import CHECK_AGAIN_AFTER, EndedUpgrade
 from services.gateway.quota.holds import Hold, HoldSettlement
 from services.gateway.quota.rebuild import Rebuild, RebuildFailed
 from services.gateway.quota.redis_scripts import AdmissionUnavailable
+from services.gateway.quota.room_queue import WAIT_SECONDS, RoomQueue
 from services.gateway.quota.settlement import Settlement
 from services.gateway.quota.state import AdmissionState, AdmitAnswer
 from services.gateway.quota.usage_client import UsageUnavailable
 from shared.contracts.admission_state import to_ms
 from shared.contracts.contract import format_utc, now_utc
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE
-from shared.contracts.quota import QuotaPeriod
+from shared.contracts.quota import Meter, QuotaPeriod
 from shared.observability.logs import get_logger
 from shared.observability.metrics import ADMISSIONS
 from shared.storage.documents import StorageUnavailable
@@ -34,6 +35,7 @@ _SILENCE_SECONDS = 2.0
 _MAX_BACKGROUND_TASKS = 5_000
 _COLD_ATTEMPTS = 3
 _RETRY_WHEN_HELD_SECONDS = 5
+_PART_OF_TIME_TO_WAIT = 0.1
 
 log = get_logger(__name__)
 
@@ -55,6 +57,7 @@ class QuotaAdmissions:
         self._settlement = settlement
         self._accepted_per_minute = accepted_per_minute
         self._clock = clock
+        self._room = RoomQueue()
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None: ...
@@ -67,6 +70,8 @@ class QuotaAdmissions:
 
     async def admit(self, hold: Hold) -> Admission:
         answer, at = await self._decide(hold, self._accepted_per_minute)
+        if _only_holds_are_in_the_way(answer, hold):
+            answer, at = await self._when_there_is_room(hold, answer, at)
         rate = Rate.of(answer.rate, self._accepted_per_minute)
         ADMISSIONS.labels(outcome=answer.verdict).inc()
         if answer.verdict not in ("admitted", "replay"):
@@ -142,6 +147,18 @@ class QuotaAdmissions:
                 if answer.verdict != "cold":
                     return answer, at
         raise _unavailable()
+
+    async def _when_there_is_room(self, hold: Hold, answer: AdmitAnswer, at: float) -> tuple[AdmitAnswer, float]:
+        """The answer once the hold fits, or the last refusal. Takes at most a part of the upgrade's own time."""
+
+        async def ask_again() -> bool:
+            nonlocal answer, at
+            answer, at = await self._decide(hold, self._accepted_per_minute)
+            return not _only_holds_are_in_the_way(answer, hold)
+
+        left = (hold.expires_at - self._clock()).total_seconds()
+        await self._room.wait(hold.tenant_id, hold.period, min(WAIT_SECONDS, left * _PART_OF_TIME_TO_WAIT), ask_again)
+        return answer, at
 
     async def _admit(self, hold: Hold, most_accepted: int) -> AdmitAnswer:
         """Runs the script. If it may have run without an answer, the hold is released."""
@@ -223,12 +240,26 @@ class QuotaAdmissions:
         return _quota_exceeded(answer.meter, need, hold.period, self._clock(), headers)
 
 
+def _only_holds_are_in_the_way(answer: AdmitAnswer, hold: Hold) -> bool:
+    """Whether the hold does not fit now, and may fit when open holds become what was used.
+
+    An upgrade that ends becomes one used upgrade: on that meter nothing is won by waiting.
+    """
+    if answer.verdict != "quota_exceeded" or answer.meter is None or answer.meter.meter is Meter.UPGRADES:
+        return False
+    return _fits_without_holds(answer.meter, getattr(hold.size, answer.meter.meter.value))
+
+
+def _fits_without_holds(meter: MeterState, need: int) -> bool:
+    return meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
+
+
 def _quota_exceeded(meter: MeterState, need: int, period: str, now: datetime, headers: dict[str, str]) -> ProblemError:
     """The refusal for a meter without room for `need`."""
     resets_at = QuotaPeriod.of(period).end
     # Held quota may be released at any moment; used quota returns at the end of the period.
-    may_fit = meter.limit is not None and meter.held > 0 and meter.used + need <= meter.limit
-    wait = _RETRY_WHEN_HELD_SECONDS if may_fit else max(1, round((resets_at - now).total_seconds()))
+    fits_later = _fits_without_holds(meter, need)
+    wait = _RETRY_WHEN_HELD_SECONDS if fits_later else max(1, round((resets_at - now).total_seconds()))
     return ProblemError(
         QUOTA_EXCEEDED,
         f"The {meter.meter} of this month do not suffice for this request.",

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from services.gateway.http.problems import IDEMPOTENCY_WINDOW, IdempotencyKeyReused, ProblemError
 from services.gateway.identity.caller import Caller
 from services.gateway.quota.admission import Admission, Admissions, Claim, Rate
-from services.gateway.quota.holds import ModelBounds
+from services.gateway.quota.holds import AnswerLimits
 from services.gateway.quota.recording import RECORD_WITHIN_SECONDS, Existing, record_in_time
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.idempotency_keys import AcceptedRecords, IdempotencyKeys, KeyTaken
@@ -49,7 +49,7 @@ class AcceptUpgrade:
         admissions: Admissions,
         documents: DocumentLookup,
         vault: Vault,
-        bounds: ModelBounds,
+        limits: AnswerLimits,
         deadline_seconds: float,
         replica_id: str,
         clock: Callable[[], datetime] = now_utc,
@@ -61,7 +61,7 @@ class AcceptUpgrade:
         self._prepare = PrepareUpgrade(
             documents=documents,
             vault=vault,
-            bounds=bounds,
+            limits=limits,
             deadline=timedelta(seconds=deadline_seconds),
             replica_id=replica_id,
             clock=clock,

@@ -8,9 +8,18 @@ from typing import Protocol
 
 from services.gateway.identity.caller import Caller
 from services.gateway.quota.held_work import WORK_ENDS_WITHIN
-from services.gateway.quota.holds import Hold, ModelBounds, UpgradeInput, stage_holds, sum_of_stages
+from services.gateway.quota.holds import (
+    AnswerLimits,
+    Hold,
+    HoldSize,
+    UpgradeInput,
+    larger_holds,
+    stage_holds,
+    sum_of_stages,
+)
 from services.gateway.upgrades.accepted_record import TASK_MODEL, AcceptedRecord, RecordedHold, StageShare
 from shared.contracts.contract import new_id, period_of
+from shared.contracts.token_bounds import fits_the_rewrite
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.privacy.placeholders import PlaceholderMap
@@ -18,7 +27,6 @@ from shared.privacy.redaction import redact_all
 from shared.privacy.sealing import Vault
 
 _REDACTED_IN_THREAD_CHARACTERS = 20_000
-_MESSAGE_FRAME_BYTES = 16
 
 
 class DocumentLookup(Protocol):
@@ -43,14 +51,14 @@ class PrepareUpgrade:
         *,
         documents: DocumentLookup,
         vault: Vault,
-        bounds: ModelBounds,
+        limits: AnswerLimits,
         deadline: timedelta,
         replica_id: str,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
         self._vault = vault
-        self._bounds = bounds
+        self._limits = limits
         self._deadline = deadline
         self._replica_id = replica_id
         self._clock = clock
@@ -81,7 +89,7 @@ class PrepareUpgrade:
             reply_to=self._replica_id,
             itinerary=itinerary,
         )
-        shares = stage_holds(_input_of(request, task), self._bounds)
+        shares = _holds_of_stages(request, task, self._limits)
         hold = Hold(
             tenant_id=caller.tenant_id,
             hold_id=upgrade_id,
@@ -121,7 +129,8 @@ class PrepareUpgrade:
 
     async def _itinerary(self, caller: Caller, request: UpgradeRequest) -> list[Stage]:
         stages = []
-        if request.conversation_history and request.options.enable_summarization:
+        messages = [message.content for message in request.conversation_history]
+        if request.options.enable_summarization and not fits_the_rewrite(messages):
             stages.append(Stage.SUMMARIZER)
         if request.options.enable_rag and await self._documents.exist(caller.tenant_id):
             stages.append(Stage.RAG)
@@ -153,17 +162,12 @@ def _redact(request: UpgradeRequest, placeholders: PlaceholderMap) -> tuple[str,
     return prompt, history
 
 
-def _input_of(request: UpgradeRequest, task: UpgradeTask) -> UpgradeInput:
-    """Sizes as the stages may see the texts: with placeholders or, where redaction is off, with the values."""
-    history = [*zip(request.conversation_history, task.conversation_history, strict=True)]
-    return UpgradeInput(
-        itinerary=task.itinerary,
-        prompt_bytes=max(_bytes(request.user_prompt), _bytes(task.user_prompt)),
-        prompt_characters=min(len(request.user_prompt), len(task.user_prompt)),
-        history_bytes=sum(_MESSAGE_FRAME_BYTES + max(_bytes(a.content), _bytes(b.content)) for a, b in history),
-        documents=request.options.rag_top_k,
-    )
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def _holds_of_stages(request: UpgradeRequest, task: UpgradeTask, limits: AnswerLimits) -> dict[Stage, HoldSize]:
+    """What each stage holds. Where redaction is off, the model reads the values that stand behind placeholders."""
+    redacted_texts = [message.content for message in task.conversation_history]
+    chunks = request.options.rag_top_k
+    shares = stage_holds(UpgradeInput(task.itinerary, task.user_prompt, redacted_texts, chunks), limits)
+    if request.options.enable_pii_redaction or not task.placeholder_counts:
+        return shares
+    texts = [message.content for message in request.conversation_history]
+    return larger_holds(shares, stage_holds(UpgradeInput(task.itinerary, request.user_prompt, texts, chunks), limits))

@@ -11,6 +11,7 @@ from services.rag.search.search import Found, HybridSearch, SearchResult
 from services.rag.search.vector_index import IndexUnavailable
 from shared.contracts.contract import now_utc
 from shared.contracts.problems import WarningCode
+from shared.contracts.token_bounds import QUERY_CHARACTERS
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,
     RetrievedChunk,
@@ -26,7 +27,6 @@ from shared.privacy.placeholders import PLACEHOLDER, PlaceholderMap, restore
 from shared.privacy.sealing import SealBroken, Vault
 
 SHORT_PROMPT_CHARACTERS = 100
-MAX_QUERY_CHARACTERS = 2_000
 _TURNS_FOR_REFERENCE = 2
 _FACTS_FOR_REFERENCE = 4
 # What is left is noise: in the model's context it would only distract.
@@ -42,11 +42,11 @@ def search_queries(task: UpgradeTask) -> list[str]:
     in the old one.
     """
     prompt = task.user_prompt.strip()
-    queries = [prompt[:MAX_QUERY_CHARACTERS]]
+    queries = [prompt[:QUERY_CHARACTERS]]
     if len(prompt) <= SHORT_PROMPT_CHARACTERS:
         reference = _reference(task)
         if reference:
-            queries.append(f"{reference}\n{prompt}"[:MAX_QUERY_CHARACTERS])
+            queries.append(f"{reference}\n{prompt}"[:QUERY_CHARACTERS])
     return queries
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from services.upgrader.reading.cues import cues_for, has_cues
 from services.upgrader.reading.words import IDEOGRAPH, POLITE, content_stems, in_common, stems, words
 from services.upgrader.rewriting.kept_parts import lost_parts
+from shared.contracts.token_bounds import longest_contextual_upgrade, longest_full_upgrade
 from shared.contracts.upgrade_results import Mode
 
 
@@ -105,8 +106,6 @@ _FEWEST_HEADINGS = 2
 _LONG_TEXT = 600
 _MOST_COMPRESSIBLE = 9.0
 _MOST_REPEATS = 4
-_FULL_EXTRA, _FULL_FACTOR = 3_500, 3
-_CONTEXTUAL_EXTRA, _CONTEXTUAL_FACTOR = 1_200, 3
 _SHORTEST_PART_OF_LONG = 0.3
 _LONG_PROMPT = 400
 _MOST_OLD_WORDS = 2
@@ -224,10 +223,10 @@ def _is_in_proportion(upgraded: str, material: Material) -> bool:
     if prompt > _LONG_PROMPT and length < prompt * _SHORTEST_PART_OF_LONG:
         return False
     if material.mode == "full":
-        return length <= _FULL_EXTRA + _FULL_FACTOR * prompt
+        return length <= longest_full_upgrade(prompt)
     # A follow-up fills in what it refers to, at most one of the earlier messages.
     longest = max((len(text) for text in material.conversation), default=0)
-    return length <= _CONTEXTUAL_EXTRA + _CONTEXTUAL_FACTOR * prompt + longest
+    return length <= longest_contextual_upgrade(prompt, longest)
 
 
 def _needs_structure(material: Material) -> bool:

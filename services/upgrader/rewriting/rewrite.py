@@ -15,6 +15,7 @@ from services.upgrader.rewriting.checks import Material, Verdict, check
 from services.upgrader.rewriting.foreign_instructions import ForeignInstructions
 from services.upgrader.rewriting.kept_parts import keep_verbatim_parts
 from shared.contracts.problems import WarningCode
+from shared.contracts.token_bounds import RECENT_MESSAGE_CHARACTERS, RECENT_MESSAGES
 from shared.contracts.upgrade_results import Mode, PromptVersion
 from shared.contracts.upgrade_tasks import (
     ComponentUsage,
@@ -31,8 +32,6 @@ from shared.observability.metrics import REWRITE_CHECKS_FAILED
 COMPONENT = "upgrader"
 RESERVE_SECONDS = 1.5
 """Left of the deadline to record the end and to tell the client."""
-RECENT_MESSAGES = 6
-RECENT_MESSAGE_CHARACTERS = 4_000
 MOST_QUESTIONS = 4
 CONFIDENCE_WHERE_UNSAID = 0.5
 NOT_BETTER = "The model's answer was no better than the prompt."

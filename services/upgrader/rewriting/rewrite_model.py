@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Literal
 
@@ -19,17 +19,21 @@ from services.upgrader.rewriting.rewrite import (
     RewriteRequest,
 )
 from shared.contracts.problems import WarningCode
+from shared.contracts.token_bounds import rewrite_answer_tokens
 from shared.contracts.upgrade_results import PromptVersion
-from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk
+from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk, UpgradeTask
 from shared.llm.client import ChatMessage, ModelClient
+from shared.llm.completions import most_tokens, never
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.sections import render_sections
 from shared.llm.templates import DATA_RULES, render_template
 from shared.llm.usage import component_usage, usage_warnings
 from shared.privacy.model_view import ModelView
 from shared.privacy.sealing import Vault
+from shared.service.repair_holds import RepairHolds
 
 OPERATION = "rewrite"
+NO_ROOM_TO_REPAIR = "The quota left does not suffice for a second answer of the model."
 BUILT_IN = PromptVersion(name="upgrader", version=2, track="stable")
 CLOSING = "Rewrite the prompt of the section `prompt`. Do not answer it. The rewritten prompt must differ from it."
 _LANGUAGE_TAG = re.compile(r"[a-zA-Z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,3}")
@@ -51,15 +55,22 @@ class PromptRewrite(BaseModel):
 class LlmRewriteModel(RewriteModel):
     """`RewriteModel` over an OpenAI-compatible API."""
 
-    def __init__(self, client: ModelClient, vault: Vault, max_tokens: int, temperature: float) -> None:
+    def __init__(
+        self, client: ModelClient, vault: Vault, repair_holds: RepairHolds, max_tokens: int, temperature: float
+    ) -> None:
         self._client = client
         self._vault = vault
+        self._repair_holds = repair_holds
         self._max_tokens = max_tokens
         self._temperature = temperature
 
     async def rewrite(self, request: RewriteRequest, reserve: timedelta, repair: Repair | None = None) -> Rewrite:
-        """The model's answer. Raises RewriteFailed at the latest `reserve` before the task's deadline."""
+        """The model's answer. Raises RewriteFailed at the latest `reserve` before the task's deadline.
+
+        A second answer is asked for only where the tenant's quota has room for it.
+        """
         view = ModelView(request.task, self._vault)
+        max_tokens = min(self._max_tokens, _answer_tokens(request.task))
         instructions = instructions_for(request)
         messages = [
             ChatMessage(role="system", content=instructions),
@@ -71,15 +82,17 @@ class LlmRewriteModel(RewriteModel):
                 ChatMessage(role="assistant", content=rejected),
                 ChatMessage(role="user", content=f"That could not be used: {view.reveal(repair.hint)}. Try again."),
             ]
+            if not await self._repair_holds.take(request.task, most_tokens(messages, PromptRewrite, max_tokens)):
+                raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NO_ROOM_TO_REPAIR, None)
         try:
             completion = await self._client.complete(
                 operation=OPERATION,
                 messages=messages,
                 output=PromptRewrite,
-                max_tokens=self._max_tokens,
+                max_tokens=max_tokens,
                 temperature=self._temperature,
                 deadline=request.task.deadline - reserve,
-                repairs=0 if repair else 1,
+                may_repair=never if repair else partial(self._repair_holds.take, request.task),
             )
         except ModelError as error:
             code = WarningCode.DEADLINE_EXCEEDED if isinstance(error, ModelTimeout) else error.code
@@ -117,6 +130,10 @@ def instructions_for(request: RewriteRequest) -> str:
             "has_documents": bool(request.documents),
         },
     )
+
+
+def _answer_tokens(task: UpgradeTask) -> int:
+    return rewrite_answer_tokens(task.user_prompt, [message.content for message in task.conversation_history])
 
 
 @cache
