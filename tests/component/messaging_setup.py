@@ -1,4 +1,4 @@
-"""What the messaging tests share: topics of their own, settings for the embedded broker, a telemetry that remembers."""
+"""Shared set-up of the messaging tests: own topics, broker settings, and a fake telemetry."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -17,10 +17,10 @@ from shared.messaging.settings import KafkaSettings
 from shared.messaging.topics import create_topics
 
 EMBEDDED: dict[str, object] = {"kafka_enable_idempotence": False, "kafka_session_timeout_ms": 2000}
-"""How the embedded broker is spoken to: joining a group takes half a session time-out there."""
+"""Settings for the embedded broker, where joining a group takes half a session time-out."""
 
 OTHER_BROKERS: dict[str, dict[str, object]] = {}
-"""By address: how a broker is spoken to that is not the embedded one."""
+"""Settings for other brokers, by address."""
 
 
 class Parcel(Contract):
@@ -31,14 +31,14 @@ class Parcel(Contract):
 
 
 class TimedParcel(Parcel):
-    """A message with one."""
+    """A message with a deadline."""
 
     deadline: Timestamp
 
 
 @dataclass
 class Ended:
-    """Stands where telemetry does and remembers why the process was to end."""
+    """A fake telemetry that records the reasons of fatal errors."""
 
     reasons: list[str] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ async def committed(settings: KafkaSettings, topic: Topic, group: str | None = N
 
 
 async def records_of(settings: KafkaSettings, topic: Topic) -> list[ConsumerRecord]:
-    """Every record of a topic now."""
+    """All records of a topic."""
     consumer: AIOKafkaConsumer = make_consumer(settings, max_partition_fetch_bytes=8 << 20)
     await consumer.start()
     try:

@@ -80,7 +80,9 @@ async def test_a_thousand_messages_run_at_once_on_four_partitions(
     await runner.stop(1)
 
 
-async def test_what_was_not_finished_comes_again_after_a_kill(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_unfinished_messages_are_delivered_again_after_a_kill(
+    settings: KafkaSettings, producer: EventProducer
+) -> None:
     topic = await created(settings, own_topic(partitions=1))
     await send(producer, topic, range(20))
     first, second = set[int](), set[int]()
@@ -107,7 +109,7 @@ async def test_what_was_not_finished_comes_again_after_a_kill(settings: KafkaSet
     await runner.stop(1)
 
 
-async def test_poison_is_dead_lettered_with_its_bytes_and_the_partition_moves_on(
+async def test_an_undecodable_record_is_dead_lettered_with_its_bytes_and_the_partition_moves_on(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(partitions=1))
@@ -148,7 +150,7 @@ async def test_poison_is_dead_lettered_with_its_bytes_and_the_partition_moves_on
     assert b"secret" not in b"".join(added.values())
 
 
-async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
+async def test_null_headers_and_impossible_deadlines_do_not_block_a_partition(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel, partitions=1))
@@ -173,7 +175,7 @@ async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
     assert classes == {b"a": b"Undecodable", b"b": b"Overdue", b"c": b"Undecodable"}
 
 
-async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(
+async def test_unknown_errors_are_tried_three_times_then_dead_lettered_and_given_up(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic())
@@ -201,7 +203,7 @@ async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(
 
 
 class BrokenForDeadLetters(EventProducer):
-    """A producer for which dead-letter topics are out."""
+    """A producer that fails to write dead letters."""
 
     broken = True
 
@@ -235,7 +237,7 @@ async def test_nothing_is_committed_while_the_dead_letter_cannot_be_written(sett
     await producer.stop(1)
 
 
-async def test_a_retry_holds_up_nobody_else(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_a_retry_does_not_delay_other_messages(settings: KafkaSettings, producer: EventProducer) -> None:
     topic = await created(settings, own_topic(partitions=1))
     await send(producer, topic, range(50))
     out, seen, tries = True, set[int](), 0
@@ -265,7 +267,7 @@ def timed(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-async def test_what_is_late_is_given_up_at_once_and_what_becomes_late_at_its_deadline(
+async def test_a_late_message_is_given_up_at_once_and_others_at_their_deadline(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel))
@@ -323,7 +325,7 @@ async def test_without_a_deadline_the_retry_budget_ends_in_a_dead_letter(
     assert dict(letter.headers)["dlq_error_detail"] == b"store is out"
 
 
-async def test_a_give_up_that_fails_is_repeated_and_commits_nothing_meanwhile(
+async def test_a_failing_give_up_is_repeated_and_nothing_is_committed_meanwhile(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel, partitions=1))
@@ -352,7 +354,7 @@ async def test_a_give_up_that_fails_is_repeated_and_commits_nothing_meanwhile(
     await runner.stop(1)
 
 
-async def test_stop_lets_what_is_in_work_finish(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_stop_lets_messages_in_progress_finish(settings: KafkaSettings, producer: EventProducer) -> None:
     topic = await created(settings, own_topic())
     await send(producer, topic, range(30))
     started, finished = set[int](), set[int]()
@@ -396,7 +398,7 @@ async def test_the_span_of_uncommitted_records_is_bounded(kafka_servers: str, pr
         return len(seen) >= 45
 
     await eventually(stuck, 10)
-    await asyncio.sleep(0.5)  # a pause that did not hold would read on meanwhile
+    await asyncio.sleep(0.5)  # without the pause it would read on meanwhile
     assert len(seen) <= 50 + 16
     release.set()
     await everything_committed(settings, topic, 400)
@@ -435,7 +437,7 @@ def test_a_contract_is_what_the_tests_send() -> None:
     assert issubclass(TimedParcel, Contract)
 
 
-async def test_an_error_that_nobody_foresaw_ends_the_process_and_commits_nothing(
+async def test_a_fault_of_the_runner_ends_the_process_and_commits_nothing(
     settings: KafkaSettings, producer: EventProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = await created(settings, own_topic(partitions=1))
