@@ -79,7 +79,7 @@ async def test_a_rebalance_waits_briefly_for_a_slow_handler_whose_late_finish_do
     await send(producer, topic, range(10))
 
     async def in_work() -> bool:
-        return first.in_flight == 10
+        return first._in_flight == 10
 
     await eventually(in_work, 10)
     before = tuple(first._reader.partitions.values())

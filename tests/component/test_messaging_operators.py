@@ -72,7 +72,7 @@ def one(letter: dict[str, Any]) -> tuple[str, ...]:
 async def bury(settings: KafkaSettings, producer: EventProducer, value: bytes) -> None:
     await producer.publish_record(DOCUMENTS_SUBMITTED, b"tenant", value, [("ce_id", b"e1")])
     record = (await records_of(settings, DOCUMENTS_SUBMITTED))[-1]
-    await DeadLetters(DOCUMENTS_SUBMITTED, producer).bury(record, error_class="Undecodable", detail="why", attempts=1)
+    await DeadLetters(DOCUMENTS_SUBMITTED, producer).write(record, error_class="Undecodable", detail="why", attempts=1)
 
 
 async def test_topics_are_created_as_registered_and_creating_them_again_is_harmless(own_broker: KafkaSettings) -> None:

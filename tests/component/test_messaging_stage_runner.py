@@ -68,11 +68,11 @@ async def test_a_thousand_messages_run_at_once_on_four_partitions(
     await runner.start()
 
     async def full() -> bool:
-        return runner.in_flight == 1000
+        return runner._in_flight == 1000
 
     await eventually(full, 10)
     await asyncio.sleep(0.7)  # long enough for a second pause and poll
-    assert runner.in_flight == 1000
+    assert runner._in_flight == 1000
     assert await committed(settings, topic) == 0
     release.set()
     await everything_committed(settings, topic, 1200)
@@ -368,7 +368,7 @@ async def test_stop_lets_messages_in_progress_finish(settings: KafkaSettings, pr
     await runner.start()
 
     async def busy() -> bool:
-        return runner.in_flight == 10
+        return runner._in_flight == 10
 
     await eventually(busy, 10)
     before = time.monotonic()
@@ -376,7 +376,7 @@ async def test_stop_lets_messages_in_progress_finish(settings: KafkaSettings, pr
     assert time.monotonic() - before < 5
     assert finished == started
     assert len(finished) < 30
-    assert runner.in_flight == 0
+    assert runner._in_flight == 0
 
 
 async def test_the_span_of_uncommitted_records_is_bounded(kafka_servers: str, producer: EventProducer) -> None:
@@ -449,7 +449,7 @@ async def test_a_fault_of_the_runner_ends_the_process_and_commits_nothing(
     async def refuse(_: Envelope) -> None:
         raise Unprocessable("refused")
 
-    monkeypatch.setattr(DeadLetters, "bury", broken)
+    monkeypatch.setattr(DeadLetters, "write", broken)
     ended = Ended()
     runner = stage(settings, topic, producer, refuse, telemetry=ended)
     await runner.start()

@@ -45,7 +45,7 @@ async def after(seconds: float, clock: Clock, watch: StallWatch, cluster: Cluste
     for _ in range(int(seconds)):
         clock.now += 1
         cluster.last_answer = clock.now
-        reason = await watch.look()
+        reason = await watch.check()
         if reason is not None:
             return reason
     return None
@@ -83,5 +83,5 @@ async def test_an_unreachable_broker_is_no_stall(clock: Clock) -> None:
     member.joined, member.waiting = False, True
     for _ in range(300):
         clock.now += 1
-        assert await watch.look() is None
+        assert await watch.check() is None
     assert await after(29, clock, watch, cluster) is None
