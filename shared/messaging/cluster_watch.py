@@ -70,14 +70,14 @@ class ClusterWatch:
     async def _watch(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._check()
             except (KafkaError, OSError, TimeoutError) as error:
                 log.debug("cluster_not_reached", error=type(error).__name__)
             except Exception as error:
                 log.error("cluster_change_not_handled", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._every)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         new, old = await self.ask(), self.cluster_id
         if old is not None and new != old:
             log.warning("cluster_replaced", old=old, new=new)

@@ -100,7 +100,7 @@ async def test_a_transient_error_is_retried_and_nothing_is_committed_meanwhile(
     assert seen == list(range(5))
 
 
-async def test_poison_goes_to_the_dead_letters_one_by_one(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_events_that_fail_alone_are_dead_lettered(settings: KafkaSettings, producer: EventProducer) -> None:
     topic = await created(settings, own_topic(partitions=1))
     await send(producer, topic, range(2))
     await producer.publish_record(topic, b"k", b"garbage", [("odd", b"\xff\xfe"), ("ce_id", b"\xff")])

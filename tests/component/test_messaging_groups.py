@@ -1,4 +1,4 @@
-"""Group members that come and go, and a broker that is replaced by an empty one."""
+"""Consumer groups during rebalances, and when the broker is replaced by an empty one."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from tests.component.messaging_setup import (
 from tests.conftest import eventually
 
 
-async def test_five_members_on_four_partitions_run_quietly(kafka_servers: str) -> None:
+async def test_a_fifth_member_of_four_partitions_stays_healthy(kafka_servers: str) -> None:
     settings = settings_for(kafka_servers, stage_stall_seconds=2)
     topic = await created(settings, own_topic())
     producer = await started_producer(settings)
@@ -59,7 +59,7 @@ async def test_five_members_on_four_partitions_run_quietly(kafka_servers: str) -
     await producer.stop(1)
 
 
-async def test_a_rebalance_waits_a_moment_for_a_slow_handler_and_its_late_finish_commits_nothing(
+async def test_a_rebalance_waits_briefly_for_a_slow_handler_whose_late_finish_does_not_commit(
     kafka_servers: str,
 ) -> None:
     settings = settings_for(kafka_servers)
@@ -79,7 +79,7 @@ async def test_a_rebalance_waits_a_moment_for_a_slow_handler_and_its_late_finish
     await send(producer, topic, range(10))
 
     async def in_work() -> bool:
-        return first.in_flight == 10
+        return first._in_flight == 10
 
     await eventually(in_work, 10)
     before = tuple(first._reader.partitions.values())
@@ -98,7 +98,7 @@ async def test_a_rebalance_waits_a_moment_for_a_slow_handler_and_its_late_finish
 
     await eventually(repeated_by_the_second, 10)
     twice = {number for number, times in seen.items() if times == 2}
-    assert len(twice) == moved.tracker.last + 1  # what stayed with the first is in work there and not begun again
+    assert len(twice) == moved.tracker.last + 1  # those kept by the first are in progress there and not started again
     release.set()
 
     async def all_committed() -> bool:
@@ -152,7 +152,7 @@ async def sent(producer: EventProducer, topic: Topic, number: int) -> bool:
     return True
 
 
-async def test_after_the_broker_is_replaced_everything_sent_since_is_read() -> None:
+async def test_after_the_broker_is_replaced_all_new_records_are_read() -> None:
     broker = await servers.start_tansu(cluster_id="first-log")
     port = broker.port
     settings = settings_for(broker.url)
@@ -194,7 +194,7 @@ async def test_after_the_broker_is_replaced_everything_sent_since_is_read() -> N
     first_since, restarted = sent + 1, time.monotonic()
 
     async def much_since() -> bool:
-        return sent > first_since + 2000  # past every old position, which would be in range again
+        return sent > first_since + 2000  # beyond every old offset, which would be valid again
 
     await eventually(much_since, 40)
     sending = False

@@ -1,4 +1,4 @@
-"""What operators type: dead letters and following topics, against a real broker with the registry's topics."""
+"""Topic creation and the operator commands, against a real broker with the registered topics."""
 
 import asyncio
 import dataclasses
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 async def own_broker() -> AsyncIterator[KafkaSettings]:
-    """A broker of its own: these tests look at whole topics of the registry."""
+    """A separate broker, since these tests read whole topics of the registry."""
     async with await servers.start_tansu() as broker:
         settings = settings_for(broker.url)
         await create_topics(settings)
@@ -66,17 +66,17 @@ async def listed(settings: KafkaSettings, *arguments: str) -> list[dict[str, Any
 
 
 def one(letter: dict[str, Any]) -> tuple[str, ...]:
-    """The options that choose a letter; its topic may be named either way."""
+    """The options that choose a letter, here by the name of its dead-letter topic."""
     return ("--topic", f"{letter['topic']}.dlq", "--offset", letter["place"])
 
 
 async def bury(settings: KafkaSettings, producer: EventProducer, value: bytes) -> None:
     await producer.publish_record(DOCUMENTS_SUBMITTED, b"tenant", value, [("ce_id", b"e1")])
     record = (await records_of(settings, DOCUMENTS_SUBMITTED))[-1]
-    await DeadLetters(DOCUMENTS_SUBMITTED, producer).bury(record, error_class="Undecodable", detail="why", attempts=1)
+    await DeadLetters(DOCUMENTS_SUBMITTED, producer).write(record, error_class="Undecodable", detail="why", attempts=1)
 
 
-async def test_topics_are_created_as_the_registry_says_and_again_without_harm(own_broker: KafkaSettings) -> None:
+async def test_topics_are_created_as_registered_and_creating_them_again_is_harmless(own_broker: KafkaSettings) -> None:
     await create_topics(own_broker)
     admin = make_admin(own_broker)
     await admin.start()
@@ -85,7 +85,7 @@ async def test_topics_are_created_as_the_registry_says_and_again_without_harm(ow
     assert described == {topic.name: topic.partitions for topic in all_topics()}
 
 
-async def test_a_broker_that_changes_no_topic_serves_it_as_it_is(
+async def test_a_broker_that_cannot_change_topics_is_used_as_it_is(
     own_broker: KafkaSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = dataclasses.replace(DOCUMENTS_SUBMITTED, retention_ms=HOUR_MS)
@@ -125,7 +125,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(
     assert dead_letter_topic(DOCUMENTS_SUBMITTED).partitions == 1
 
 
-async def test_commands_say_in_one_line_what_is_wrong(own_broker: KafkaSettings) -> None:
+async def test_commands_report_wrong_use_in_one_line(own_broker: KafkaSettings) -> None:
     for module, arguments, told in (
         ("dlq", ("list", "--topic", "nonsense"), "no dead letters are kept for nonsense"),
         ("dlq", ("drop",), "say which"),
@@ -172,7 +172,7 @@ def test_a_stack_that_was_killed_is_not_running(tmp_path: Path, module: str, arg
 
 
 @pytest.mark.parametrize(("module", "arguments"), [("events", ["usage.recorded.v1"]), ("dlq", ["drop", "--all"])])
-def test_a_command_works_on_no_broker_that_was_not_named(module: str, arguments: list[str]) -> None:
+def test_a_command_needs_the_address_of_its_broker(module: str, arguments: list[str]) -> None:
     answer = without_a_broker(f"shared.messaging.operate.{module}", *arguments)
     assert answer.returncode == 2
     [line] = answer.stderr.splitlines()

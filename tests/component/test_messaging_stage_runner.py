@@ -56,11 +56,11 @@ async def test_a_thousand_messages_run_at_once_on_four_partitions(
     await runner.start()
 
     async def full() -> bool:
-        return runner.in_flight == 1000
+        return runner._in_flight == 1000
 
     await eventually(full, 10)
     await asyncio.sleep(0.7)  # long enough for a second pause and poll
-    assert runner.in_flight == 1000
+    assert runner._in_flight == 1000
     assert await committed(settings, topic) == 0
     release.set()
     await everything_committed(settings, topic, 1200)
@@ -68,7 +68,9 @@ async def test_a_thousand_messages_run_at_once_on_four_partitions(
     await runner.stop(1)
 
 
-async def test_what_was_not_finished_comes_again_after_a_kill(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_unfinished_messages_are_delivered_again_after_a_kill(
+    settings: KafkaSettings, producer: EventProducer
+) -> None:
     topic = await created(settings, own_topic(partitions=1))
     await send(producer, topic, range(20))
     first, second = set[int](), set[int]()
@@ -95,7 +97,7 @@ async def test_what_was_not_finished_comes_again_after_a_kill(settings: KafkaSet
     await runner.stop(1)
 
 
-async def test_poison_is_dead_lettered_with_its_bytes_and_the_partition_moves_on(
+async def test_an_undecodable_record_is_dead_lettered_with_its_bytes_and_the_partition_moves_on(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(partitions=1))
@@ -136,7 +138,7 @@ async def test_poison_is_dead_lettered_with_its_bytes_and_the_partition_moves_on
     assert b"secret" not in b"".join(added.values())
 
 
-async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
+async def test_null_headers_and_impossible_deadlines_do_not_block_a_partition(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel, partitions=1))
@@ -161,7 +163,7 @@ async def test_null_headers_and_impossible_deadlines_hold_up_no_partition(
     assert classes == {b"a": b"Undecodable", b"b": b"Overdue", b"c": b"Undecodable"}
 
 
-async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(
+async def test_unknown_errors_are_tried_three_times_then_dead_lettered_and_given_up(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic())
@@ -189,7 +191,7 @@ async def test_unknown_errors_are_tried_three_times_then_buried_and_given_up(
 
 
 class BrokenForDeadLetters(EventProducer):
-    """A producer for which dead-letter topics are out."""
+    """A producer that fails to write dead letters."""
 
     broken = True
 
@@ -223,7 +225,7 @@ async def test_nothing_is_committed_while_the_dead_letter_cannot_be_written(sett
     await producer.stop(1)
 
 
-async def test_a_retry_holds_up_nobody_else(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_a_retry_does_not_delay_other_messages(settings: KafkaSettings, producer: EventProducer) -> None:
     topic = await created(settings, own_topic(partitions=1))
     await send(producer, topic, range(50))
     out, seen, tries = True, set[int](), 0
@@ -253,7 +255,7 @@ def timed(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-async def test_what_is_late_is_given_up_at_once_and_what_becomes_late_at_its_deadline(
+async def test_a_late_message_is_given_up_at_once_and_others_at_their_deadline(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel))
@@ -311,7 +313,7 @@ async def test_without_a_deadline_the_retry_budget_ends_in_a_dead_letter(
     assert dict(letter.headers)["dlq_error_detail"] == b"store is out"
 
 
-async def test_a_give_up_that_fails_is_repeated_and_commits_nothing_meanwhile(
+async def test_a_failing_give_up_is_repeated_and_nothing_is_committed_meanwhile(
     settings: KafkaSettings, producer: EventProducer
 ) -> None:
     topic = await created(settings, own_topic(TimedParcel, partitions=1))
@@ -340,7 +342,7 @@ async def test_a_give_up_that_fails_is_repeated_and_commits_nothing_meanwhile(
     await runner.stop(1)
 
 
-async def test_stop_lets_what_is_in_work_finish(settings: KafkaSettings, producer: EventProducer) -> None:
+async def test_stop_lets_messages_in_progress_finish(settings: KafkaSettings, producer: EventProducer) -> None:
     topic = await created(settings, own_topic())
     await send(producer, topic, range(30))
     started, finished = set[int](), set[int]()
@@ -354,7 +356,7 @@ async def test_stop_lets_what_is_in_work_finish(settings: KafkaSettings, produce
     await runner.start()
 
     async def busy() -> bool:
-        return runner.in_flight == 10
+        return runner._in_flight == 10
 
     await eventually(busy, 10)
     before = time.monotonic()
@@ -362,7 +364,7 @@ async def test_stop_lets_what_is_in_work_finish(settings: KafkaSettings, produce
     assert time.monotonic() - before < 5
     assert finished == started
     assert len(finished) < 30
-    assert runner.in_flight == 0
+    assert runner._in_flight == 0
 
 
 async def test_the_span_of_uncommitted_records_is_bounded(kafka_servers: str, producer: EventProducer) -> None:
@@ -384,7 +386,7 @@ async def test_the_span_of_uncommitted_records_is_bounded(kafka_servers: str, pr
         return len(seen) >= 45
 
     await eventually(stuck, 10)
-    await asyncio.sleep(0.5)  # a pause that did not hold would read on meanwhile
+    await asyncio.sleep(0.5)  # without the pause it would read on meanwhile
     assert len(seen) <= 50 + 16
     release.set()
     await everything_committed(settings, topic, 400)
@@ -423,7 +425,7 @@ def test_a_contract_is_what_the_tests_send() -> None:
     assert issubclass(TimedParcel, Contract)
 
 
-async def test_an_error_that_nobody_foresaw_ends_the_process_and_commits_nothing(
+async def test_a_fault_of_the_runner_ends_the_process_and_commits_nothing(
     settings: KafkaSettings, producer: EventProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = await created(settings, own_topic(partitions=1))
@@ -435,7 +437,7 @@ async def test_an_error_that_nobody_foresaw_ends_the_process_and_commits_nothing
     async def refuse(_: Envelope) -> None:
         raise Unprocessable("refused")
 
-    monkeypatch.setattr(DeadLetters, "bury", broken)
+    monkeypatch.setattr(DeadLetters, "write", broken)
     ended = Ended()
     runner = stage(settings, topic, producer, refuse, telemetry=ended)
     await runner.start()

@@ -1,4 +1,4 @@
-"""The outbox of facts, on real SQLite with a broker and a ledger that do as they are told."""
+"""The outbox on SQLite, with a fake broker and a fake ledger."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     await opened.stop(1)
 
 
-async def test_a_fact_that_fits_no_topic_holds_up_no_other(database: SqliteDatabase) -> None:
+async def test_a_fact_that_is_too_large_does_not_block_others(database: SqliteDatabase) -> None:
     broker = Broker()
     records = database.collection(outbox_collection("outputs"))
     outbox = FactOutbox(records, cast(EventProducer, broker), Ledger(broker))
@@ -59,7 +59,7 @@ async def test_a_fact_that_fits_no_topic_holds_up_no_other(database: SqliteDatab
         )
         recorded.append(record)
 
-    await outbox.publish(recorded[0])  # says so in the log and ends no work
+    await outbox.publish(recorded[0])  # logs the failure and does not raise
     await FactOutbox(records, cast(EventProducer, broker), Ledger(broker)).sweep()
     await outbox.sweep()
 

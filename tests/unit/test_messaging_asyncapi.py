@@ -18,7 +18,7 @@ def test_every_topic_is_a_channel_with_its_model_and_its_description() -> None:
         assert (topic.dead_letter_name in channel["description"]) == consumed_by_us(topic)
 
 
-def test_every_reader_of_ours_is_an_operation() -> None:
+def test_every_consuming_service_is_an_operation() -> None:
     document = asyncapi_document()
     received = {
         document["channels"][operation["channel"]["$ref"].split("/")[-1]]["address"]
@@ -28,7 +28,7 @@ def test_every_reader_of_ours_is_an_operation() -> None:
     assert received == {topic.name for topic in TOPICS if set(topic.consumers) - {"internal teams"}}
 
 
-def test_messages_are_cloud_events_and_all_references_lead_somewhere() -> None:
+def test_messages_are_cloud_events_and_all_references_resolve() -> None:
     document = asyncapi_document()
     for message in document["components"]["messages"].values():
         assert "ce_id" in message["headers"]["required"]

@@ -42,7 +42,7 @@ def test_subject_and_traceparent_may_be_absent_and_ids_are_new() -> None:
     assert dict(headers)["ce_id"] != dict(others)["ce_id"]
 
 
-def test_fields_of_the_future_are_ignored() -> None:
+def test_unknown_fields_are_ignored() -> None:
     value, headers = encode(DOCUMENTS_SUBMITTED, submitted(), source="rag")
     newer = json.dumps(json.loads(value) | {"colour": "green"}).encode()
     assert decode(DOCUMENTS_SUBMITTED, newer, headers).data.to_json() == value
@@ -65,7 +65,7 @@ Change = Callable[[bytes, dict[str, bytes]], tuple[bytes | None, dict[str, Any]]
         (lambda v, h: (b"[]", h), "schema violated at value: model_type"),
     ],
 )
-def test_what_is_no_such_event_is_undecodable_and_says_why(change: Change, reason: str) -> None:
+def test_an_invalid_event_is_undecodable_with_a_reason(change: Change, reason: str) -> None:
     value, headers = encode(DOCUMENTS_SUBMITTED, submitted(), source="rag")
     changed, changed_headers = change(value, dict(headers))
     with pytest.raises(Undecodable) as error:
@@ -82,12 +82,12 @@ def test_the_reason_names_fields_and_never_values() -> None:
 
 
 @given(st.binary(max_size=200), st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=20)), max_size=6))
-def test_any_bytes_at_all_are_undecodable_and_nothing_else(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+def test_arbitrary_bytes_raise_only_undecodable(value: bytes, headers: list[tuple[str, bytes]]) -> None:
     with pytest.raises(Undecodable):
         decode(DOCUMENTS_SUBMITTED, value, headers)
 
 
-def test_topics_do_not_take_each_others_events() -> None:
+def test_a_topic_rejects_events_of_another() -> None:
     value, headers = encode(DOCUMENTS_SUBMITTED, submitted(), source="rag")
     with pytest.raises(Undecodable):
         decode(DOCUMENTS_INDEXED, value, headers)

@@ -1,4 +1,4 @@
-"""Gathered observations come out as single ones would."""
+"""GatheredLatency reports the same histogram as single observations."""
 
 from hypothesis import given
 from hypothesis import strategies as st

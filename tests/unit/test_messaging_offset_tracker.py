@@ -1,4 +1,4 @@
-"""The offset tracker: commits never pass an unfinished message."""
+"""OffsetTracker never commits beyond an unfinished record."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ def test_the_lowest_unfinished_offset_is_committable() -> None:
     assert (tracker.committable, tracker.span) == (10, 0)
 
 
-def test_an_offset_that_is_not_above_the_last_is_refused() -> None:
+def test_an_offset_not_above_the_last_one_is_rejected() -> None:
     tracker = OffsetTracker()
     tracker.begin(7)
     with pytest.raises(ValueError):
@@ -32,7 +32,7 @@ def test_an_offset_that_is_not_above_the_last_is_refused() -> None:
 
 
 @given(st.sets(st.integers(0, 2000), min_size=1, max_size=60), st.randoms(use_true_random=False))
-def test_in_any_order_of_finishing_it_says_what_a_simple_model_says(offsets: set[int], random: object) -> None:
+def test_it_agrees_with_a_simple_model_in_any_order_of_finishing(offsets: set[int], random: object) -> None:
     order = sorted(offsets)
     to_begin, begun, finished = list(order), list[int](), set[int]()
     tracker = OffsetTracker()

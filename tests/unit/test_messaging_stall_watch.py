@@ -1,4 +1,4 @@
-"""When a consumer counts as stalled, and when it does not."""
+"""StallWatch: when a consumer counts as stalled."""
 
 import time
 
@@ -41,17 +41,17 @@ def watched(member: Member, clock: Clock) -> tuple[StallWatch, ClusterWatch]:
 
 
 async def after(seconds: float, clock: Clock, watch: StallWatch, cluster: ClusterWatch) -> str | None:
-    """What the watch says, looking every second while the broker answers."""
+    """The result of one look per second while the broker responds."""
     for _ in range(int(seconds)):
         clock.now += 1
         cluster.last_answer = clock.now
-        reason = await watch.look()
+        reason = await watch.check()
         if reason is not None:
             return reason
     return None
 
 
-async def test_records_that_wait_while_nothing_moves_are_a_stall(clock: Clock) -> None:
+async def test_waiting_records_without_progress_are_a_stall(clock: Clock) -> None:
     member = Member()
     watch, cluster = watched(member, clock)
     member.waiting = True
@@ -59,7 +59,7 @@ async def test_records_that_wait_while_nothing_moves_are_a_stall(clock: Clock) -
     assert "records wait" in str(await after(5, clock, watch, cluster))
 
 
-async def test_moving_or_an_end_of_the_log_is_none(clock: Clock) -> None:
+async def test_progress_or_the_end_of_the_log_is_no_stall(clock: Clock) -> None:
     member = Member()
     watch, cluster = watched(member, clock)
     assert await after(200, clock, watch, cluster) is None
@@ -77,11 +77,11 @@ async def test_a_member_that_cannot_join_ends_the_process(clock: Clock) -> None:
     assert "not in its consumer group" in str(await after(5, clock, watch, cluster))
 
 
-async def test_a_broker_that_is_out_is_nobodys_stall(clock: Clock) -> None:
+async def test_an_unreachable_broker_is_no_stall(clock: Clock) -> None:
     member = Member()
     watch, cluster = watched(member, clock)
     member.joined, member.waiting = False, True
     for _ in range(300):
         clock.now += 1
-        assert await watch.look() is None
+        assert await watch.check() is None
     assert await after(29, clock, watch, cluster) is None

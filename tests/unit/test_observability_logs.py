@@ -31,7 +31,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return answer
 
 
-def test_a_line_says_when_who_what(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_has_time_level_service_event_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     early_logger.info("batch counted", events=3, tokens_in=7)
     line = only_line(capsys)
     assert line.pop("time").endswith("Z")
@@ -73,7 +73,7 @@ def test_sensitive_fields_are_masked(capsys: pytest.CaptureFixture[str]) -> None
     assert line["nested"] == {"password": MASK, "size": 1}
 
 
-def test_an_exception_is_told_without_its_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_logged_without_its_input(capsys: pytest.CaptureFixture[str]) -> None:
     class Strict(BaseModel):
         amount: int
 
@@ -83,7 +83,7 @@ def test_an_exception_is_told_without_its_input(capsys: pytest.CaptureFixture[st
         early_logger.exception("not handled")
     line = only_line(capsys)
     assert line["error"] == "ValidationError: amount (int_parsing)"
-    assert any("test_an_exception_is_told" in frame for frame in line["stack"])
+    assert any("test_an_exception_is_logged" in frame for frame in line["stack"])
     assert "jane" not in json.dumps(line)
 
 

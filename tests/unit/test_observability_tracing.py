@@ -21,7 +21,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     tracing.shutdown_tracing()
 
 
-def test_without_an_endpoint_nothing_is_recorded_and_ids_travel() -> None:
+def test_without_an_endpoint_nothing_is_recorded_and_ids_are_passed_on() -> None:
     assert tracing.configure_tracing("example", None, 1.0) is False
     with span_from_traceparent("work", SAMPLED) as span:
         assert span is None
@@ -30,7 +30,7 @@ def test_without_an_endpoint_nothing_is_recorded_and_ids_travel() -> None:
     assert current_traceparent() is None
 
 
-def test_a_new_unit_of_work_has_a_trace_id_to_find_its_lines_by() -> None:
+def test_a_new_unit_of_work_has_a_trace_id() -> None:
     with span_from_traceparent("work", None):
         outer = current_traceparent()
         assert outer is not None
@@ -75,7 +75,7 @@ def test_an_unsampled_parent_gets_no_span_and_no_children(exporter: InMemorySpan
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-def test_the_ratio_decides_over_new_traces() -> None:
+def test_the_ratio_determines_which_new_traces_are_sampled() -> None:
     exporter = InMemorySpanExporter()
     for ratio, expected in ((0.0, 0), (1.0, 20)):
         exporter.clear()
@@ -89,7 +89,7 @@ def test_the_ratio_decides_over_new_traces() -> None:
     tracing.shutdown_tracing()
 
 
-def test_a_failed_unit_of_work_says_so_without_its_content(exporter: InMemorySpanExporter) -> None:
+def test_a_failed_unit_of_work_is_marked_without_its_content(exporter: InMemorySpanExporter) -> None:
     with pytest.raises(ValueError, match="jane"), span_from_traceparent("work", SAMPLED):
         raise ValueError("jane.doe@example.com is wrong")
     (span,) = exporter.get_finished_spans()

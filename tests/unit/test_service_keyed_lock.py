@@ -5,7 +5,7 @@ import pytest
 from shared.service.keyed_lock import KeyedLock
 
 
-async def test_the_same_key_waits_and_others_do_not() -> None:
+async def test_tasks_wait_for_the_same_key_and_not_for_others() -> None:
     lock, order, go_on = KeyedLock(), [], asyncio.Event()
 
     async def work(name: str, key: str) -> None:
@@ -25,7 +25,7 @@ async def test_the_same_key_waits_and_others_do_not() -> None:
     assert len(lock) == 0
 
 
-async def test_one_who_fails_or_leaves_lets_the_next_one_in() -> None:
+async def test_a_failed_holder_and_a_cancelled_waiter_release_the_key() -> None:
     lock = KeyedLock()
     with pytest.raises(ValueError, match="no"):
         async with lock.hold("a"):

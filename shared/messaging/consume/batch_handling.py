@@ -43,13 +43,13 @@ class BatchHandling:
             try:
                 readable.append((record, self._decoders[record.topic](record.value, record.headers)))
             except Undecodable as error:
-                await self._bury(record, error, 1, still_ours)
+                await self._dead_letter(record, error, 1, still_ours)
         together = [envelope for _, envelope in readable]
         if together and await self._until_done(together, still_ours) is not None:
             for record, envelope in readable:
                 failure = await self._until_done([envelope], still_ours)
                 if failure is not None:
-                    await self._bury(record, failure, ATTEMPTS_AT_UNKNOWN_ERRORS, still_ours)
+                    await self._dead_letter(record, failure, ATTEMPTS_AT_UNKNOWN_ERRORS, still_ours)
 
     async def _until_done(self, envelopes: list[Envelope], still_ours: Callable[[], bool]) -> Exception | None:
         """Returns None when handled, else the permanent error: Unprocessable, or the third that is not Transient."""
@@ -75,11 +75,11 @@ class BatchHandling:
             if not still_ours():
                 raise BatchDropped
 
-    async def _bury(
+    async def _dead_letter(
         self, record: ConsumerRecord, error: Exception, attempts: int, still_ours: Callable[[], bool]
     ) -> None:
         safe_to_quote = isinstance(error, Undecodable | Unprocessable)
-        if not await self._dead_letters[record.topic].bury(
+        if not await self._dead_letters[record.topic].write(
             record,
             error_class=type(error).__name__,
             detail=str(error) if safe_to_quote else "unexpected error in the handler",

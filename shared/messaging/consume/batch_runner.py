@@ -36,7 +36,7 @@ from shared.observability.metrics import STAGE_LATENCY
 _COMMIT_WITHIN_SECONDS = 5.0
 _START_WITHIN_SECONDS = 60.0
 _STOP_WITHIN_SECONDS = 10.0
-_LOOK_EVERY_SECONDS = 2.0
+_CHECK_EVERY_SECONDS = 2.0
 _PAUSE_AFTER_ERROR_SECONDS = 0.5
 _DAY_MS = 24 * 3600 * 1000
 
@@ -241,9 +241,9 @@ class BatchRunner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            await asyncio.sleep(_CHECK_EVERY_SECONDS)
             self._report_lag()
-            reason = await self._stall.look()
+            reason = await self._stall.check()
             if reason is not None:
                 self._telemetry.fatal(f"{self._group}: {reason}")
 

@@ -69,17 +69,17 @@ class Delivery:
         try:
             envelope = self._decode(work.record.value, work.record.headers)
             if envelope.traceparent is None:
-                await self._see_through(work, envelope)
+                await self._handle_until_done(work, envelope)
                 return
             with span_from_traceparent(self._span_name, envelope.traceparent, self._span_attributes):
-                await self._see_through(work, envelope)
+                await self._handle_until_done(work, envelope)
         except Abandoned:
             raise
         except Exception as error:
             # Undecodable, or valid by the schema but not usable, as a deadline in the year 1.
-            await self._bury(work, error, 1)
+            await self._dead_letter(work, error, 1)
 
-    def cut_overdue(self) -> None:
+    def cancel_overdue(self) -> None:
         """Cancels handlers past their time limit. To be called several times a second: cheaper than a timer each."""
         now = time.time()
         for task, limit in list(self._limits.items()):
@@ -88,7 +88,7 @@ class Delivery:
                 self._overdue.add(task)
                 task.cancel()
 
-    async def _see_through(self, work: Work, envelope: Envelope) -> None:
+    async def _handle_until_done(self, work: Work, envelope: Envelope) -> None:
         now = time.time()
         retry_until = envelope.data.deadline.timestamp() if self._has_deadline else now + self._retry_budget  # type: ignore[attr-defined]
         attempts = failures = 0
@@ -149,7 +149,7 @@ class Delivery:
         last = f"; last: {type(error).__name__}" if error is not None else ""
         detail = f"not done after {attempts} attempts{last}" if attempts else "arrived after its deadline"
         if self._give_up_handler is None or not self._has_deadline:
-            await self._bury(work, error or Overdue("arrived after its deadline"), attempts)
+            await self._dead_letter(work, error or Overdue("arrived after its deadline"), attempts)
         await self._give_up(work, envelope, GiveUpReason.DEADLINE, detail)
 
     async def _unprocessable(
@@ -159,7 +159,7 @@ class Delivery:
         attempts: int,
         error: Exception,
     ) -> None:
-        await self._bury(work, error, attempts)
+        await self._dead_letter(work, error, attempts)
         detail = f"{type(error).__name__} after {attempts} attempts"
         await self._give_up(work, envelope, GiveUpReason.UNPROCESSABLE, detail, buried=True)
 
@@ -191,18 +191,18 @@ class Delivery:
             log.error("give_up_failed", topic=self._topic.name, attempts=attempts, error_class=type(last).__name__)
             if failures >= _GIVE_UP_ATTEMPTS_AT_UNKNOWN_ERRORS:
                 if not buried:
-                    await self._bury(work, last, attempts)
+                    await self._dead_letter(work, last, attempts)
                 return
             await asyncio.sleep(exponential_pause(attempts))
             if work.abandoned:
                 raise Abandoned
 
-    async def _bury(self, work: Work, error: Exception, attempts: int) -> None:
+    async def _dead_letter(self, work: Work, error: Exception, attempts: int) -> None:
         known = isinstance(error, Undecodable | Transient | Unprocessable | Overdue)
         detail = str(error) if known else "unexpected error in the handler"
         if not known:
             log.error("handler_failed", topic=self._topic.name, exc_info=error)
-        if not await self._dead_letters.bury(
+        if not await self._dead_letters.write(
             work.record,
             error_class=type(error).__name__,
             detail=detail,

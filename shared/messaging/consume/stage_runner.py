@@ -25,8 +25,8 @@ from shared.observability.logs import get_logger
 from shared.observability.metrics import IN_FLIGHT, STAGE_LATENCY
 
 _COMMIT_EVERY_SECONDS = 0.15
-_CUT_EVERY_SECONDS = 0.25
-_LOOK_EVERY_SECONDS = 2.0
+_CANCEL_EVERY_SECONDS = 0.25
+_CHECK_EVERY_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 _BATCH_SECONDS = 0.05
 _PAUSE_AFTER_ERROR_SECONDS = 0.5
@@ -77,7 +77,7 @@ class StageRunner:
             dead_letters=DeadLetters(topic, producer),
         )
         self._cluster = ClusterWatch(settings, self._on_new_log)
-        self._reader = GroupReader(settings, topic.name, group, self._settle_revoked, self._cluster.ask)
+        self._reader = GroupReader(settings, topic.name, group, self._await_revoked, self._cluster.ask)
         self._stall = StallWatch(self._reader, self._cluster, settings.stage_stall_seconds)
         self._in_flight = 0
         self._in_flight_with_room = 0
@@ -99,8 +99,8 @@ class StageRunner:
         self._reading = self._loop(self._read())
         self._loops = [
             self._loop(self._every(_COMMIT_EVERY_SECONDS, self._commit)),
-            self._loop(self._every(_CUT_EVERY_SECONDS, self._cut_overdue)),
-            self._loop(self._every(_LOOK_EVERY_SECONDS, self._look)),
+            self._loop(self._every(_CANCEL_EVERY_SECONDS, self._cancel_overdue)),
+            self._loop(self._every(_CHECK_EVERY_SECONDS, self._check_stall)),
         ]
 
     async def stop(self, grace_seconds: float) -> None:
@@ -119,11 +119,6 @@ class StageRunner:
     async def check(self) -> None:
         """Readiness check: raises NotReading while it is not a member of its group."""
         check_membership(self._reader.joined, self._reader.last_joined, self._settings.stage_stall_seconds)
-
-    @property
-    def in_flight(self) -> int:
-        """The number of messages in progress."""
-        return self._in_flight
 
     async def _connect(self) -> None:
         deadline = time.monotonic() + _CONNECT_WITHIN_SECONDS
@@ -243,7 +238,7 @@ class StageRunner:
             partition.full = False
             self._reader.resume((partition,))
 
-    async def _settle_revoked(self, revoked: Collection[Partition]) -> None:
+    async def _await_revoked(self, revoked: Collection[Partition]) -> None:
         """Waits up to 1.5 s for the messages of `revoked`, while the whole group waits for this member."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REVOKE_WAIT_SECONDS):
@@ -256,12 +251,12 @@ class StageRunner:
         self._latency.flush()
         await self._reader.commit()
 
-    async def _cut_overdue(self) -> None:
-        self._delivery.cut_overdue()
+    async def _cancel_overdue(self) -> None:
+        self._delivery.cancel_overdue()
 
-    async def _look(self) -> None:
+    async def _check_stall(self) -> None:
         self._lag.report(self._reader.lag())
-        reason = await self._stall.look()
+        reason = await self._stall.check()
         if reason is not None and not self._stopping:
             self._telemetry.fatal(f"{self._group}: {reason}")
 

@@ -24,7 +24,7 @@ class EndsProcess(Protocol):
     def fatal(self, message: str) -> None: ...
 
 
-class Reads(Protocol):
+class GroupMember(Protocol):
     """A group member under watch."""
 
     @property
@@ -36,9 +36,9 @@ class Reads(Protocol):
 
 
 class StallWatch:
-    """Judges one reader. Call `look` every few seconds, and `moved` at each fetch, finish and deliberate pause."""
+    """Judges one reader. Call `check` every few seconds, and `moved` at each fetch, finish and deliberate pause."""
 
-    def __init__(self, reader: Reads, cluster: ClusterWatch, limit_seconds: float) -> None:
+    def __init__(self, reader: GroupMember, cluster: ClusterWatch, limit_seconds: float) -> None:
         self._reader = reader
         self._cluster = cluster
         self._limit = limit_seconds
@@ -48,7 +48,7 @@ class StallWatch:
     def moved(self) -> None:
         self._last_move = time.monotonic()
 
-    async def look(self) -> str | None:
+    async def check(self) -> str | None:
         """Returns the reason to end the process, or None."""
         now = time.monotonic()
         if not self._broker_answers(now):

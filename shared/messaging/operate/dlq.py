@@ -10,7 +10,7 @@ from rich.table import Table
 
 from shared.messaging.errors import MessageTooLarge, PublishFailed
 from shared.messaging.operate.command_line import broker_settings, fail, out, print_json, run
-from shared.messaging.operate.dead_letter_book import (
+from shared.messaging.operate.letters import (
     Letter,
     NoBody,
     drop,

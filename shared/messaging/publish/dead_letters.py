@@ -41,7 +41,7 @@ class DeadLetters:
         self._topic = dead_letter_topic(source)
         self._producer = producer
 
-    async def bury(
+    async def write(
         self,
         record: ConsumerRecord,
         *,

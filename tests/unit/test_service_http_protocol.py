@@ -1,4 +1,4 @@
-"""What the HTTP server says to heads that are too long or too slow, and to what is no HTTP at all."""
+"""The HTTP server's limits on request heads, its handling of upgrade offers, and its responses to invalid HTTP."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ CHUNKED = POST + CHUNKING + b"\r\n"
 
 
 class Server:
-    """The protocol in front of an application that gives back a body's size, or answers when it is told to."""
+    """The protocol in front of an application that returns the size of the body, or responds on demand."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -61,7 +61,7 @@ class Server:
                 await writer.wait_closed()
 
     async def talk(self, *pieces: bytes) -> bytes:
-        """Everything that is said until the server closes, to pieces that are sent one after another."""
+        """Sends pieces one after another and returns all that the server sends until it closes."""
         async with self.connected() as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
@@ -69,12 +69,12 @@ class Server:
             return await asyncio.wait_for(reader.read(), 10)
 
     async def in_turn(self, *pieces: bytes) -> bytes:
-        """As `talk`, and each piece has been read before the next is sent."""
+        """As `talk`, but each piece is read before the next is sent."""
         async with self.connected() as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-                # What came before this has been read when it is answered.
+                # Its response shows that everything before it was read.
                 await self.talk(POST + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
             return await asyncio.wait_for(reader.read(), 10)
 
@@ -95,7 +95,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 def detail(answer: bytes) -> str:
-    """The detail of the one problem that was answered."""
+    """The detail of the only problem response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer
     assert b"connection: close" in head
@@ -106,7 +106,7 @@ def detail(answer: bytes) -> str:
 
 
 def head_of(size: int, start: bytes = POST) -> bytes:
-    """A head of so many bytes, its empty line included."""
+    """A head of that many bytes, including its empty line."""
     end = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
     return start + b"X-Filling: " + b"a" * (size - len(start) - len(end) - 13) + b"\r\n" + end
 
@@ -138,7 +138,7 @@ async def test_a_head_may_be_as_long_as_the_limit_and_no_longer(server: Server, 
         CHUNKED + b"0\r\nX-Trailer: ",
     ],
 )  # fmt: skip
-async def test_what_grows_for_ever_is_cut_off(server: Server, start: bytes) -> None:
+async def test_an_endless_head_is_cut_off(server: Server, start: bytes) -> None:
     filling = b"\r\n" if start == b"\r\n" else b"a"
     sent = 0
     async with server.connected() as (_, writer):
@@ -148,7 +148,7 @@ async def test_what_grows_for_ever_is_cut_off(server: Server, start: bytes) -> N
                 writer.write(filling * 10_000)
                 await writer.drain()
                 sent += 10_000
-    assert sent < 20_000_000  # what is thrown away, and what fits into the sockets' buffers
+    assert sent < 20_000_000  # discarded bytes, and what fits into the sockets' buffers
 
 
 async def test_many_small_headers_count_together(server: Server) -> None:
@@ -162,7 +162,7 @@ async def test_a_slow_head_is_cut_off(server: Server, monkeypatch: pytest.Monkey
         # The second head begins in the same piece as the first request.
         writer.write(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + GET[:10])
         answers = await asyncio.wait_for(reader.read(), 10)
-    # Where the first is answered late, its answer is the last.
+    # If the first is answered late, its response is the last.
     first, _, second = answers.partition(b"HTTP/1.1 400")
     assert first.endswith(b"\r\n\r\n3")
     assert not second or "did not come in within" in detail(b"HTTP/1.1 400" + second)
@@ -186,17 +186,17 @@ async def test_a_connection_without_a_request_is_closed_as_an_idle_one(server: S
         b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
     ],
 )
-async def test_what_is_no_http_is_answered_with_a_problem(server: Server, garbage: bytes) -> None:
+async def test_invalid_http_gets_a_problem_response(server: Server, garbage: bytes) -> None:
     assert detail(await server.talk(garbage)) == "The request is not valid HTTP."
 
 
 @pytest.mark.parametrize("second", [b"GARBAGE\r\n\r\n", GET + b"X-Filling: " + b"a" * 200_000])
-async def test_a_request_that_came_before_is_still_answered_and_is_the_last(server: Server, second: bytes) -> None:
+async def test_the_request_before_an_invalid_one_is_answered_last(server: Server, second: bytes) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GET + b"\r\n" + second)
         await writer.drain()
         await asyncio.wait_for(server.asked.wait(), 10)
-        # What came before this has been read by then.
+        # Everything before it has been read by then.
         assert (await server.talk(POST + b"Connection: close\r\nContent-Length: 0\r\n\r\n")).endswith(b"0")
         server.answer_now.set()
         answer = await asyncio.wait_for(reader.read(), 10)
@@ -204,7 +204,7 @@ async def test_a_request_that_came_before_is_still_answered_and_is_the_last(serv
     assert answer.endswith(b'\r\n\r\n"answered"')
 
 
-async def test_what_was_answered_is_not_answered_again(server: Server) -> None:
+async def test_an_answered_request_is_not_answered_again(server: Server) -> None:
     server.answer_now.set()
     async with server.connected() as (reader, writer):
         writer.write(GET + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -232,7 +232,7 @@ LAST = POST + b"Content-Length: 1\r\nConnection: close\r\n\r\nx"
 
 @pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("whole", [True, False])
-async def test_the_body_behind_an_offer_to_switch_protocols_is_a_body(
+async def test_the_body_of_a_request_that_offers_an_upgrade_is_read_as_a_body(
     server: Server, caplog: pytest.LogCaptureFixture, offer: bytes, whole: bool
 ) -> None:
     chunked = b"%x\r\n" % len(SMUGGLED) + SMUGGLED + b"\r\n0\r\n\r\n"
@@ -247,18 +247,18 @@ async def test_the_body_behind_an_offer_to_switch_protocols_is_a_body(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-async def test_requests_that_offer_may_follow_one_another(server: Server) -> None:
+async def test_requests_that_offer_an_upgrade_may_follow_one_another(server: Server) -> None:
     server.answer_now.set()
     offering = GET + H2C + b"\r\n" + POST + WEBSOCKET + CHUNKING + b"\r\n3\r\nabc\r\n0\r\n\r\n"
     answers = await server.talk(offering * 2 + GET + b"\r\n" + LAST)
     assert answers.count(b"HTTP/1.1 200 OK") == 6
     assert await server.talk(*(bytes([byte]) for byte in offering + LAST))
-    # Far more than functions may call each other.
+    # Far more than the recursion limit.
     many = (POST + b"Connection: Upgrade\r\nUpgrade: x\r\n\r\n") * 2000
     assert (await server.talk(many + LAST)).count(b"HTTP/1.1 200 OK") == 2001
 
 
-async def test_what_stands_beside_an_offer_is_kept(server: Server) -> None:
+async def test_other_headers_of_an_upgrade_offer_are_kept(server: Server) -> None:
     closing = POST + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     answers = await server.talk(closing + b"ab")
     assert answers.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
@@ -267,7 +267,9 @@ async def test_what_stands_beside_an_offer_is_kept(server: Server) -> None:
     assert (await server.talk(old)).endswith(b"\r\n\r\n2")
 
 
-async def test_a_head_with_an_offer_has_the_same_limits(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_head_with_an_upgrade_offer_has_the_same_limits(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = POST + b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
     assert (await server.talk(head_of(MAX_HEAD_BYTES, start))).endswith(b"\r\n\r\n0")
     assert "65536 bytes" in detail(await server.talk(head_of(MAX_HEAD_BYTES + 1, start)))
@@ -279,7 +281,7 @@ LATE_BODY = GET + b"Content-Length: 10\r\n\r\n"
 
 
 @pytest.mark.parametrize("head", [LATE_BODY, GET + CHUNKING + b"\r\n"])
-async def test_the_rest_of_a_body_that_nobody_reads_has_little_time(
+async def test_the_rest_of_an_unread_body_has_a_time_limit(
     server: Server, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(http_protocol, "REST_SECONDS", 0.2)
@@ -292,7 +294,9 @@ async def test_the_rest_of_a_body_that_nobody_reads_has_little_time(
             assert await asyncio.wait_for(reader.read(), 10) == b""
 
 
-async def test_data_gains_no_time_for_the_rest_of_a_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_data_does_not_extend_the_time_limit_of_an_unread_body(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "REST_SECONDS", 0.2)
     server.answer_now.set()
     async with server.connected() as (reader, writer):
@@ -306,7 +310,7 @@ async def test_data_gains_no_time_for_the_rest_of_a_body(server: Server, monkeyp
         await eventually(closed)
 
 
-async def test_the_rest_of_a_body_that_nobody_reads_may_not_be_long(server: Server) -> None:
+async def test_the_rest_of_an_unread_body_has_a_size_limit(server: Server) -> None:
     server.answer_now.set()
     async with server.connected() as (reader, writer):
         writer.write(GET + b"Content-Length: 1000000000\r\n\r\n")
@@ -317,13 +321,11 @@ async def test_the_rest_of_a_body_that_nobody_reads_may_not_be_long(server: Serv
                 writer.write(b"x" * 100_000)
                 await writer.drain()
                 sent += 100_000
-    # What is thrown away, and what fits into the sockets' buffers.
+    # Discarded bytes, and what fits into the sockets' buffers.
     assert sent < http_protocol.REST_BYTES + 16_000_000
 
 
-async def test_a_connection_goes_on_after_a_body_that_nobody_read(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_continues_after_an_unread_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "REST_BYTES", 1500)
     server.answer_now.set()
     async with server.connected() as (reader, writer):
@@ -331,12 +333,12 @@ async def test_a_connection_goes_on_after_a_body_that_nobody_read(
             writer.write(GET + b"Content-Length: 1000\r\n\r\n")
             await asyncio.wait_for(reader.readuntil(b'"answered"'), 10)
             writer.write(b"x" * 1000)
-        # The last rest is over, and with it its limits.
+        # The unread body has ended, and so have its limits.
         writer.write(LAST)
         assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"\r\n\r\n1")
 
 
-async def test_a_connection_is_an_idle_one_after_a_body_that_nobody_read(server: Server) -> None:
+async def test_a_connection_is_idle_after_an_unread_body(server: Server) -> None:
     server.uvicorn.config.timeout_keep_alive = 1
     server.answer_now.set()
     async with server.connected() as (reader, writer):
@@ -346,7 +348,7 @@ async def test_a_connection_is_an_idle_one_after_a_body_that_nobody_read(server:
         assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
-async def test_empty_lines_between_requests_are_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_empty_lines_between_requests_are_ignored(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
     server.uvicorn.config.timeout_keep_alive = 1
     server.answer_now.set()
@@ -359,11 +361,11 @@ async def test_empty_lines_between_requests_are_nothing(server: Server, monkeypa
             writer.write(b"\r\n")
             return reader.at_eof() or reader.exception() is not None
 
-        # Neither do they keep it open.
+        # They do not keep the connection open either.
         await eventually(closed)
 
 
-async def test_a_request_that_begins_before_the_last_answer_is_no_idle_connection(server: Server) -> None:
+async def test_a_connection_with_a_begun_request_is_not_idle(server: Server) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GET + b"\r\n" + LAST[:20])
         await asyncio.wait_for(server.asked.wait(), 10)

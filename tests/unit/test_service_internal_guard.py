@@ -1,4 +1,4 @@
-"""Who may use internal routes, and how much they may send, is decided before anything is read."""
+"""InternalGuard checks the token and the size of the body before it reads the body."""
 
 from collections.abc import AsyncIterator
 
@@ -25,7 +25,7 @@ class Question(BaseModel):
 
 
 class Sent:
-    """A body without a length, in pieces; `pieces` counts those that were taken."""
+    """A body without a declared length; `pieces` counts the pieces that were read."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -78,7 +78,7 @@ def gateway() -> httpx.AsyncClient:
 
 @pytest.mark.parametrize("headers", [{}, {INTERNAL_TOKEN_HEADER: "outside"}, {INTERNAL_TOKEN_HEADER: ""}])
 @pytest.mark.parametrize("path", ["/internal/questions", "/internal/files", "/internal/nowhere", "/%69nternal/files"])
-async def test_nothing_is_read_of_who_has_no_token(path: str, headers: dict[str, str]) -> None:
+async def test_without_a_token_the_body_is_not_read(path: str, headers: dict[str, str]) -> None:
     for client in (service(), service(token=None), gateway()):
         async with client:
             sent = Sent(1)
@@ -90,7 +90,7 @@ async def test_nothing_is_read_of_who_has_no_token(path: str, headers: dict[str,
             assert sent.pieces == 0
 
 
-async def test_the_gateways_refusals_are_like_its_others() -> None:
+async def test_the_gateway_refuses_with_its_own_problem_format() -> None:
     async with gateway() as client:
         for headers, code in (({}, "unauthenticated"), (TOKEN, "too_large")):
             answer = await client.post("/internal/files", content=b"x" * 3_000_000, headers=headers)
@@ -100,7 +100,7 @@ async def test_the_gateways_refusals_are_like_its_others() -> None:
 
 
 @pytest.mark.parametrize("path", ["/internal/questions", "/internal/files"])
-async def test_a_body_over_the_limit_is_not_read_on(path: str) -> None:
+async def test_a_body_over_the_limit_is_not_read_to_its_end(path: str) -> None:
     async with service() as client:
         announced = Sent(11)
         length = {"Content-Length": str(11 * len(PIECE))}
@@ -110,14 +110,14 @@ async def test_a_body_over_the_limit_is_not_read_on(path: str) -> None:
             assert sent.pieces == read
 
 
-async def test_a_body_within_the_limit_is_taken() -> None:
+async def test_a_body_within_the_limit_is_accepted() -> None:
     async with service() as client:
         assert (await client.post("/internal/files", content=Sent(10), headers=TOKEN)).json() == 10_000
         assert (await client.post("/internal/files", content=b"x" * 10_000, headers=TOKEN)).json() == 10_000
         assert (await client.post("/internal/questions", json={"amount": 3}, headers=TOKEN)).json() == 3
 
 
-async def test_what_is_not_internal_wants_no_token() -> None:
+async def test_other_routes_need_no_token() -> None:
     async with service() as client:
         assert (await client.get("/health/live")).status_code == 200
         assert (await client.get("/internals")).status_code == 404

@@ -1,4 +1,4 @@
-"""The life cycle of a real child process, by its signals and exit codes."""
+"""The life cycle of a real child process: signals, draining and exit codes."""
 
 import asyncio
 import json
@@ -122,7 +122,7 @@ async def test_a_signal_drains_in_reverse_order(number: signal.Signals) -> None:
     assert events == ["serving", "draining", "stopped"]
 
 
-async def test_a_request_under_way_is_answered_before_the_parts_stop() -> None:
+async def test_an_open_request_is_answered_before_components_stop() -> None:
     async with child("well") as service:
         await service.until_ready()
         request = asyncio.create_task(service.http.get("/internal/slow"))
@@ -132,7 +132,7 @@ async def test_a_request_under_way_is_answered_before_the_parts_stop() -> None:
         assert (await service.ended())[0] == 0
 
 
-async def test_what_is_no_http_is_answered_with_a_problem() -> None:
+async def test_invalid_http_gets_a_problem_response() -> None:
     async with child("well") as service:
         await service.until_ready()
         reader, writer = await asyncio.open_connection("127.0.0.1", service.http.base_url.port)
@@ -155,7 +155,7 @@ async def test_a_taken_port_is_one_line_and_exit_2() -> None:
     assert steps(lines) == []
 
 
-async def test_a_part_that_does_not_start_ends_the_process_and_is_named() -> None:
+async def test_a_component_that_does_not_start_ends_the_process_and_is_named() -> None:
     async with child("broken") as service:
         code, lines, _ = await service.ended()
     assert code == 1
@@ -182,7 +182,7 @@ async def test_fatal_exits_70() -> None:
     assert any('"reason":"no progress"' in line for line in lines)
 
 
-async def test_a_part_that_does_not_stop_is_left_behind() -> None:
+async def test_a_component_that_does_not_stop_is_skipped() -> None:
     async with child("stuck", grace=1.0) as service:
         await service.until_ready()
         service.process.terminate()

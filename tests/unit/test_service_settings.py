@@ -69,7 +69,7 @@ def test_one_line_names_every_wrong_setting(
     assert "LOG_LEVEL" in line
 
 
-def test_the_value_of_a_secret_is_never_told(
+def test_the_value_of_a_secret_is_never_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VAULT_KEY", "hunter2")
@@ -80,7 +80,7 @@ def test_the_value_of_a_secret_is_never_told(
     assert "hunter" not in line
 
 
-def test_a_list_that_is_no_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_that_is_not_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("VAULT_KEY", "long-enough-key")
     monkeypatch.setenv("EXAMPLE_SIZES", "1;2")
     assert "sizes" in failing_line(capsys)
