@@ -35,7 +35,7 @@ class Turn:
 
 def labelled_turns(*, kept_for_test: bool) -> list[Turn]:
     """The turns to test with, or those to fit the weights to; no conversation is in both."""
-    return [turn for path in sorted(_FOLDER.glob("*.jsonl")) for turn in _of_language(path, kept_for_test)]
+    return [turn for path in sorted(_FOLDER.glob("??.jsonl")) for turn in _of_language(path, kept_for_test)]
 
 
 def _of_language(path: Path, kept_for_test: bool) -> Iterator[Turn]:

@@ -1,10 +1,24 @@
 """Language of short prompts: a labelled set, what does not count, and the conversation as the fallback."""
 
+import json
+from collections import Counter
+from pathlib import Path
+from time import process_time
+
 import pytest
 
 from services.upgrader.reading import language
 from services.upgrader.reading.language import LanguageModelLoading, detect_language
 from shared.contracts.upgrade_tasks import ConversationMessage
+
+SHORT_PROMPTS = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "turns" / "languages.jsonl").read_text(encoding="utf-8").splitlines()
+]
+# Every third prompt is kept from tuning the tables.
+TUNED = [item for number, item in enumerate(SHORT_PROMPTS) if number % 3 != 2]
+KEPT = SHORT_PROMPTS[2::3]
+LEAST_RIGHT = 0.97
 
 LABELLED = (
     ("make it shorter", "en"),
@@ -91,6 +105,60 @@ LABELLED = (
 @pytest.mark.parametrize(("prompt", "expected"), LABELLED)
 def test_a_short_prompt_is_recognized(prompt: str, expected: str) -> None:
     assert detect_language(prompt) == expected
+
+
+@pytest.mark.parametrize("prompts", [TUNED, KEPT], ids=["tuned", "kept"])
+def test_the_language_of_short_prompts_is_right(prompts: list[dict[str, object]]) -> None:
+    missed = []
+    for item in prompts:
+        history = [ConversationMessage(role="user", content=said) for said in item.get("history", ())]  # type: ignore[attr-defined]
+        found = detect_language(str(item["prompt"]), history)
+        if found != item["language"]:
+            missed.append((item["language"], found, item["prompt"]))
+    assert 1 - len(missed) / len(prompts) >= LEAST_RIGHT, missed
+
+
+def test_the_short_prompts_cover_the_languages() -> None:
+    counts = Counter(item["language"] for item in SHORT_PROMPTS)
+    assert sorted(counts) == ["ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "vi", "zh"]
+    assert min(counts.values()) >= 24
+    assert sum(counts.values()) >= 400
+    assert {item["language"] for item in KEPT} == set(counts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Summarise {{文章内容}} in three sentences", "en"),
+        ("Rewrite {{текст}}", "en"),
+        ("Résume ${the_text} en trois phrases", "fr"),
+        ("Schreibe <the name> eine Absage", "de"),
+        ("اعمل code review", "ar"),
+        ("Deploy app lên server", "vi"),
+        ("Review code giúp mình", "vi"),
+        ("prijs per persoon", "nl"),
+    ],
+)
+def test_variables_and_borrowed_words_do_not_count(prompt: str, expected: str) -> None:
+    assert detect_language(prompt) == expected
+
+
+@pytest.mark.parametrize("prompt", ["Budget?", "pro Person", "kürzer", "danke", "короче", "Setup CI/CD"])
+def test_one_word_does_not_outweigh_the_conversation(prompt: str) -> None:
+    history = [ConversationMessage(role="user", content="Viết bài thơ về mẹ cho các em nhỏ")]
+    assert detect_language(prompt, history) == "vi"
+
+
+@pytest.mark.parametrize("text", ["wir vergleichen die Kosten ", "zorgvuldig bekijken kubernetes ", "请帮我比较价格"])
+def test_two_hundred_characters_take_less_than_a_millisecond(text: str) -> None:
+    prompt = (text * 40)[:200]
+    detect_language(prompt)
+    times = []
+    for _ in range(50):
+        started = process_time()
+        detect_language(prompt)
+        times.append(process_time() - started)
+    assert min(times) < 0.001
 
 
 def test_code_addresses_and_placeholders_do_not_count() -> None:

@@ -123,7 +123,7 @@ def _starts(phrases: frozenset[Phrase], text: str) -> bool:
 
 
 def _without_cues(text: str, cues: Cues) -> str:
-    for cue in sorted(cues.subjectless(), key=len, reverse=True):
+    for cue in sorted(cues.subjectless(), key=lambda cue: (-len(cue), cue)):
         text = text.replace(cue, " ")
     return text
 
