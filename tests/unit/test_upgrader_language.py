@@ -20,6 +20,22 @@ TUNED = [item for number, item in enumerate(SHORT_PROMPTS) if number % 3 != 2]
 KEPT = SHORT_PROMPTS[2::3]
 LEAST_RIGHT = 0.97
 
+# Fragments without function words. English is the likeliest language of these.
+ENGLISH_FRAGMENTS = """
+C++ vs Rust; gym routine; sales pitch; skin care routine men; job interview tips; world war two causes; cheap
+flights; dinner recipes; fun facts about cats; wedding speech best man; apology letter boss; haiku ocean; used
+car inspection checklist; baby shower games; elevator pitch saas; tax deductions freelancers; home office setup;
+rap battle lyrics; dog training basics; chess openings explained; react hooks tutorial; regex phone numbers;
+linkedin headline ideas; product launch timeline; customer complaint response; moving to canada; camping packing
+list; toddler sleep schedule; thank you note teacher; quantum entanglement simple; stoic philosophy quotes;
+salary negotiation script; compare tesla models; vegan protein sources; roman empire fall reasons; cover letter
+nurse; pirate joke; sci-fi plot twist; unity player movement; bash rename files; excel pivot table; git rebase
+conflict; fantasy map names; bedtime story dragon; keto grocery list; beach body workout; podcast intro;
+instagram captions sunset; python decorators; startup valuation methods; garden layout small yard; guitar chords
+beginner; museum visit questions kids; retirement party toast; yoga sequence back pain; crime scene description;
+personal finance rules; alien language words; chocolate cake; morning routine
+"""
+
 LABELLED = (
     ("make it shorter", "en"),
     ("write a haiku", "en"),
@@ -116,6 +132,12 @@ def test_the_language_of_short_prompts_is_right(prompts: list[dict[str, object]]
         if found != item["language"]:
             missed.append((item["language"], found, item["prompt"]))
     assert 1 - len(missed) / len(prompts) >= LEAST_RIGHT, missed
+
+
+def test_english_fragments_are_not_taken_for_another_language() -> None:
+    fragments = [" ".join(fragment.split()) for fragment in ENGLISH_FRAGMENTS.split(";")]
+    missed = [(detect_language(fragment), fragment) for fragment in fragments if detect_language(fragment) != "en"]
+    assert 1 - len(missed) / len(fragments) >= 0.95, missed
 
 
 def test_the_short_prompts_cover_the_languages() -> None:

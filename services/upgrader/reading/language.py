@@ -32,6 +32,8 @@ _MOST_UNKNOWN = 2
 _POINT = 6.0
 # The value of the conversation's language in table points: that of one word of only one language.
 _CONVERSATION = 1.0
+# The lead of English in table points where all letters are ASCII: most such prompts are in English.
+_ENGLISH = 1.5
 _NOT_LANGUAGE = re.compile(
     r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|www\.\S+|\S+@\S+\.\S+"
     r"|\$?\{\{[^{}\n]{1,80}\}\}|\$?\{\w[^{}\n\"':;]{0,60}\}|</?[^\W\d_][^<>\n]{0,80}>|%(?:\(\w+\))?[sd](?!\w)"
@@ -154,7 +156,9 @@ def _other_script(text: str) -> str | None:
         return None
     latin = [word for word in _WORD.findall(text) if word.isascii() and word.lower() not in _borrowed()]
     frequent = sum(bool(_languages_with(word.lower())) for word in latin)
-    if frequent >= 3 or frequent > _native_words(text):
+    # "Explain ..." is an instruction in English, whatever it is about.
+    starts_with_latin = bool(latin) and text.lstrip().startswith(latin[0]) and frequent > 0
+    if frequent >= 3 or frequent + starts_with_latin > _native_words(text):
         return None
     weighted = sum(_WEIGHT.get(script, 1.0) * count for script, count in counts.items())
     if sum(len(word) for word in latin if not word[0].isupper()) > 2 * weighted:
@@ -227,6 +231,7 @@ def _weigh(reading: _Reading) -> _Reading:
     english = scores[DEFAULT_LANGUAGE]
     unknown = sum(not _points_of_word(word) for word in own)
     undecided = _Reading(words=reading.words, scores=scores)
+    prior = {DEFAULT_LANGUAGE: _ENGLISH} if text.isascii() else {}
     # Nothing, or English as much as anything: the model would guess.
     if not own or (text.isascii() and (score < 0.2 or english >= score) and (unknown < 2 or english >= 0.3)):
         return undecided
@@ -236,11 +241,13 @@ def _weigh(reading: _Reading) -> _Reading:
     def is_candidate(language: str) -> bool:
         if len(own) >= _WORDS_FOR_MODEL or scores.get(language, 0.0) >= 0.2:
             return True
+        if language == DEFAULT_LANGUAGE and text.isascii():
+            return True
         return score < 0.2 and language in _words()
 
     ranked = sorted(
         (
-            (points + _POINT * scores.get(language, 0.0), language)
+            (points + _POINT * (scores.get(language, 0.0) + prior.get(language, 0.0)), language)
             for language, points in _model().rank(text)
             if is_candidate(language)
         ),
