@@ -1,10 +1,40 @@
 """Language of short prompts: a labelled set, what does not count, and the conversation as the fallback."""
 
+import json
+from collections import Counter
+from pathlib import Path
+from time import process_time
+
 import pytest
 
 from services.upgrader.reading import language
 from services.upgrader.reading.language import LanguageModelLoading, detect_language
 from shared.contracts.upgrade_tasks import ConversationMessage
+
+SHORT_PROMPTS = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "turns" / "languages.jsonl").read_text(encoding="utf-8").splitlines()
+]
+# Every third prompt is kept from tuning the tables.
+TUNED = [item for number, item in enumerate(SHORT_PROMPTS) if number % 3 != 2]
+KEPT = SHORT_PROMPTS[2::3]
+LEAST_RIGHT = 0.97
+
+# Fragments without function words. English is the likeliest language of these.
+ENGLISH_FRAGMENTS = """
+C++ vs Rust; gym routine; sales pitch; skin care routine men; job interview tips; world war two causes; cheap
+flights; dinner recipes; fun facts about cats; wedding speech best man; apology letter boss; haiku ocean; used
+car inspection checklist; baby shower games; elevator pitch saas; tax deductions freelancers; home office setup;
+rap battle lyrics; dog training basics; chess openings explained; react hooks tutorial; regex phone numbers;
+linkedin headline ideas; product launch timeline; customer complaint response; moving to canada; camping packing
+list; toddler sleep schedule; thank you note teacher; quantum entanglement simple; stoic philosophy quotes;
+salary negotiation script; compare tesla models; vegan protein sources; roman empire fall reasons; cover letter
+nurse; pirate joke; sci-fi plot twist; unity player movement; bash rename files; excel pivot table; git rebase
+conflict; fantasy map names; bedtime story dragon; keto grocery list; beach body workout; podcast intro;
+instagram captions sunset; python decorators; startup valuation methods; garden layout small yard; guitar chords
+beginner; museum visit questions kids; retirement party toast; yoga sequence back pain; crime scene description;
+personal finance rules; alien language words; chocolate cake; morning routine
+"""
 
 LABELLED = (
     ("make it shorter", "en"),
@@ -91,6 +121,66 @@ LABELLED = (
 @pytest.mark.parametrize(("prompt", "expected"), LABELLED)
 def test_a_short_prompt_is_recognized(prompt: str, expected: str) -> None:
     assert detect_language(prompt) == expected
+
+
+@pytest.mark.parametrize("prompts", [TUNED, KEPT], ids=["tuned", "kept"])
+def test_the_language_of_short_prompts_is_right(prompts: list[dict[str, object]]) -> None:
+    missed = []
+    for item in prompts:
+        history = [ConversationMessage(role="user", content=said) for said in item.get("history", ())]  # type: ignore[attr-defined]
+        found = detect_language(str(item["prompt"]), history)
+        if found != item["language"]:
+            missed.append((item["language"], found, item["prompt"]))
+    assert 1 - len(missed) / len(prompts) >= LEAST_RIGHT, missed
+
+
+def test_english_fragments_are_not_taken_for_another_language() -> None:
+    fragments = [" ".join(fragment.split()) for fragment in ENGLISH_FRAGMENTS.split(";")]
+    missed = [(detect_language(fragment), fragment) for fragment in fragments if detect_language(fragment) != "en"]
+    assert 1 - len(missed) / len(fragments) >= 0.95, missed
+
+
+def test_the_short_prompts_cover_the_languages() -> None:
+    counts = Counter(item["language"] for item in SHORT_PROMPTS)
+    assert sorted(counts) == ["ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "vi", "zh"]
+    assert min(counts.values()) >= 24
+    assert sum(counts.values()) >= 400
+    assert {item["language"] for item in KEPT} == set(counts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Summarise {{文章内容}} in three sentences", "en"),
+        ("Rewrite {{текст}}", "en"),
+        ("Résume ${the_text} en trois phrases", "fr"),
+        ("Schreibe <the name> eine Absage", "de"),
+        ("اعمل code review", "ar"),
+        ("Deploy app lên server", "vi"),
+        ("Review code giúp mình", "vi"),
+        ("prijs per persoon", "nl"),
+    ],
+)
+def test_variables_and_borrowed_words_do_not_count(prompt: str, expected: str) -> None:
+    assert detect_language(prompt) == expected
+
+
+@pytest.mark.parametrize("prompt", ["Budget?", "pro Person", "kürzer", "danke", "короче", "Setup CI/CD"])
+def test_one_word_does_not_outweigh_the_conversation(prompt: str) -> None:
+    history = [ConversationMessage(role="user", content="Viết bài thơ về mẹ cho các em nhỏ")]
+    assert detect_language(prompt, history) == "vi"
+
+
+@pytest.mark.parametrize("text", ["wir vergleichen die Kosten ", "zorgvuldig bekijken kubernetes ", "请帮我比较价格"])
+def test_two_hundred_characters_take_less_than_a_millisecond(text: str) -> None:
+    prompt = (text * 40)[:200]
+    detect_language(prompt)
+    times = []
+    for _ in range(50):
+        started = process_time()
+        detect_language(prompt)
+        times.append(process_time() - started)
+    assert min(times) < 0.001
 
 
 def test_code_addresses_and_placeholders_do_not_count() -> None:

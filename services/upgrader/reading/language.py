@@ -1,4 +1,7 @@
-"""Detects the language of a prompt as a BCP 47 tag. Made for prompts of a few words."""
+"""Detects the language of a prompt as a BCP 47 tag. Made for prompts of a few words.
+
+Scripts come first, then tables of function words, letters and endings, then the conversation, then a statistical model.
+"""
 
 import asyncio
 import mmap
@@ -9,6 +12,7 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +24,19 @@ if TYPE_CHECKING:
 
 DEFAULT_LANGUAGE = "en"
 _LONGEST_LOOKED_AT = 2_000
-# The statistical model guesses wildly below that many words.
+# Below that many words, the statistical model needs support from the tables, the letters or the conversation.
 _WORDS_FOR_MODEL = 6
+# A single telling word does not decide if that many other words are in no table.
+_MOST_UNKNOWN = 2
+# The value of a table point in the model's unit, the logarithm of a probability.
+_POINT = 6.0
+# The value of the conversation's language in table points: that of one word of only one language.
+_CONVERSATION = 1.0
+# The lead of English in table points where all letters are ASCII: most such prompts are in English.
+_ENGLISH = 1.5
 _NOT_LANGUAGE = re.compile(
-    r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|www\.\S+|\S+@\S+\.\S+|<[A-Z_]+_\d+>|</?[a-z][^<>\n]{0,80}>"
+    r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|www\.\S+|\S+@\S+\.\S+"
+    r"|\$?\{\{[^{}\n]{1,80}\}\}|\$?\{\w[^{}\n\"':;]{0,60}\}|</?[^\W\d_][^<>\n]{0,80}>|%(?:\(\w+\))?[sd](?!\w)"
     r"|\bw/o?(?!\w)|\b\w+(?:[_./\\]\w+)+\b|\b[a-z]+[A-Z]\w*\b|\d+",
     re.DOTALL,
 )
@@ -31,6 +44,10 @@ _QUOTED = re.compile(
     r'"[^"\n]{2,}"|“[^”\n]{2,}”|„[^“”\n]{2,}[“”]|«[^»\n]{2,}»|「[^」\n]{2,}」|(?<!\w)\'[^\'\n]{2,}\'(?!\w)'
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+# "Gare du Nord", but not at the start, where any word has a capital letter.
+_NAME_WITH_PARTICLE = re.compile(
+    r"(?<=\w )[A-ZÀ-ÖØ-Þ]\w+ (?:da|de|del|della|di|do|dos|du|el|la|le|van) (?=[A-ZÀ-ÖØ-Þ])"
+)
 
 # A script's range -> its language where it has only one (or one that is meant unless letters say otherwise).
 _SCRIPTS: tuple[tuple[str, str], ...] = (
@@ -58,6 +75,9 @@ _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("my", r"[\u1000-\u109f]"),
     ("am", r"[\u1200-\u137f]"),
 )
+_SPACELESS = re.compile(
+    r"[\u3040-\u30ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff々\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+"
+)
 _SCRIPT = re.compile("|".join(f"(?P<{name}>{letters}+)" for name, letters in _SCRIPTS))
 # Signs of an ideographic script say more than one letter of an alphabet does.
 _WEIGHT = {"kana": 2.5, "han": 3.5, "ko": 2.5}
@@ -70,46 +90,78 @@ _BULGARIAN = re.compile(r"\b(?:какво|защо|къде|кога|това|т
 
 
 def detect_language(prompt: str, history: Sequence[ConversationMessage] = ()) -> str:
-    """The language of `prompt`; of the conversation's last telling message where the prompt is too short to tell."""
-    sure, guess = _language_of(prompt)
-    if sure:
-        return sure
+    """Returns the language of `prompt` as a BCP 47 tag.
+
+    Where the prompt is a single word, or too short to tell, the language of the conversation decides.
+    """
+    reading = _read(prompt)
+    if reading.is_clear and reading.telling > 1:
+        return reading.best
+    earlier = _language_of_conversation(history)
+    if earlier is None:
+        return reading.best if reading.is_clear else _weigh(reading).best
+    if reading.telling <= 1 and (reading.is_clear or len(reading.words) < 2):
+        return earlier
+    reading.scores[earlier] += _CONVERSATION
+    weighed = _weigh(reading)
+    return weighed.best if weighed.is_clear else earlier
+
+
+@dataclass
+class _Reading:
+    """The language of a text by its script and by the tables; `telling` is the number of words that support `best`."""
+
+    best: str = DEFAULT_LANGUAGE
+    is_clear: bool = False
+    telling: int = 0
+    words: tuple[str, ...] = ()
+    scores: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+def _language_of_conversation(history: Sequence[ConversationMessage]) -> str | None:
+    """Returns the language of the last message whose language is clear; user messages take precedence."""
     for role in ("user", "assistant"):
         for message in reversed(history):
             if message.role == role:
-                earlier, _ = _language_of(message.content)
-                if earlier:
-                    return earlier
-    return guess or DEFAULT_LANGUAGE
+                reading = _read(message.content)
+                weighed = reading if reading.is_clear else _weigh(reading)
+                if weighed.is_clear:
+                    return weighed.best
+    return None
 
 
-def _language_of(text: str) -> tuple[str | None, str | None]:
-    """The language that is sure, if any, and else the best guess, if any."""
+def _read(text: str) -> _Reading:
     letters = _NOT_LANGUAGE.sub(" ", unicodedata.normalize("NFC", text[:_LONGEST_LOOKED_AT]))
     unquoted = _QUOTED.sub(" ", letters)
     plain = unquoted if _WORD.search(unquoted) else letters
     other = _other_script(plain)
     if other:
-        return other, other
-    words = [word.replace("’", "'").lower() for word in _WORD.findall(plain) if word.isascii() or _is_latin(word)]
-    return _latin_language(words) if words else (None, None)
+        return _Reading(other, is_clear=True, telling=_native_words(plain))
+    return _read_latin(_NAME_WITH_PARTICLE.sub(" ", plain))
 
 
-def _is_latin(word: str) -> bool:
-    return not _SCRIPT.search(word)
+def _native_words(text: str) -> int:
+    """Counts the words in other scripts than Latin; two signs of a script without spaces count as one word."""
+    signs = sum(len(match[0]) for match in _SPACELESS.finditer(text))
+    spaced = sum(_SCRIPT.search(word) is not None for word in _WORD.findall(_SPACELESS.sub(" ", text)))
+    return (signs + 1) // 2 + spaced
 
 
 def _other_script(text: str) -> str | None:
-    """The language of a script other than Latin, when the text is mainly in it."""
+    """Returns the language of a script other than Latin if the text is mainly in it."""
     counts: Counter[str] = Counter()
     for match in _SCRIPT.finditer(text):
         counts[match.lastgroup or ""] += match.end() - match.start()
     if not counts:
         return None
+    latin = [word for word in _WORD.findall(text) if word.isascii() and word.lower() not in _borrowed()]
+    frequent = sum(bool(_languages_with(word.lower())) for word in latin)
+    # "Explain ..." is an instruction in English, whatever it is about.
+    starts_with_latin = bool(latin) and text.lstrip().startswith(latin[0]) and frequent > 0
+    if frequent >= 3 or frequent + starts_with_latin > _native_words(text):
+        return None
     weighted = sum(_WEIGHT.get(script, 1.0) * count for script, count in counts.items())
-    latin_words = [word.lower() for word in _WORD.findall(text) if word.isascii()]
-    function_words = sum(any(word in words for words in _words().values()) for word in latin_words)
-    if function_words >= 3 or sum(map(len, latin_words)) > 2 * weighted:
+    if sum(len(word) for word in latin if not word[0].isupper()) > 2 * weighted:
         return None
     script = counts.most_common(1)[0][0]
     if script in ("kana", "han"):
@@ -128,6 +180,87 @@ def _within_family(script: str, text: str) -> str:
     return "bg" if _BULGARIAN.search(text) else "ru"
 
 
+def _read_latin(text: str) -> _Reading:
+    found = [word.replace("’", "'") for word in _WORD.findall(text) if not _SCRIPT.search(word)]
+    words = tuple(word.lower() for word in found)
+    scores: defaultdict[str, float] = defaultdict(float)
+    telling: Counter[str] = Counter()
+    unknown = 0
+    for position, word in enumerate(words):
+        if word in _borrowed():
+            continue
+        points = _points_of_word(word)
+        unknown += not points
+        # Within a sentence, a capital letter mostly starts a name (or a German noun next to function words).
+        weight = 0.5 if position and found[position][0].isupper() else 1.0
+        for language, value in points:
+            scores[language] += weight * value
+            telling[language] += 1
+    if not scores:
+        return _Reading(words=words)
+    ranked = sorted(scores.items(), key=lambda item: item[1], reverse=True)
+    best, score = ranked[0]
+    second = ranked[1][1] if len(ranked) > 1 else 0.0
+    has_support = telling[best] > 1 or unknown < _MOST_UNKNOWN
+    return _Reading(best, has_support and score >= 0.9 and score >= 1.5 * second + 0.1, telling[best], words, scores)
+
+
+@lru_cache(maxsize=8192)
+def _points_of_word(word: str) -> tuple[tuple[str, float], ...]:
+    """Returns (language, points) for each language that has the word, its telling letters or its ending."""
+    points: defaultdict[str, float] = defaultdict(float)
+    for part in dict.fromkeys((word, *word.split("'"), *word.split("-"))) if len(word) < 40 else ():
+        languages = _languages_with(part)
+        for language in languages:
+            points[language] += 1.0 / len(languages)
+    # In plain letters only, a telling string ("sch", "ij") stands in English names, too.
+    weight = 0.2 if word.isascii() else 0.5
+    for language, marks in _letters().items():
+        points[language] += weight * min(2, sum(mark in word for mark in marks))
+    for language, endings in _endings().items():
+        if word.endswith(endings) and len(word) >= 5:
+            points[language] += 0.4
+    return tuple((language, value) for language, value in points.items() if value)
+
+
+def _weigh(reading: _Reading) -> _Reading:
+    """Adds the statistical model's verdict on a text that the tables leave open."""
+    own = tuple(word for word in reading.words if word not in _borrowed())
+    text, scores = " ".join(own), reading.scores
+    best, score = max(scores.items(), key=lambda item: item[1], default=(DEFAULT_LANGUAGE, 0.0))
+    english = scores[DEFAULT_LANGUAGE]
+    unknown = sum(not _points_of_word(word) for word in own)
+    undecided = _Reading(words=reading.words, scores=scores)
+    prior = {DEFAULT_LANGUAGE: _ENGLISH} if text.isascii() else {}
+    # Nothing, or English as much as anything: the model would guess.
+    if not own or (text.isascii() and (score < 0.2 or english >= score) and (unknown < 2 or english >= 0.3)):
+        return undecided
+    if len(text) < 4:
+        return replace(undecided, best=best if score >= 0.3 else DEFAULT_LANGUAGE)
+
+    def is_candidate(language: str) -> bool:
+        if len(own) >= _WORDS_FOR_MODEL or scores.get(language, 0.0) >= 0.2:
+            return True
+        if language == DEFAULT_LANGUAGE and text.isascii():
+            return True
+        return score < 0.2 and language in _words()
+
+    ranked = sorted(
+        (
+            (points + _POINT * (scores.get(language, 0.0) + prior.get(language, 0.0)), language)
+            for language, points in _model().rank(text)
+            if is_candidate(language)
+        ),
+        reverse=True,
+    )
+    if not ranked:
+        return undecided
+    first = ranked[0][0]
+    second = ranked[1][0] if len(ranked) > 1 else first - _POINT
+    is_clear = first - second >= (12.0 if len(text) < 15 else 6.0)
+    return replace(undecided, best=ranked[0][1], is_clear=is_clear, telling=len(own))
+
+
 @cache
 def _tables() -> dict[str, dict[str, str]]:
     return tomllib.loads(Path(__file__).with_name("language_words.toml").read_text(encoding="utf-8"))
@@ -143,59 +276,23 @@ def _letters() -> Mapping[str, tuple[str, ...]]:
     return {language: tuple(letters.split()) for language, letters in _tables()["telling_letters"].items()}
 
 
+@cache
+def _endings() -> Mapping[str, tuple[str, ...]]:
+    return {language: tuple(endings.split()) for language, endings in _tables()["telling_endings"].items()}
+
+
+@cache
+def _borrowed() -> frozenset[str]:
+    return frozenset(_tables()["borrowed"]["words"].split())
+
+
 @lru_cache(maxsize=4096)
 def _languages_with(word: str) -> tuple[str, ...]:
     return tuple(language for language, words in _words().items() if word in words)
 
 
-def _latin_language(words: list[str]) -> tuple[str | None, str | None]:
-    scores: defaultdict[str, float] = defaultdict(float)
-    for word in words:
-        for part in {word, *word.split("'"), *word.split("-")}:
-            languages = _languages_with(part) if len(part) < 20 else ()
-            for language in languages:
-                scores[language] += 1.0 / len(languages)
-    joined = " ".join(words)
-    marked = {language: sum(mark in joined for mark in marks) for language, marks in _letters().items()}
-    for language, count in marked.items():
-        # In plain letters only, such a string ("sch", "ij") stands in English names, too.
-        scores[language] += (0.5 if not joined.isascii() else 0.1) * min(count, 4)
-    ranked = sorted(scores.items(), key=lambda item: item[1], reverse=True)[:2]
-    best, score = ranked[0]
-    if score >= 0.9 and score >= 1.5 * ranked[1][1] + 0.1:
-        return best, best
-    english = scores[DEFAULT_LANGUAGE]
-    nothing_else = joined.isascii() and (score < 0.3 or english >= score)
-    if nothing_else and (len(words) < _WORDS_FOR_MODEL or english >= 0.3):
-        # Nothing, or English as much as anything: only a text of some length could tell otherwise.
-        return None, DEFAULT_LANGUAGE
-    return _by_model(joined, scores, len(words))
-
-
-def _by_model(text: str, scores: Mapping[str, float], size: int) -> tuple[str | None, str | None]:
-    """What the statistical model makes of words that the tables leave open. Sure only with some text to go by."""
-    if len(text) < 4:
-        return None, max(scores, key=scores.__getitem__) if max(scores.values()) >= 0.3 else DEFAULT_LANGUAGE
-    # The model's scores are logarithms of probabilities; a table point is worth a few nats.
-    combined = sorted(
-        (
-            (score + 6.0 * scores.get(language, 0.0), language)
-            for language, score in _model().rank(text)
-            # A language that nothing else speaks for needs some text.
-            if size >= _WORDS_FOR_MODEL or scores.get(language, 0.0) >= 0.25
-        ),
-        reverse=True,
-    )
-    if not combined:
-        return None, DEFAULT_LANGUAGE
-    best_score, best = combined[0]
-    second_score = combined[1][0] if len(combined) > 1 else best_score - 6.0
-    sure = best_score - second_score >= (12.0 if len(text) < 15 else 6.0)
-    return (best if sure else None), best
-
-
 def load_language_model() -> None:
-    """Loads the statistical model, which takes about a second: at the start, and away from the event loop."""
+    """Loads the statistical model. Takes about a second, so call it off the event loop, at the start."""
     _model()
 
 
