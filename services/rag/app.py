@@ -11,6 +11,7 @@ from services.rag.indexing.file_types import MAX_UPLOAD_BYTES
 from services.rag.indexing.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
+from services.rag.search.calibration import Calibrations
 from services.rag.search.embedding_holds import GatewayHolds, RunHolds, SearchHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
@@ -84,7 +85,10 @@ def build_app(settings: RagSettings) -> ServiceApp:
         processes=settings.rag_index_concurrency,
     )
     embeddings = Embeddings(model, store.embeddings, vault, settings.openai_embedding_model)
-    search = HybridSearch(store, index, embeddings, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling)
+    calibrations = Calibrations(
+        model, store.calibrations, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling
+    )
+    search = HybridSearch(store, index, embeddings, calibrations)
     documents = Documents(store, index, preparer, SubmitDocument(producer))
     holds = GatewayHolds(settings.gateway_url, token)
     runs = RunHolds(store, embeddings, holds)
@@ -131,7 +135,7 @@ def build_app(settings: RagSettings) -> ServiceApp:
             most_body_bytes=MAX_UPLOAD_BYTES,
         ),
         components=(
-            *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),
+            *(database, progress, producer, ledger, holds, model, calibrations, index, _WarmUp(store, index)),
             *(facts_sweep, background, retrieve, submitted),
         ),
     )

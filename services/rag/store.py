@@ -77,6 +77,7 @@ _EMBEDDINGS = CollectionSpec(
 )
 _RUNS = CollectionSpec("index_runs", (Index(("documentId",)), Index(("startedAt",))))
 _SPACES = CollectionSpec("spaces", (Index(("tenantId",)),))
+_CALIBRATIONS = CollectionSpec("calibrations")
 
 
 class RagStore:
@@ -86,6 +87,7 @@ class RagStore:
         self.documents: Collection = database.collection(_DOCUMENTS)
         self.embeddings: Collection = database.collection(_EMBEDDINGS)
         self.runs: Collection = database.collection(_RUNS)
+        self.calibrations: Collection = database.collection(_CALIBRATIONS)
         self._bytes = database.collection(_BYTES)
         self._spaces = database.collection(_SPACES)
 
@@ -162,8 +164,13 @@ class RagStore:
 
 
 def ago(seconds: float) -> str:
-    """The time so many seconds ago, as it is stored. Negative: in the future."""
-    return format_utc(now_utc() - timedelta(seconds=seconds))
+    """The time that many seconds ago, in the stored format."""
+    return from_now(-seconds)
+
+
+def from_now(seconds: float) -> str:
+    """The time that many seconds ahead, in the stored format."""
+    return format_utc(now_utc() + timedelta(seconds=seconds))
 
 
 def _piece_id(document_id: str, number: int) -> str:

@@ -18,6 +18,7 @@ from services.rag.documents.recorded_outputs import RecordedOutputs
 from services.rag.documents.sweep import Sweep
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
+from services.rag.search.calibration import Calibrations
 from services.rag.search.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
@@ -104,7 +105,8 @@ class RagParts:
             announcements=self.facts,
             runs=self.runs,
         )
-        self.search = HybridSearch(self.store, self.index, self.embeddings)
+        self.calibrations = Calibrations(self.model, self.store.calibrations)
+        self.search = HybridSearch(self.store, self.index, self.embeddings, self.calibrations)
         self.retrieval = Retrieval(self.search, self.vault, query_seconds=10)
         self.outputs = RecordedOutputs(
             self.database.collection(outbox_collection("outputs")),
@@ -157,6 +159,7 @@ async def rag_parts(
     try:
         yield parts
     finally:
+        await parts.calibrations.stop(1)
         await parts.index.stop(1)
         await parts.database.stop(1)
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rag.search.scoring import Candidate, calibration_of, scores, words
+from services.rag.search.calibration import calibration_of
+from services.rag.search.scoring import Candidate, scores, words
 
 OFFLINE = calibration_of("offline-embedding")
 

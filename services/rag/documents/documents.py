@@ -10,7 +10,7 @@ from typing import Any
 from services.rag.indexing.file_types import FileRejected, file_type
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
-from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, SHOWN, RagStore, ago
+from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, SHOWN, RagStore, from_now
 from shared.contracts.contract import format_utc, is_uuid, new_id, now_utc, period_of
 from shared.contracts.documents import DocumentSubmitted, DocumentView
 from shared.contracts.problems import INVALID_REQUEST
@@ -133,7 +133,7 @@ class Documents:
             {
                 "$set": {
                     "status": DELETED,
-                    "submittedAt": ago(0),
+                    "submittedAt": from_now(0),
                     "title": "",
                     "error": None,
                     "generation": "",

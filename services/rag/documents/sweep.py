@@ -9,7 +9,7 @@ from services.rag.documents.recorded_outputs import RecordedOutputs
 from services.rag.search.embedding_holds import RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
-from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago
+from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago, from_now
 from shared.contracts.contract import now_utc, period_of
 from shared.messaging.errors import Transient
 from shared.observability.logs import get_logger
@@ -94,7 +94,7 @@ class Sweep:
                         }
                     },
                 )
-            elif record["leaseUntil"] < ago(0):
+            elif record["leaseUntil"] < from_now(0):
                 await self._submit(record)
 
     async def submit_for_new_model(self) -> None:
@@ -117,7 +117,7 @@ class Sweep:
         """Only one process submits a document again: whose update still finds the old time."""
         ours = await self._store.documents.update_one(
             {"_id": record["_id"], "status": record["status"], "submittedAt": record["submittedAt"]},
-            {"$set": {"submittedAt": ago(0), "period": record["period"]}, "$inc": {"submissions": 1}},
+            {"$set": {"submittedAt": from_now(0), "period": record["period"]}, "$inc": {"submissions": 1}},
         )
         if ours:
             await self._documents.submit(record)

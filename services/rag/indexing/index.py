@@ -18,7 +18,7 @@ from services.rag.search.embedding_holds import HoldsUnavailable, NoRoom, RunHol
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.preparation_model import PreparedChunk, PreparedDocument, searchable
 from services.rag.search.vector_index import VectorIndex
-from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, ago
+from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, from_now
 from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
 from shared.contracts.documents import DocumentIndexed
 from shared.contracts.quota import SpentEvent
@@ -92,8 +92,8 @@ class Indexing:
             await self._announce(record)
             return
         claimed = await self._store.documents.find_one_and_update(
-            {"_id": document_id, "tenantId": tenant_id, "status": record["status"], "leaseUntil": {"$lt": ago(0)}},
-            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+            {"_id": document_id, "tenantId": tenant_id, "status": record["status"], "leaseUntil": {"$lt": from_now(0)}},
+            {"$set": {"leaseUntil": from_now(LEASE_SECONDS)}},
         )
         if claimed is None:
             return
@@ -190,7 +190,7 @@ class Indexing:
     async def _renew_lease(self, run: _Run) -> None:
         renewed = await self._store.documents.update_one(
             {"_id": run.record["_id"], "status": run.record["status"], "generation": run.record["generation"]},
-            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+            {"$set": {"leaseUntil": from_now(LEASE_SECONDS)}},
         )
         if not renewed:
             raise Overtaken

@@ -2,8 +2,8 @@
 
 Two signals, each brought to 0..1 before they are fused:
 
-dense    The cosine of query and chunk, stretched so that what unrelated texts have becomes 0 and what a good match
-         has becomes 0.9. Where those two lie differs from one embedding model to the next: `calibration_of`.
+dense    The cosine of query and chunk, stretched so that the cosine of unrelated texts becomes 0 and that of a good
+         match 0.9. The two cosines differ from one embedding model to the next; `calibration.py` determines them.
 lexical  BM25 over the best BM25 of the candidates (a min-max normalisation whose minimum is the theoretical 0), times
          the share of the query's words that the chunk holds, a rare word counting more. The share is needed because the
          best of a bad lot has a relative BM25 of 1.
@@ -58,23 +58,6 @@ class Calibration:
         return min(1.0, GOOD_MATCH + (1 - GOOD_MATCH) * (cosine - self.ceiling) / max(1 - self.ceiling, 0.01))
 
 
-# By the beginning of the model's name. Measured with questions about unrelated and related texts of a few sentences.
-_CALIBRATIONS = (
-    ("offline-", Calibration(0.12, 0.48)),
-    ("text-embedding-3-", Calibration(0.18, 0.58)),
-    ("text-embedding-ada-002", Calibration(0.73, 0.88)),
-)
-_DEFAULT_CALIBRATION = Calibration(0.2, 0.65)
-
-
-def calibration_of(model: str, *, floor: float | None = None, ceiling: float | None = None) -> Calibration:
-    """The calibration of an embedding model; `floor` and `ceiling` are an operator's own measurements."""
-    known = next((found for prefix, found in _CALIBRATIONS if model.startswith(prefix)), _DEFAULT_CALIBRATION)
-    low = known.floor if floor is None else floor
-    high = known.ceiling if ceiling is None else ceiling
-    return Calibration(low, max(high, low + 0.01))
-
-
 @dataclass(frozen=True)
 class Candidate:
     """What the index says of one chunk. `cosine` is None without a query vector, `bm25` 0 when no word was found."""
@@ -82,6 +65,11 @@ class Candidate:
     text: str
     cosine: float | None
     bm25: float
+
+
+def mostly_unspaced(text: str) -> bool:
+    """Whether most characters of a text belong to scripts that write no spaces between words."""
+    return 2 * len(_HAS_NO_SPACES.findall(text)) > sum(map(str.isalnum, text))
 
 
 def words(text: str) -> list[str]:
@@ -124,14 +112,14 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 4 else word
 
 
-def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration) -> list[float]:
-    """The score of each candidate for the query, in their order."""
+def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration | None) -> list[float]:
+    """The score of each candidate for the query, in their order. Without a calibration, cosines do not count."""
     coverage = _coverage(query, candidates)
     best = max((candidate.bm25 for candidate in candidates), default=0.0)
     result = []
     for candidate, covered in zip(candidates, coverage, strict=True):
         lexical = covered * candidate.bm25 / best if best > 0 else 0.0
-        if candidate.cosine is None:
+        if candidate.cosine is None or calibration is None:
             result.append(lexical)
         else:
             result.append(1 - (1 - calibration.score(candidate.cosine)) * (1 - LEXICAL_TRUST * lexical))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from services.rag.search.calibration import Calibrations, Scale
 from services.rag.search.embeddings import Embeddings, Vectors
 from services.rag.search.preparation_model import searchable
-from services.rag.search.scoring import Candidate, calibration_of, scores
+from services.rag.search.scoring import Candidate, scores
 from services.rag.search.vector_index import VectorIndex
 from services.rag.store import Hit, IndexRow, RagStore, Space
 from shared.llm.client import ModelUsage
@@ -44,22 +45,13 @@ class SearchResult:
 
 
 class HybridSearch:
-    """Searches a tenant's documents. Calibration bounds replace those known for the model where they are given."""
+    """Searches a tenant's documents."""
 
-    def __init__(
-        self,
-        store: RagStore,
-        index: VectorIndex,
-        embeddings: Embeddings,
-        *,
-        floor: float | None = None,
-        ceiling: float | None = None,
-    ) -> None:
+    def __init__(self, store: RagStore, index: VectorIndex, embeddings: Embeddings, calibrations: Calibrations) -> None:
         self._store = store
         self._index = index
         self._embeddings = embeddings
-        self._floor = floor
-        self._ceiling = ceiling
+        self._calibrations = calibrations
 
     async def search(
         self,
@@ -88,7 +80,7 @@ class HybridSearch:
         by_words = vectors is None
         limit = max(_CANDIDATES_PER_RESULT * top_k, _LEAST_CANDIDATES)
         try:
-            best = await self._best(tenant_id, spaces, queries, vectors, limit)
+            best = await self._best(tenant_id, spaces, queries, vectors, limit, deadline)
         finally:
             if vectors is not None:
                 await vectors.kept
@@ -99,11 +91,20 @@ class HybridSearch:
         return SearchResult(chosen, usage, by_words, all_cached)
 
     async def _best(
-        self, tenant_id: str, spaces: Sequence[Space], queries: Sequence[str], vectors: Vectors | None, limit: int
+        self,
+        tenant_id: str,
+        spaces: Sequence[Space],
+        queries: Sequence[str],
+        vectors: Vectors | None,
+        limit: int,
+        deadline: datetime,
     ) -> dict[str, Found]:
-        """Chunks by id, each with the best score that any query gives it in any space."""
+        """Chunks by id, each with its best score for any query in any space."""
+        scale = None
+        if vectors is not None and vectors.space is not None:
+            scale = await self._calibrations.scale_of(vectors.space, deadline=deadline)
         searches = [
-            self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), limit)
+            self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), scale, limit)
             for space in spaces
             for number, query in enumerate(queries)
         ]
@@ -128,7 +129,13 @@ class HybridSearch:
         return vectors, vectors.usage
 
     async def _search_one(
-        self, tenant_id: str, space: Space, query: str, vector: list[float] | None, limit: int
+        self,
+        tenant_id: str,
+        space: Space,
+        query: str,
+        vector: list[float] | None,
+        scale: Scale | None,
+        limit: int,
     ) -> list[Found]:
         """One query in one table. Rows of runs that are not committed must not crowd out the visible ones."""
         hidden: set[str] = set()
@@ -145,7 +152,7 @@ class HybridSearch:
             if not unseen or len(hits) >= limit:
                 break
             hidden |= unseen
-        calibration = calibration_of(space.model, floor=self._floor, ceiling=self._ceiling)
+        calibration = scale.calibration_for(query) if scale is not None else None
         candidates = [Candidate(hit.row.search_text, hit.cosine, hit.bm25) for hit in hits]
         return [
             Found(hit.row, round(score, 4), records[hit.row.generation]["title"])
