@@ -30,7 +30,7 @@ from shared.observability.logs import get_logger
 from shared.service.single_flight import SingleFlight
 from shared.storage.documents import Collection, StorageUnavailable
 
-RETRY_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
 _MEASURE_SECONDS = 45.0
 _LEASE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
@@ -120,7 +120,7 @@ class Calibrations:
             self._measured[space.key] = await self._load_or_measure(space)
         except (ModelError, StorageUnavailable, _SpaceChanged) as error:
             log.warning("embedding_model_not_calibrated", model=space.model, error=type(error).__name__)
-            self._retry_at[space.key] = time.monotonic() + RETRY_SECONDS
+            self._retry_at[space.key] = time.monotonic() + _RETRY_SECONDS
 
     async def _load_or_measure(self, space: Space) -> Scale:
         """Raises ModelError, StorageUnavailable, and _SpaceChanged when the model is not that of `space`."""
