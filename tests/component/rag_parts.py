@@ -19,7 +19,7 @@ from services.rag.documents.sweep import Sweep
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.calibration import Calibrations
-from services.rag.search.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
+from services.rag.search.embedding_holds import EmbeddingHolds, RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
 from services.rag.search.search import HybridSearch
@@ -27,6 +27,7 @@ from services.rag.search.vector_index import VectorIndex
 from services.rag.store import RagStore
 from shared.contracts.contract import new_id
 from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
+from shared.contracts.quota import EmbeddingsHold, SpentEvent
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.contracts.usage import UsageRecorded
 from shared.llm.client import Embedded, ModelUsage
@@ -80,6 +81,14 @@ class HeardFacts:
         self.usage.setdefault(fact.event_id, fact)
 
 
+class UnlimitedHolds:
+    """Grants every hold."""
+
+    async def take(self, hold: EmbeddingsHold) -> None: ...
+
+    async def end(self, hold_id: str, spent: Sequence[SpentEvent]) -> None: ...
+
+
 class RagParts:
     """Everything between the inboxes and the stores. Submitted documents wait in `submitted`."""
 
@@ -95,7 +104,7 @@ class RagParts:
         self.submitted: list[DocumentSubmitted] = []
         self.facts = HeardFacts()
         self.documents = Documents(self.store, self.index, self.preparer, self._submit)
-        self.runs = RunHolds(self.store, self.embeddings, holds or OpenHolds())
+        self.runs = RunHolds(self.store, self.embeddings, holds or UnlimitedHolds())
         self.indexing = Indexing(
             store=self.store,
             index=self.index,

@@ -164,9 +164,9 @@ class DocumentRoutes:
             result = await self._search.search(tenant_id, [query], top_k=top_k, min_score=min_score, deadline=deadline)
             used = result.usage
             if used is not None and (used.embeddings or used.tokens_in):
-                fact = hold.fact(tenant_id, used)
-                await self._facts.used(fact)
-                hold.booked(fact)
+                event = hold.usage_event(tenant_id, used)
+                await self._facts.used(event)
+                hold.add_spent(event)
             return result
 
 

@@ -169,7 +169,7 @@ class Sweep:
 
     async def end_holds(self) -> None:
         """Holds of runs that ended while the gateway was out."""
-        await self._runs.end_over()
+        await self._runs.end_marked()
 
     async def compact(self) -> None:
         """Tables that this process has added to."""

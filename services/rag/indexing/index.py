@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
+from services.rag.indexing.prepared_document import PreparedChunk, PreparedDocument
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.embedding_holds import HoldsUnavailable, NoRoom, RunHolds
-from services.rag.search.embeddings import Embeddings
-from services.rag.search.preparation_model import PreparedChunk, PreparedDocument, searchable
+from services.rag.search.embeddings import Embeddings, searchable
 from services.rag.search.vector_index import VectorIndex
 from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, from_now
 from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
@@ -265,7 +265,7 @@ class Indexing:
         # Only now: an event that the hold waits for has to come.
         tokens = usage.tokens_in + usage.tokens_out
         spent = SpentEvent(event_id=event_id, embeddings=usage.embeddings, tokens=tokens)
-        await self._runs.spent(run.generation, spent)
+        await self._runs.add_spent(run.generation, spent)
 
     async def _announce(self, record: dict[str, Any]) -> None:
         if record["status"] not in (INDEXED, FAILED):

@@ -8,8 +8,8 @@ import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
 from services.rag.indexing.parsing import parse
+from services.rag.indexing.prepared_document import PreparedChunk, PreparedDocument
 from services.rag.indexing.sections import Section, split
-from services.rag.search.preparation_model import PreparedChunk, PreparedDocument
 from shared.contracts.problems import INVALID_REQUEST
 from shared.privacy.injection import remove
 from shared.privacy.placeholders import placeholders_in

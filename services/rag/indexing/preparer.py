@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
-from services.rag.search.preparation_model import PreparedDocument
+from services.rag.indexing.prepared_document import PreparedDocument
 from shared.contracts.problems import INVALID_REQUEST, PROBLEMS
 from shared.observability.logs import get_logger
 

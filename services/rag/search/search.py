@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from services.rag.search.calibration import Calibrations, Scale
-from services.rag.search.embeddings import Embeddings, Vectors
-from services.rag.search.preparation_model import searchable
+from services.rag.search.embeddings import Embeddings, Vectors, searchable
 from services.rag.search.scoring import Candidate, scores
 from services.rag.search.vector_index import VectorIndex
 from services.rag.store import Hit, IndexRow, RagStore, Space
