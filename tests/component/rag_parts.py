@@ -143,7 +143,7 @@ class RagParts:
     async def add(self, tenant_id: str, text: str | bytes, title: str = "Handbook", filename: str = "a.md") -> str:
         """Uploads and indexes a document; returns its id."""
         data = text.encode() if isinstance(text, str) else text
-        view = await self.documents.take_in(Upload(tenant_id, data, title, filename))
+        view = await self.documents.add(Upload(tenant_id, data, title, filename))
         await self.indexing.index(tenant_id, view.id)
         return view.id
 
