@@ -1,4 +1,4 @@
-"""rag's use cases on a real store, index and embeddings, without broker and HTTP."""
+"""rag's use cases on a real store, index and embedding model, without broker and HTTP."""
 
 import base64
 import os
@@ -31,7 +31,7 @@ from shared.contracts.quota import EmbeddingsHold, SpentEvent
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.contracts.usage import UsageRecorded
 from shared.llm.client import Embedded, ModelUsage
-from shared.llm.errors import ModelError, ModelUnavailable
+from shared.llm.errors import ModelError
 from shared.messaging.publish.outbox import outbox_collection
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
@@ -68,8 +68,8 @@ class LocalEmbeddings:
 
 
 @dataclass
-class HeardFacts:
-    """Records the facts passed to the outbox."""
+class RecordingAnnouncements:
+    """Records the events that would go to the outbox."""
 
     indexed_facts: dict[str, DocumentIndexed] = field(default_factory=dict)
     usage: dict[str, UsageRecorded] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class UnlimitedHolds:
 
 
 class RagParts:
-    """Everything between the inboxes and the stores. Submitted documents wait in `submitted`."""
+    """All parts between the inboxes and the stores. `submitted` lists the submitted documents."""
 
     def __init__(self, folder: Path, model: LocalEmbeddings | None = None, holds: EmbeddingHolds | None = None) -> None:
         self.folder = folder
@@ -102,7 +102,7 @@ class RagParts:
         self.embeddings = Embeddings(self.model, self.store.embeddings, self.vault, "configured-model")
         self.preparer = Preparer(check_seconds=30, prepare_seconds=60, processes=2)
         self.submitted: list[DocumentSubmitted] = []
-        self.facts = HeardFacts()
+        self.facts = RecordingAnnouncements()
         self.documents = Documents(self.store, self.index, self.preparer, self._submit)
         self.runs = RunHolds(self.store, self.embeddings, holds or UnlimitedHolds())
         self.indexing = Indexing(
@@ -181,7 +181,7 @@ def task_for(
     counts: dict[str, int] | None = None,
     options: TaskOptions | None = None,
 ) -> UpgradeTask:
-    """An upgrade task for rag."""
+    """A task for the retrieve stage."""
     now = datetime.now(UTC)
     return UpgradeTask(
         upgrade_id=new_id(),
@@ -195,6 +195,3 @@ def task_for(
         placeholder_counts=counts or {},
         itinerary=[Stage.RAG, Stage.UPGRADER],
     )
-
-
-__all__ = ["HeardFacts", "LocalEmbeddings", "ModelUnavailable", "RagParts", "rag_parts", "task_for"]

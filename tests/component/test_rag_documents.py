@@ -1,4 +1,4 @@
-"""Documents from upload to deletion: indexed once, found by their tenant alone, gone when deleted."""
+"""Documents from upload to deletion: indexed once, found by their own tenant only, and deleted completely."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -122,7 +122,7 @@ async def test_concurrent_deliveries_index_once(parts: RagParts) -> None:
 
 
 class Killed(BaseException):
-    """Stands for a process that ends in the middle of its work."""
+    """Simulates the kill of a process."""
 
 
 async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
@@ -150,13 +150,13 @@ async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
     embedded = len(parts.model.texts)
     await parts.indexing.index("t1", view.id)
     assert (await parts.record(view.id))["chunks"] == 6
-    # Everything was embedded before the kill, and the cache knows it.
+    # Everything was embedded before the kill and is in the cache.
     assert len([text for text in parts.model.texts[embedded:] if "rule number" in text.lower()]) == 0
     rows = await parts.index.search("t1", SPACE, vector=None, text="rule number", limit=50)
     assert len(rows) == 6
 
 
-async def test_tenants_never_meet(parts: RagParts) -> None:
+async def test_tenants_are_separate(parts: RagParts) -> None:
     mine = await parts.add("tenant-a", LEAVE)
     theirs = await parts.add("tenant-b", LEAVE.replace("25", "30"))
     assert {found for found, _, _ in await parts.find("tenant-a", "paid leave")} == {mine}
@@ -179,7 +179,7 @@ async def test_tenants_share_no_cached_vector(parts: RagParts) -> None:
     assert len(parts.model.texts) == 2 * embedded
 
 
-async def test_ids_are_no_way_into_a_filter(parts: RagParts) -> None:
+async def test_ids_cannot_inject_into_a_filter(parts: RagParts) -> None:
     await parts.add("t1", LEAVE)
     with pytest.raises(ValueError, match="not an id"):
         await parts.index.delete_document("t1", SPACE, "x' OR '1'='1")
@@ -255,7 +255,7 @@ async def test_deletion_during_indexing_wins(parts: RagParts, monkeypatch: pytes
     assert await parts.store.embeddings.count({"documentId": view.id}) == 0
     assert await parts.store.runs.count({}) == 0
     assert parts.facts.indexed_facts == {}
-    # What was embedded was spent all the same.
+    # The usage counts although the run was undone.
     assert sum(event.embeddings for event in parts.facts.usage.values()) == 1
 
 
@@ -273,7 +273,7 @@ async def test_a_model_that_is_out_leaves_the_document_pending(parts: RagParts) 
     assert (await parts.record(document))["status"] == "indexed"
 
 
-async def test_a_model_that_answers_nonsense_fails_the_document_in_the_end(parts: RagParts) -> None:
+async def test_a_model_with_invalid_answers_fails_the_document(parts: RagParts) -> None:
     parts.model.error = ModelAnswerInvalid
     document = await parts.add("t1", LEAVE)
     for _ in range(4):
@@ -283,7 +283,7 @@ async def test_a_model_that_answers_nonsense_fails_the_document_in_the_end(parts
     assert [fact.status for fact in parts.facts.indexed_facts.values()] == ["failed"]
 
 
-async def test_a_document_nobody_could_index_for_a_day_has_failed(parts: RagParts) -> None:
+async def test_a_document_that_is_pending_for_too_long_fails(parts: RagParts) -> None:
     view = await parts.documents.add(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
     old = {"submittedAt": ago(7200), "createdAt": ago(7200)}
     await parts.store.documents.update_one({"_id": view.id}, {"$set": old})

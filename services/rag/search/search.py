@@ -99,9 +99,10 @@ class HybridSearch:
         deadline: datetime,
     ) -> dict[str, Found]:
         """Chunks by id, each with its best score for any query in any space."""
+        live_space = vectors.space if vectors is not None else None
         scale = None
-        if vectors is not None and vectors.space is not None:
-            scale = await self._calibrations.scale_of(vectors.space, deadline=deadline)
+        if live_space is not None and live_space in spaces:
+            scale = await self._calibrations.scale_of(live_space, deadline=deadline)
         searches = [
             self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), scale, limit)
             for space in spaces
