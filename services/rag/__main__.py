@@ -1,4 +1,4 @@
-"""Runs rag: `python -m services.rag`."""
+"""Runs the rag service: `python -m services.rag`."""
 
 from services.rag.app import build_app
 from services.rag.settings import RagSettings

@@ -1,4 +1,4 @@
-"""Builds rag from its settings. The only place here that makes adapters."""
+"""Builds the rag service from its settings; the only module of rag that creates adapters."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from services.rag.indexing.file_types import MAX_UPLOAD_BYTES
 from services.rag.indexing.handlers import DocumentInbox, SubmitDocument, retrieve_work
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
+from services.rag.search.calibration import Calibrations
 from services.rag.search.embedding_holds import GatewayHolds, RunHolds, SearchHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
@@ -41,7 +42,7 @@ INDEX_TIME_LIMIT_SECONDS = 1800
 
 
 class _WarmUp:
-    """Loads LanceDB in the background where there are documents, so that the first search need not wait for it."""
+    """Loads LanceDB in the background if there are documents, so that the first search does not wait for it."""
 
     def __init__(self, store: RagStore, index: VectorIndex) -> None:
         self._store = store
@@ -64,7 +65,7 @@ class _WarmUp:
 
 
 def build_app(settings: RagSettings) -> ServiceApp:
-    """All adapters of rag, wired; nothing is started yet."""
+    """Connects all parts of rag; starts nothing."""
     telemetry = setup(SERVICE, settings)
     token = settings.internal_token.get_secret_value()
     vault = Vault.from_settings(settings)
@@ -84,7 +85,10 @@ def build_app(settings: RagSettings) -> ServiceApp:
         processes=settings.rag_index_concurrency,
     )
     embeddings = Embeddings(model, store.embeddings, vault, settings.openai_embedding_model)
-    search = HybridSearch(store, index, embeddings, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling)
+    calibrations = Calibrations(
+        model, store.calibrations, floor=settings.rag_score_floor, ceiling=settings.rag_score_ceiling
+    )
+    search = HybridSearch(store, index, embeddings, calibrations)
     documents = Documents(store, index, preparer, SubmitDocument(producer))
     holds = GatewayHolds(settings.gateway_url, token)
     runs = RunHolds(store, embeddings, holds)
@@ -131,7 +135,7 @@ def build_app(settings: RagSettings) -> ServiceApp:
             most_body_bytes=MAX_UPLOAD_BYTES,
         ),
         components=(
-            *(database, progress, producer, ledger, holds, model, index, _WarmUp(store, index)),
+            *(database, progress, producer, ledger, holds, model, calibrations, index, _WarmUp(store, index)),
             *(facts_sweep, background, retrieve, submitted),
         ),
     )
@@ -147,7 +151,7 @@ def _runners(
     vault: Vault,
     indexing: Indexing,
 ) -> tuple[StageRunner, StageRunner]:
-    """The readers of the two inboxes: upgrades and submitted documents."""
+    """The consumers of the two inboxes: retrieve tasks and submitted documents."""
     stage = RecordedStage(
         stage=Stage.RAG,
         outputs=outputs,
@@ -166,7 +170,7 @@ def _runners(
     )
     inbox = DocumentInbox(indexing)
     submitted = StageRunner(
-        # A long document takes longer than any upgrade may.
+        # Indexing a long document takes longer than any stage of an upgrade may.
         settings=settings.model_copy(update={"stage_time_limit_seconds": INDEX_TIME_LIMIT_SECONDS}),
         topic=DOCUMENTS_SUBMITTED,
         group=INDEX_GROUP,

@@ -1,4 +1,4 @@
-"""What rag can be told from the environment."""
+"""rag's settings, read from the environment."""
 
 from pydantic import Field, SecretStr
 
@@ -36,5 +36,5 @@ class RagSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySettings
 
     @property
     def index_uri(self) -> str:
-        """Where LanceDB keeps its tables."""
+        """The URI of LanceDB's tables; the default is in the data directory."""
         return self.lancedb_uri or str(self.data_dir / "rag" / "lancedb")

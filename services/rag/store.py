@@ -1,61 +1,14 @@
-"""What rag stores and what its vector index holds: documents, chunks, embedding spaces."""
+"""rag's collections in the document store, and the types that the store and the vector index share."""
 
 import base64
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from shared.contracts.contract import format_utc, now_utc
 from shared.storage.documents import Collection, CollectionSpec, Database, Index
-
-
-@dataclass(frozen=True)
-class Space:
-    """Vectors that can be compared with each other: one model, one dimension."""
-
-    model: str
-    dimension: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.model}/{self.dimension}"
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One chunk as it is indexed. Texts are redacted; `sealed_pii` is the JSON of a SealedText or empty.
-
-    `generation` names the indexing run that wrote it; a document shows only the generation it has committed.
-    """
-
-    chunk_id: str
-    document_id: str
-    generation: str
-    title: str
-    context: str
-    text: str
-    search_text: str
-    sealed_pii: str
-    injections: int
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A chunk that a search found: `cosine` is None without a query vector, `bm25` 0 when no word was found."""
-
-    row: IndexRow
-    cosine: float | None
-    bm25: float
-
-
-def table_name(tenant_id: str, space: Space) -> str:
-    """The table of one tenant's chunks in one embedding space."""
-    tenant = hashlib.sha256(tenant_id.encode()).hexdigest()[:40]
-    model = hashlib.sha256(space.model.encode()).hexdigest()[:12]
-    return f"chunks_{tenant}_{model}_{space.dimension}"
-
 
 RECEIVING, PENDING, INDEXED, FAILED, DELETED = "receiving", "pending", "indexed", "failed", "deleted"
 SHOWN = (PENDING, INDEXED, FAILED)
@@ -77,31 +30,73 @@ _EMBEDDINGS = CollectionSpec(
 )
 _RUNS = CollectionSpec("index_runs", (Index(("documentId",)), Index(("startedAt",))))
 _SPACES = CollectionSpec("spaces", (Index(("tenantId",)),))
+_CALIBRATIONS = CollectionSpec("calibrations")
+
+
+@dataclass(frozen=True)
+class Space:
+    """An embedding space: vectors of one model and dimension, which can be compared with each other."""
+
+    model: str
+    dimension: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}/{self.dimension}"
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One chunk in the vector index. Texts are redacted; `sealed_pii` is the JSON of a SealedText, or empty.
+
+    `generation` is the id of the indexing run that wrote the row. Only rows of the generation in the document's record
+    are visible.
+    """
+
+    chunk_id: str
+    document_id: str
+    generation: str
+    title: str
+    context: str
+    text: str
+    search_text: str
+    sealed_pii: str
+    injections: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk that matches a search. `cosine` is None without a query vector, `bm25` is 0 without a common word."""
+
+    row: IndexRow
+    cosine: float | None
+    bm25: float
 
 
 class RagStore:
-    """rag's collections. Every method may raise StorageUnavailable."""
+    """Reads and writes rag's collections. Every method may raise StorageUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self.documents: Collection = database.collection(_DOCUMENTS)
         self.embeddings: Collection = database.collection(_EMBEDDINGS)
         self.runs: Collection = database.collection(_RUNS)
+        self.calibrations: Collection = database.collection(_CALIBRATIONS)
         self._bytes = database.collection(_BYTES)
         self._spaces = database.collection(_SPACES)
 
     async def document(self, tenant_id: str, document_id: str) -> dict[str, Any] | None:
-        """A tenant's document that is not deleted, or None."""
+        """The record of a tenant's document; None when there is none, or it is deleted or still being received."""
         record = await self.documents.get(document_id)
         if record is None or record["tenantId"] != tenant_id or record["status"] not in SHOWN:
             return None
         return record
 
     async def has_documents(self, tenant_id: str) -> bool:
-        """Whether there is anything to search for this tenant."""
+        """Whether the tenant has an indexed document."""
         return await self.documents.find_one({"tenantId": tenant_id, "status": INDEXED}) is not None
 
     async def visible_generations(self, tenant_id: str, document_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Generation -> record, of those documents that may be shown to the tenant."""
+        """Maps the visible generations of the tenant's indexed documents to the documents' records."""
         records = await self.documents.get_many(list(dict.fromkeys(document_ids)))
         return {
             record["generation"]: record
@@ -110,7 +105,7 @@ class RagStore:
         }
 
     async def write_bytes(self, tenant_id: str, document_id: str, data: bytes) -> None:
-        """Stores an upload as it came."""
+        """Stores the bytes of an upload."""
         pieces = [data[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES)]
         for start in range(0, len(pieces), _PIECES_AT_ONCE):
             await self._bytes.insert_many_if_absent(
@@ -126,7 +121,7 @@ class RagStore:
             )
 
     async def read_bytes(self, document_id: str, size: int) -> bytes:
-        """An upload as it came; shorter than `size` when it has been deleted meanwhile."""
+        """Returns the bytes of an upload; fewer than `size` when it is being deleted."""
         ids = [_piece_id(document_id, number) for number in range(-(-size // _PIECE_BYTES))]
         data = bytearray()
         for start in range(0, len(ids), _PIECES_AT_ONCE):
@@ -135,12 +130,12 @@ class RagStore:
         return bytes(data)
 
     async def delete_content(self, tenant_id: str, document_id: str) -> None:
-        """Deletes everything of a document but its record and its rows in the index."""
+        """Deletes a document's bytes and cached embeddings; its record and its rows in the index remain."""
         await self._bytes.delete_many({"documentId": document_id})
         await self.embeddings.delete_many({"tenantId": tenant_id, "documentId": document_id})
 
     async def add_space(self, tenant_id: str, space: Space) -> None:
-        """Notes that the tenant has a table for `space`; before anything is written to it."""
+        """Records that the tenant has a table for `space`. Must precede the first write to the table."""
         await self._spaces.insert_if_absent(
             {
                 "_id": table_name(tenant_id, space),
@@ -157,21 +152,26 @@ class RagStore:
         return [Space(record["model"], record["dimension"]) for record in found]
 
     async def any_space(self) -> bool:
-        """Whether any tenant has ever had a document indexed."""
+        """Whether any tenant has a table in the index."""
         return await self._spaces.find_one({}) is not None
 
 
+def table_name(tenant_id: str, space: Space) -> str:
+    """The name of the table with a tenant's chunks in one embedding space."""
+    tenant = hashlib.sha256(tenant_id.encode()).hexdigest()[:40]
+    model = hashlib.sha256(space.model.encode()).hexdigest()[:12]
+    return f"chunks_{tenant}_{model}_{space.dimension}"
+
+
 def ago(seconds: float) -> str:
-    """The time so many seconds ago, as it is stored. Negative: in the future."""
-    return format_utc(now_utc() - timedelta(seconds=seconds))
+    """The time that many seconds ago, in the stored format."""
+    return from_now(-seconds)
+
+
+def from_now(seconds: float) -> str:
+    """The time that many seconds ahead, in the stored format."""
+    return format_utc(now_utc() + timedelta(seconds=seconds))
 
 
 def _piece_id(document_id: str, number: int) -> str:
     return f"{document_id}:{number:05d}"
-
-
-def uuid_floor(moment: str) -> str:
-    """The least UUIDv7 of a stored time: ids made later are greater."""
-    milliseconds = round(datetime.fromisoformat(moment).timestamp() * 1000)
-    digits = f"{milliseconds:012x}"
-    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"

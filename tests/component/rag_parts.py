@@ -1,4 +1,4 @@
-"""rag's use cases on a real store, index and embeddings, without broker and HTTP."""
+"""rag's use cases on a real store, index and embedding model, without broker and HTTP."""
 
 import base64
 import os
@@ -18,7 +18,8 @@ from services.rag.documents.recorded_outputs import RecordedOutputs
 from services.rag.documents.sweep import Sweep
 from services.rag.indexing.index import Indexing
 from services.rag.indexing.preparer import Preparer
-from services.rag.search.embedding_holds import EmbeddingHolds, OpenHolds, RunHolds
+from services.rag.search.calibration import Calibrations
+from services.rag.search.embedding_holds import EmbeddingHolds, RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.retrieve import Retrieval
 from services.rag.search.search import HybridSearch
@@ -26,10 +27,11 @@ from services.rag.search.vector_index import VectorIndex
 from services.rag.store import RagStore
 from shared.contracts.contract import new_id
 from shared.contracts.documents import DocumentIndexed, DocumentSubmitted
+from shared.contracts.quota import EmbeddingsHold, SpentEvent
 from shared.contracts.upgrade_tasks import ConversationMessage, Stage, TaskOptions, UpgradeTask
 from shared.contracts.usage import UsageRecorded
 from shared.llm.client import Embedded, ModelUsage
-from shared.llm.errors import ModelError, ModelUnavailable
+from shared.llm.errors import ModelError
 from shared.messaging.publish.outbox import outbox_collection
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.settings import KafkaSettings
@@ -66,8 +68,8 @@ class LocalEmbeddings:
 
 
 @dataclass
-class HeardFacts:
-    """Records the facts passed to the outbox."""
+class RecordingAnnouncements:
+    """Records the events that would go to the outbox."""
 
     indexed_facts: dict[str, DocumentIndexed] = field(default_factory=dict)
     usage: dict[str, UsageRecorded] = field(default_factory=dict)
@@ -79,8 +81,16 @@ class HeardFacts:
         self.usage.setdefault(fact.event_id, fact)
 
 
+class UnlimitedHolds:
+    """Grants every hold."""
+
+    async def take(self, hold: EmbeddingsHold) -> None: ...
+
+    async def end(self, hold_id: str, spent: Sequence[SpentEvent]) -> None: ...
+
+
 class RagParts:
-    """Everything between the inboxes and the stores. Submitted documents wait in `submitted`."""
+    """All parts between the inboxes and the stores. `submitted` lists the submitted documents."""
 
     def __init__(self, folder: Path, model: LocalEmbeddings | None = None, holds: EmbeddingHolds | None = None) -> None:
         self.folder = folder
@@ -92,9 +102,9 @@ class RagParts:
         self.embeddings = Embeddings(self.model, self.store.embeddings, self.vault, "configured-model")
         self.preparer = Preparer(check_seconds=30, prepare_seconds=60, processes=2)
         self.submitted: list[DocumentSubmitted] = []
-        self.facts = HeardFacts()
+        self.facts = RecordingAnnouncements()
         self.documents = Documents(self.store, self.index, self.preparer, self._submit)
-        self.runs = RunHolds(self.store, self.embeddings, holds or OpenHolds())
+        self.runs = RunHolds(self.store, self.embeddings, holds or UnlimitedHolds())
         self.indexing = Indexing(
             store=self.store,
             index=self.index,
@@ -104,7 +114,8 @@ class RagParts:
             announcements=self.facts,
             runs=self.runs,
         )
-        self.search = HybridSearch(self.store, self.index, self.embeddings)
+        self.calibrations = Calibrations(self.model, self.store.calibrations)
+        self.search = HybridSearch(self.store, self.index, self.embeddings, self.calibrations)
         self.retrieval = Retrieval(self.search, self.vault, query_seconds=10)
         self.outputs = RecordedOutputs(
             self.database.collection(outbox_collection("outputs")),
@@ -132,7 +143,7 @@ class RagParts:
     async def add(self, tenant_id: str, text: str | bytes, title: str = "Handbook", filename: str = "a.md") -> str:
         """Uploads and indexes a document; returns its id."""
         data = text.encode() if isinstance(text, str) else text
-        view = await self.documents.take_in(Upload(tenant_id, data, title, filename))
+        view = await self.documents.add(Upload(tenant_id, data, title, filename))
         await self.indexing.index(tenant_id, view.id)
         return view.id
 
@@ -157,6 +168,7 @@ async def rag_parts(
     try:
         yield parts
     finally:
+        await parts.calibrations.stop(1)
         await parts.index.stop(1)
         await parts.database.stop(1)
 
@@ -169,7 +181,7 @@ def task_for(
     counts: dict[str, int] | None = None,
     options: TaskOptions | None = None,
 ) -> UpgradeTask:
-    """An upgrade task for rag."""
+    """A task for the retrieve stage."""
     now = datetime.now(UTC)
     return UpgradeTask(
         upgrade_id=new_id(),
@@ -183,6 +195,3 @@ def task_for(
         placeholder_counts=counts or {},
         itinerary=[Stage.RAG, Stage.UPGRADER],
     )
-
-
-__all__ = ["HeardFacts", "LocalEmbeddings", "ModelUnavailable", "RagParts", "rag_parts", "task_for"]

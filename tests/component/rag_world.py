@@ -1,4 +1,4 @@
-"""Runs all of rag in a test: HTTP, both inboxes on a broker, Redis, store, index and a model server."""
+"""Runs the rag service in a test, with a broker, Redis and a model server."""
 
 import os
 from base64 import b64encode
@@ -66,7 +66,7 @@ class World:
         return items
 
     async def retrieved(self, task: UpgradeTask) -> StageOutput:
-        """Sends an upgrade through the stage and gives what it added."""
+        """Sends an upgrade through the stage and returns its output."""
         await self.producer.publish(
             RETRIEVE, task.upgrade_id, RetrieveTask(**task.model_dump()), subject=task.upgrade_id
         )
@@ -115,7 +115,7 @@ async def _running(settings: RagSettings, gateway: GatewayStandIn) -> AsyncItera
 
 
 def rag_settings(kafka: str, redis: str, model_url: str, data_dir: Path) -> RagSettings:
-    """Settings of a rag that sweeps often. The usage service is out: facts are published and stay owed."""
+    """Settings of a rag that sweeps often. Without a usage service, events are published and stay unsettled."""
     return RagSettings(
         _env_file=None,
         kafka_bootstrap_servers=kafka,

@@ -1,4 +1,4 @@
-"""Documents from upload to deletion: indexed once, found by their tenant alone, gone when deleted."""
+"""Documents from upload to deletion: indexed once, found by their own tenant only, and deleted completely."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ async def test_unrelated_queries_score_low(parts: RagParts) -> None:
 async def test_refused_files_leave_nothing(parts: RagParts) -> None:
     for data, name in ((b"", "a.txt"), (b"not one", "a.pdf"), (pdf_of("x", password="p"), "a.pdf")):
         with pytest.raises(FileRejected):
-            await parts.documents.take_in(Upload("t1", data, "Bad", name))
+            await parts.documents.add(Upload("t1", data, "Bad", name))
     assert await parts.store.documents.count({}) == 0
     assert parts.submitted == []
 
@@ -76,25 +76,25 @@ async def test_a_document_without_text_fails_with_a_reason(parts: RagParts) -> N
 async def test_the_same_document_id_is_one_document(parts: RagParts) -> None:
     wanted = new_id()
     upload = Upload("t1", LEAVE.encode(), "Leave", "a.md", document_id=wanted)
-    first, second = await parts.documents.take_in(upload), await parts.documents.take_in(upload)
+    first, second = await parts.documents.add(upload), await parts.documents.add(upload)
     assert first.id == second.id == wanted
     assert len(await parts.documents.list("t1", before="", limit=10)) == 1
 
 
 async def test_a_deleted_document_does_not_come_back(parts: RagParts) -> None:
     upload = Upload("t1", LEAVE.encode(), "Leave", "a.md", document_id=new_id())
-    await parts.documents.take_in(upload)
+    await parts.documents.add(upload)
     submitted = len(parts.submitted)
     assert await parts.documents.delete("t1", upload.document_id)
     with pytest.raises(DocumentDeleted):
-        await parts.documents.take_in(upload)
+        await parts.documents.add(upload)
     assert len(parts.submitted) == submitted
     assert await parts.store.read_bytes(upload.document_id, 100) == b""
     assert await parts.documents.list("t1", before="", limit=10) == []
 
 
 async def test_lists_are_newest_first_and_page(parts: RagParts) -> None:
-    ids = [(await parts.documents.take_in(Upload("t1", f"text {n}".encode(), f"Title {n}"))).id for n in range(3)]
+    ids = [(await parts.documents.add(Upload("t1", f"text {n}".encode(), f"Title {n}"))).id for n in range(3)]
     first = await parts.documents.list("t1", before="", limit=2)
     second = await parts.documents.list("t1", before=first[-1].id, limit=2)
     assert [view.id for view in first + second] == ids[::-1]
@@ -114,7 +114,7 @@ async def test_redelivery_does_nothing_twice(parts: RagParts) -> None:
 
 
 async def test_concurrent_deliveries_index_once(parts: RagParts) -> None:
-    view = await parts.documents.take_in(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
+    view = await parts.documents.add(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
     await asyncio.gather(*(parts.indexing.index("t1", view.id) for _ in range(4)))
     assert (await parts.record(view.id))["status"] == "indexed"
     assert len(await parts.find("t1", "paid leave")) == 1
@@ -122,7 +122,7 @@ async def test_concurrent_deliveries_index_once(parts: RagParts) -> None:
 
 
 class Killed(BaseException):
-    """Stands for a process that ends in the middle of its work."""
+    """Simulates the kill of a process."""
 
 
 async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
@@ -130,7 +130,7 @@ async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
 ) -> None:
     monkeypatch.setattr("services.rag.indexing.index.BATCH_TEXTS", 2)
     text = "\n\n".join(f"# Rule {n}\n\nThe rule number {n} is about paid leave and overtime." for n in range(6))
-    view = await parts.documents.take_in(Upload("t1", text.encode(), "Rules", "a.md"))
+    view = await parts.documents.add(Upload("t1", text.encode(), "Rules", "a.md"))
     real_add, added = parts.index.add, 0
 
     async def killed_in_the_third_batch(*args: Any, **options: Any) -> None:
@@ -150,13 +150,13 @@ async def test_a_kill_in_the_middle_shows_nothing_and_is_repaired(
     embedded = len(parts.model.texts)
     await parts.indexing.index("t1", view.id)
     assert (await parts.record(view.id))["chunks"] == 6
-    # Everything was embedded before the kill, and the cache knows it.
+    # Everything was embedded before the kill and is in the cache.
     assert len([text for text in parts.model.texts[embedded:] if "rule number" in text.lower()]) == 0
     rows = await parts.index.search("t1", SPACE, vector=None, text="rule number", limit=50)
     assert len(rows) == 6
 
 
-async def test_tenants_never_meet(parts: RagParts) -> None:
+async def test_tenants_are_separate(parts: RagParts) -> None:
     mine = await parts.add("tenant-a", LEAVE)
     theirs = await parts.add("tenant-b", LEAVE.replace("25", "30"))
     assert {found for found, _, _ in await parts.find("tenant-a", "paid leave")} == {mine}
@@ -179,7 +179,7 @@ async def test_tenants_share_no_cached_vector(parts: RagParts) -> None:
     assert len(parts.model.texts) == 2 * embedded
 
 
-async def test_ids_are_no_way_into_a_filter(parts: RagParts) -> None:
+async def test_ids_cannot_inject_into_a_filter(parts: RagParts) -> None:
     await parts.add("t1", LEAVE)
     with pytest.raises(ValueError, match="not an id"):
         await parts.index.delete_document("t1", SPACE, "x' OR '1'='1")
@@ -212,7 +212,7 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert await parts.documents.get("t1", gone) is None
     assert await parts.documents.delete("t1", gone) is False
 
-    monkeypatch.setattr("services.rag.documents.sweep._PURGED_AFTER_SECONDS", -1)
+    monkeypatch.setattr("services.rag.documents.sweep._PURGE_COMPLETE_SECONDS", -1)
     monkeypatch.setattr("services.rag.documents.sweep.KEEP_VERSIONS", KEEP_NOTHING)
     await parts.sweep.run()
     assert files_holding(parts.folder / "lancedb", b"zanzibarium") == []
@@ -224,7 +224,7 @@ async def test_deletion_is_complete(parts: RagParts, monkeypatch: pytest.MonkeyP
     assert gone not in str(stored)
     assert (await parts.find("t1", "reset the router"))[0][0] == kept
 
-    monkeypatch.setattr("services.rag.documents.sweep._TOMBSTONE_SECONDS", -1)
+    monkeypatch.setattr("services.rag.documents.sweep._KEEP_TOMBSTONE_SECONDS", -1)
     await parts.sweep.run()
     assert await parts.store.documents.get(gone) is None
 
@@ -240,7 +240,7 @@ async def test_the_last_document_can_go_and_another_come(parts: RagParts) -> Non
 
 
 async def test_deletion_during_indexing_wins(parts: RagParts, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = await parts.documents.take_in(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
+    view = await parts.documents.add(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
     real_add = parts.index.add
 
     async def deleted_meanwhile(*args: Any, **options: Any) -> None:
@@ -255,7 +255,7 @@ async def test_deletion_during_indexing_wins(parts: RagParts, monkeypatch: pytes
     assert await parts.store.embeddings.count({"documentId": view.id}) == 0
     assert await parts.store.runs.count({}) == 0
     assert parts.facts.indexed_facts == {}
-    # What was embedded was spent all the same.
+    # The usage counts although the run was undone.
     assert sum(event.embeddings for event in parts.facts.usage.values()) == 1
 
 
@@ -273,7 +273,7 @@ async def test_a_model_that_is_out_leaves_the_document_pending(parts: RagParts) 
     assert (await parts.record(document))["status"] == "indexed"
 
 
-async def test_a_model_that_answers_nonsense_fails_the_document_in_the_end(parts: RagParts) -> None:
+async def test_a_model_with_invalid_answers_fails_the_document(parts: RagParts) -> None:
     parts.model.error = ModelAnswerInvalid
     document = await parts.add("t1", LEAVE)
     for _ in range(4):
@@ -283,8 +283,8 @@ async def test_a_model_that_answers_nonsense_fails_the_document_in_the_end(parts
     assert [fact.status for fact in parts.facts.indexed_facts.values()] == ["failed"]
 
 
-async def test_a_document_nobody_could_index_for_a_day_has_failed(parts: RagParts) -> None:
-    view = await parts.documents.take_in(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
+async def test_a_document_that_is_pending_for_too_long_fails(parts: RagParts) -> None:
+    view = await parts.documents.add(Upload("t1", LEAVE.encode(), "Leave", "a.md"))
     old = {"submittedAt": ago(7200), "createdAt": ago(7200)}
     await parts.store.documents.update_one({"_id": view.id}, {"$set": old})
     await parts.sweep.run()

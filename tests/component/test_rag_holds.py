@@ -1,4 +1,4 @@
-"""A document's embeddings are held before the first one, and what was used of it is told when it is over."""
+"""Embeddings of a document are held before the first one, and the hold ends with what was used."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,7 +33,7 @@ async def parts(tmp_path: Path, gateway: GatewayStandIn, model: LocalEmbeddings)
     await holds.stop(1)
 
 
-async def test_what_a_document_may_use_is_held_and_what_it_used_is_told(
+async def test_a_document_takes_a_hold_and_ends_it_with_its_usage(
     parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
 ) -> None:
     record = await parts.record(await parts.add(TENANT, HANDBOOK))
@@ -41,9 +41,9 @@ async def test_what_a_document_may_use_is_held_and_what_it_used_is_told(
     [(hold_id, hold)] = gateway.taken.items()
     assert (hold.tenant_id, hold.period, hold.embeddings) == (TENANT, record["period"], record["chunks"])
     assert hold.tokens >= sum(used.tokens_in for used in parts.facts.usage.values())
-    told = gateway.ended[hold_id]
-    assert sum(event.embeddings for event in told) == record["embeddings"] == len(model.texts)
-    assert [event.event_id for event in told] == [fact.event_id for fact in parts.facts.usage.values()]
+    spent = gateway.ended[hold_id]
+    assert sum(event.embeddings for event in spent) == record["embeddings"] == len(model.texts)
+    assert [event.event_id for event in spent] == [fact.event_id for fact in parts.facts.usage.values()]
     assert await parts.store.runs.count({}) == 0
 
 
@@ -59,7 +59,7 @@ async def test_without_room_the_document_fails_and_nothing_is_embedded(
     assert list(parts.facts.indexed_facts.values())[-1].error == record["error"]
 
 
-async def test_a_gateway_that_is_out_is_worth_another_try(
+async def test_indexing_is_repeated_after_an_outage_of_the_gateway(
     parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
 ) -> None:
     gateway.out = True
@@ -75,9 +75,9 @@ async def test_a_gateway_that_is_out_is_worth_another_try(
 
 async def test_a_hold_that_could_not_be_ended_is_ended_later(parts: RagParts, gateway: GatewayStandIn) -> None:
     document_id = await parts.add(TENANT, HANDBOOK)
-    [(first, told)] = gateway.ended.items()
+    [(first, spent)] = gateway.ended.items()
     gateway.ended.clear()
-    # As it is when the gateway was out at that moment.
+    # The state after an outage of the gateway at the end of the run.
     await parts.store.runs.insert(
         {
             "_id": first,
@@ -85,7 +85,7 @@ async def test_a_hold_that_could_not_be_ended_is_ended_later(parts: RagParts, ga
             "documentId": document_id,
             "startedAt": "2026-11-01T00:00:00.000Z",
             "over": True,
-            "spent": [event.to_document() for event in told],
+            "spent": [event.to_document() for event in spent],
         }
     )
     gateway.out = True
@@ -93,7 +93,7 @@ async def test_a_hold_that_could_not_be_ended_is_ended_later(parts: RagParts, ga
     assert await parts.store.runs.count({}) == 1
     gateway.out = False
     await parts.sweep.end_holds()
-    assert gateway.ended[first] == told
+    assert gateway.ended[first] == spent
     assert await parts.store.runs.count({}) == 0
 
 
@@ -113,7 +113,7 @@ async def test_a_run_that_was_killed_ends_with_the_next_and_its_embeddings_cost_
     assert [event.event_id for event in gateway.ended["killed"]] == ["e"]
 
 
-async def test_a_run_without_a_model_gives_its_hold_back(
+async def test_a_run_without_a_model_releases_its_hold(
     parts: RagParts, gateway: GatewayStandIn, model: LocalEmbeddings
 ) -> None:
     model.error = ModelUnavailable

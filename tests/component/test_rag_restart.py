@@ -1,4 +1,4 @@
-"""A service that is started again goes on where the one before it ended."""
+"""After a restart, the service continues with the stored state of its predecessor."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.model_server import ModelServer
 from tests.model_server import scripted_model as scripted_model
 
 
-async def test_a_restart_goes_on_where_it_was(
+async def test_a_restart_continues_with_the_stored_state(
     kafka_servers: str, redis_url: str, scripted_model: ModelServer, tmp_path: Path
 ) -> None:
     task = task_for("t-restart", "How many days of paid leave per year?")

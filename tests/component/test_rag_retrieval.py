@@ -1,4 +1,4 @@
-"""The stage's work on real documents: redacted chunks with their scores, and what happens when the model is out."""
+"""The retrieve stage on real documents: redacted chunks with scores, and outages of model and index."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -66,7 +66,7 @@ async def test_usage_counts_what_was_really_embedded(parts: RagParts) -> None:
     assert [chunk.score for chunk in first.chunks] == [chunk.score for chunk in again.chunks]
 
 
-async def test_a_tenant_without_documents_asks_no_model(parts: RagParts) -> None:
+async def test_a_tenant_without_documents_makes_no_model_call(parts: RagParts) -> None:
     assert await parts.retrieval(task_for("t1", "paid leave")) == StageOutput(stage=Stage.RAG)
     assert parts.model.calls == 0
 
@@ -101,7 +101,7 @@ async def test_injected_instructions_are_left_out_and_noted(parts: RagParts) -> 
     assert all("previous instructions" not in text for text in parts.model.texts)
 
 
-async def test_with_the_model_out_words_alone_may_do(parts: RagParts) -> None:
+async def test_without_the_model_words_alone_may_suffice(parts: RagParts) -> None:
     await parts.add("t1", LEAVE, "Leave")
     expenses = await parts.add("t1", EXPENSES, "Expenses")
     parts.model.error = ModelUnavailable
@@ -110,7 +110,7 @@ async def test_with_the_model_out_words_alone_may_do(parts: RagParts) -> None:
     assert [warning.code for warning in output.warnings] == ["model_unavailable"]
 
 
-async def test_with_the_model_out_and_no_words_in_common_retrieval_is_skipped(parts: RagParts) -> None:
+async def test_without_the_model_and_common_words_retrieval_is_skipped(parts: RagParts) -> None:
     await parts.add("t1", LEAVE, "Leave")
     parts.model.error = ModelUnavailable
     output = await parts.retrieval(task_for("t1", "How much vacation do I get?"))
@@ -129,8 +129,7 @@ async def test_an_index_that_cannot_be_read_is_skipped(parts: RagParts, tmp_path
     assert [warning.code for warning in output.warnings] == ["retrieval_skipped"]
 
 
-async def test_another_tenants_seal_opens_nothing(parts: RagParts) -> None:
-    """Even a row that got into the wrong table would not give its values away."""
+async def test_a_row_in_the_wrong_table_discloses_nothing(parts: RagParts) -> None:
     document = await parts.add("t1", LEAVE)
     record = await parts.record(document)
     [hit] = await parts.index.search("t1", parts.embeddings.live_space, vector=None, text="paid leave", limit=1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The running service: documents and searches over HTTP, upgrades and facts over the broker."""
+"""The running service: documents and searches over HTTP, upgrades and events over the broker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ async def world(
         yield world
 
 
-async def test_from_upload_to_a_citation_and_to_nothing(world: World) -> None:
+async def test_a_document_is_cited_until_it_is_deleted(world: World) -> None:
     answer = await world.upload(
         "t-flow", pdf_of(LEAVE), title="Handbook", filename="h.pdf", mediaType="application/pdf"
     )
@@ -59,7 +59,7 @@ async def test_from_upload_to_a_citation_and_to_nothing(world: World) -> None:
     assert (again.status_code, again.json()["code"]) == (404, "not_found")
 
 
-async def test_facts_tell_what_was_indexed_and_used(world: World, model: ModelServer) -> None:
+async def test_events_report_what_was_indexed_and_used(world: World, model: ModelServer) -> None:
     text = "\n\n".join(f"# Rule {number}\n\nRule number {number} is kept." for number in range(5))
     document = (await world.upload("t-facts", text.encode(), filename="a.md")).json()["id"]
     await world.indexed("t-facts", document)
@@ -144,7 +144,7 @@ async def test_a_model_that_is_out_delays_documents_and_stops_no_upgrade(world: 
     assert (await world.indexed("t-out", second))["status"] == "indexed"
 
 
-async def test_readiness_tells_store_index_redis_and_groups(world: World) -> None:
+async def test_readiness_reports_store_index_redis_and_groups(world: World) -> None:
     assert await world.ready()
     checks = (await world.http.get("/health/ready")).json()["checks"]
     assert set(checks) == {"process", "store", "index", "redis", "retrieve group", "index group"}
@@ -157,7 +157,7 @@ async def test_many_searches_at_once(world: World) -> None:
     assert all(items[0]["documentId"] == document for items in found)
 
 
-async def test_a_search_holds_its_embedding_where_it_has_to_be_made(world: World) -> None:
+async def test_a_search_holds_its_embedding_unless_it_is_cached(world: World) -> None:
     document = (await world.upload("t-held", LEAVE.encode(), filename="a.md")).json()["id"]
     await world.indexed("t-held", document)
     before = set(world.gateway.taken)
@@ -165,7 +165,7 @@ async def test_a_search_holds_its_embedding_where_it_has_to_be_made(world: World
     [hold_id] = set(world.gateway.taken) - before
     assert world.gateway.taken[hold_id].tenant_id == "t-held"
     assert [event.embeddings for event in world.gateway.ended[hold_id]] == [1]
-    # What is cached costs nothing, and needs no room.
+    # A cached query uses no quota.
     world.gateway.room = 0
     try:
         assert await world.search("t-held", "how long is the leave")

@@ -1,4 +1,4 @@
-"""What is searched for, and how a document's placeholders become the upgrade's."""
+"""The queries of the retrieve stage, and the renumbering of a document's placeholders."""
 
 from services.rag.search.retrieve import renumbered, search_queries
 from shared.contracts.token_bounds import QUERY_CHARACTERS
@@ -17,7 +17,7 @@ def test_a_first_prompt_is_its_own_query() -> None:
     assert search_queries(task_for("t", "How many days of leave?")) == ["How many days of leave?"]
 
 
-def test_a_follow_up_is_searched_with_what_it_refers_to() -> None:
+def test_a_follow_up_is_searched_with_its_context() -> None:
     alone, referring = search_queries(task_for("t", "and for contractors?", LEAVE_TALK))
     assert alone == "and for contractors?"
     assert "paid leave" in referring
@@ -25,7 +25,7 @@ def test_a_follow_up_is_searched_with_what_it_refers_to() -> None:
     assert "25 days." not in referring
 
 
-def test_the_summary_is_what_a_follow_up_refers_to_where_there_is_one() -> None:
+def test_the_context_is_the_summary_where_there_is_one() -> None:
     task = task_for("t", "shorter", LEAVE_TALK)
     summary = Summary(goal="An intranet page on paid leave", facts=["25 days a year"])
     task = task.model_copy(update={"outputs": [StageOutput(stage=Stage.SUMMARIZER, summary=summary)]})
@@ -52,7 +52,7 @@ def test_the_same_value_of_two_documents_is_one_placeholder() -> None:
     assert first == second == "<EMAIL_2>"
 
 
-def test_a_literal_that_looks_like_a_placeholder_comes_back_as_it_was() -> None:
+def test_a_literal_that_looks_like_a_placeholder_is_restored() -> None:
     placeholders = PlaceholderMap({"EMAIL": 3})
     text = renumbered("Write <EMAIL_1> in the form.", {"<EMAIL_1>": "<EMAIL_1>"}, placeholders)
     assert "<EMAIL_1>" not in text  # that one is the prompt's

@@ -1,10 +1,11 @@
-"""Scores that mean something: near 0 for what has nothing to do with the query, near 1 for its answer."""
+"""Scores of chunks: near 0 for unrelated text, near 1 for a text that answers the query."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rag.search.scoring import Candidate, calibration_of, scores, words
+from services.rag.search.calibration import calibration_of
+from services.rag.search.scoring import Candidate, scores, words
 
 OFFLINE = calibration_of("offline-embedding")
 
@@ -24,8 +25,8 @@ def test_words_alone_carry_a_match_that_the_vectors_miss() -> None:
     assert wrong < 0.2
 
 
-def test_the_best_of_a_bad_lot_scores_low() -> None:
-    """One shared everyday word makes the best BM25 of all candidates, and yet no match."""
+def test_the_best_of_unrelated_candidates_scores_low() -> None:
+    """One shared common word makes the best BM25 of all candidates, but no match."""
     [score] = scores(
         "Plan a birthday party for the children of my team with games and cake",
         [Candidate("The team files expense reports within two weeks.", 0.08, 1.2)],

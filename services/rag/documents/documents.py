@@ -1,4 +1,4 @@
-"""Documents as their tenant sees them: taken in, listed, deleted."""
+"""The use cases of a tenant's documents: upload, list, read, delete."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from typing import Any
 from services.rag.indexing.file_types import FileRejected, file_type
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
-from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, SHOWN, RagStore, ago
+from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, SHOWN, RagStore, from_now
 from shared.contracts.contract import format_utc, is_uuid, new_id, now_utc, period_of
 from shared.contracts.documents import DocumentSubmitted, DocumentView
 from shared.contracts.problems import INVALID_REQUEST
@@ -26,12 +26,12 @@ log = get_logger(__name__)
 
 
 class DocumentDeleted(Exception):
-    """The document was taken in before, and has been deleted since."""
+    """A document with this id was uploaded before and has been deleted."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it comes in. `document_id` may be given, so that a repeat of a request makes one document only."""
+    """An uploaded file. With a `document_id`, repeated uploads make one document."""
 
     tenant_id: str
     data: bytes
@@ -42,7 +42,7 @@ class Upload:
 
 
 class Documents:
-    """The use cases around a tenant's documents. All may raise StorageUnavailable."""
+    """Stores, lists and deletes documents. Every method may raise StorageUnavailable."""
 
     def __init__(self, store: RagStore, index: VectorIndex, preparer: Preparer, submit: Submit) -> None:
         self._store = store
@@ -50,12 +50,12 @@ class Documents:
         self._preparer = preparer
         self._submit = submit
 
-    async def take_in(self, upload: Upload) -> DocumentView:
-        """Checks and stores an upload and hands it on to be indexed.
+    async def add(self, upload: Upload) -> DocumentView:
+        """Checks and stores an upload, and submits it for indexing.
 
-        Raises FileRejected, and then nothing is stored, DuplicateKey for an id of another tenant, and DocumentDeleted.
-
-        The record comes first, unseen, so that whatever a kill leaves behind is found by the sweep.
+        The record is written before the bytes, in a state that is not listed, so that the sweep can find what a killed
+        process left behind. Raises FileRejected before anything is stored, DuplicateKey for an id of another tenant,
+        and DocumentDeleted.
         """
         if upload.document_id and not is_uuid(upload.document_id):
             raise FileRejected(INVALID_REQUEST, "The document id is not a UUID.")
@@ -99,7 +99,7 @@ class Documents:
         return view(record | {"status": PENDING})
 
     async def submit(self, record: dict[str, Any]) -> None:
-        """Asks for a document to be indexed. With the broker out it stays pending, and the sweep asks again."""
+        """Submits a document for indexing. Without a broker it stays pending, and the sweep submits it."""
         submitted = DocumentSubmitted(
             document_id=record["_id"], tenant_id=record["tenantId"], period=record["period"], occurred_at=now_utc()
         )
@@ -113,7 +113,7 @@ class Documents:
         return view(record) if record else None
 
     async def list(self, tenant_id: str, *, before: str, limit: int) -> "list[DocumentView]":
-        """Newest first; `before` is the id of the last one of the page before, or a time, or empty."""
+        """One page, newest first. `before` is the id of the last document of the page before, or a time, or empty."""
         wanted: dict[str, Any] = {"tenantId": tenant_id, "status": {"$in": list(SHOWN)}}
         if is_uuid(before):
             wanted["_id"] = {"$lt": before}
@@ -123,17 +123,17 @@ class Documents:
         return [view(record) for record in records]
 
     async def delete(self, tenant_id: str, document_id: str) -> bool:
-        """Deletes a document with everything made of it; False when the tenant has none of that id.
+        """Deletes a document with all its data; returns False when the tenant has no document with that id.
 
-        The tombstone is what makes it final: from then on no search shows the document and no indexing can commit it.
-        What cannot be cleared away now, the sweep does.
+        From the moment its record is a tombstone, no search returns the document and no indexing run can commit it.
+        Data that cannot be removed now is removed by the sweep.
         """
         marked = await self._store.documents.update_one(
             {"_id": document_id, "tenantId": tenant_id, "status": {"$in": list(SHOWN)}},
             {
                 "$set": {
                     "status": DELETED,
-                    "submittedAt": ago(0),
+                    "submittedAt": from_now(0),
                     "title": "",
                     "error": None,
                     "generation": "",
@@ -150,18 +150,18 @@ class Documents:
         return True
 
     async def clear(self, tenant_id: str, document_id: str) -> None:
-        """Removes what a deleted document left: bytes, vectors, cached embeddings. Safe to repeat."""
+        """Removes a deleted document's bytes, rows and cached embeddings. Safe to repeat."""
         for space in await self._store.spaces(tenant_id):
             await self._index.delete_document(tenant_id, space, document_id)
         await self._store.delete_content(tenant_id, document_id)
 
     async def exist(self, tenant_id: str) -> bool:
-        """Whether the tenant has anything that can be retrieved."""
+        """Whether the tenant has an indexed document."""
         return await self._store.has_documents(tenant_id)
 
 
 def view(record: dict[str, Any]) -> DocumentView:
-    """A document's record as the tenant sees it."""
+    """The public view of a document's record."""
     status = record["status"] if record["status"] in (INDEXED, FAILED) else PENDING
     return DocumentView(
         id=record["_id"],

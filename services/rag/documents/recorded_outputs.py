@@ -1,11 +1,12 @@
-"""Recorded outputs of the retrieve stage and facts about documents, published until the ledger has them."""
+"""Stores the outputs of the retrieve stage, and publishes rag's events until the usage ledger has counted them."""
 
 import json
 from collections.abc import Callable, Collection
+from datetime import datetime
 from typing import Any
 
-from services.rag.store import RagStore, uuid_floor
-from shared.contracts.contract import new_id
+from services.rag.store import RagStore
+from shared.contracts.contract import id_floor, new_id
 from shared.contracts.documents import DocumentIndexed
 from shared.contracts.topics import DOCUMENTS_INDEXED, USAGE_RECORDED
 from shared.contracts.upgrade_tasks import SealedText, StageOutput
@@ -22,7 +23,7 @@ _PAGE = 200
 
 
 class RecordedOutputs(FactOutbox):
-    """Repeats a recorded output without what has been deleted since it was recorded."""
+    """The stage's recorded outputs, without the chunks of documents that were deleted after an output was recorded."""
 
     def __init__(
         self, records: DocumentCollection, producer: EventProducer, ledger: Ledger, store: RagStore, vault: Vault
@@ -32,7 +33,7 @@ class RecordedOutputs(FactOutbox):
         self._vault = vault
 
     async def find(self, record_id: str) -> dict[str, Any] | None:
-        """The record of that id, or None. Raises Transient while the store is out."""
+        """Returns the record with that id, or None. Raises Transient while the store is unavailable."""
         record = await super().find(record_id)
         if record is None or not record["content"].get("chunks"):
             return record
@@ -44,9 +45,9 @@ class RecordedOutputs(FactOutbox):
         content = _only(record["content"], shown.__contains__, record, self._vault)
         return record if content is None else {**record, "content": content}
 
-    async def forget(self, tenant_id: str, document_ids: Collection[str], recorded_after: str) -> None:
-        """Takes documents out of the tenant's outputs recorded since a time. Raises StorageUnavailable."""
-        last = uuid_floor(recorded_after)
+    async def forget(self, tenant_id: str, document_ids: Collection[str], recorded_after: datetime) -> None:
+        """Removes documents from the tenant's outputs recorded since `recorded_after`. Raises StorageUnavailable."""
+        last = id_floor(recorded_after)
         while True:
             records = await self.records.find(
                 {"tenantId": tenant_id, "_id": {"$gt": last}}, sort=[("_id", 1)], limit=_PAGE
@@ -59,17 +60,30 @@ class RecordedOutputs(FactOutbox):
                 return
             last = records[-1]["_id"]
 
-    async def expire(self, recorded_before: str) -> int:
-        """Deletes settled records of a time before. Raises StorageUnavailable."""
-        return await self.records.delete_many(
-            {"_id": {"$lt": uuid_floor(recorded_before)}, "unsettledSince": {"$exists": False}}
-        )
+
+class DocumentFacts:
+    """Publishes events about indexing and searching, through the outbox of the stage."""
+
+    def __init__(self, outbox: RecordedOutputs) -> None:
+        self._outbox = outbox
+
+    async def indexed(self, fact: DocumentIndexed, event_id: str) -> None:
+        """Publishes an indexing result, once per `event_id`. Raises Transient while the store is unavailable."""
+        owed = Fact(DOCUMENTS_INDEXED, fact.tenant_id, event_id, fact)
+        record, _ = await self._outbox.record(f"{fact.document_id}:{event_id}", fact.tenant_id, {}, [owed])
+        await self._outbox.publish(record)
+
+    async def used(self, fact: UsageRecorded) -> None:
+        """Publishes usage that belongs to no upgrade. Raises Transient while the store is unavailable."""
+        owed = Fact(USAGE_RECORDED, fact.tenant_id, fact.event_id, fact)
+        record, _ = await self._outbox.record(f"{new_id()}:{fact.event_id}", fact.tenant_id, {}, [owed])
+        await self._outbox.publish(record)
 
 
 def _only(
     content: dict[str, Any], keep: Callable[[str], bool], record: dict[str, Any], vault: Vault
 ) -> dict[str, Any] | None:
-    """An output with only the chunks of documents that `keep` approves of, and their values; None when all stay."""
+    """The output with only the chunks of documents for which `keep` is true, and their values; None when all stay."""
     if not content.get("chunks"):
         return None
     output = StageOutput.model_validate(content)
@@ -86,22 +100,3 @@ def _resealed(sealed: SealedText, used: Collection[str], record: dict[str, Any],
     stored = json.loads(vault.open(sealed, **owner))
     stored["values"] = {placeholder: value for placeholder, value in stored["values"].items() if placeholder in used}
     return vault.seal(json.dumps(stored), **owner) if stored["values"] else None
-
-
-class DocumentFacts:
-    """Facts about indexing and searching, through the outbox of the stage."""
-
-    def __init__(self, outbox: RecordedOutputs) -> None:
-        self._outbox = outbox
-
-    async def indexed(self, fact: DocumentIndexed, event_id: str) -> None:
-        """Says what became of a document, once per `event_id`. Raises Transient while the store is out."""
-        owed = Fact(DOCUMENTS_INDEXED, fact.tenant_id, event_id, fact)
-        record, _ = await self._outbox.record(f"{fact.document_id}:{event_id}", fact.tenant_id, {}, [owed])
-        await self._outbox.publish(record)
-
-    async def used(self, fact: UsageRecorded) -> None:
-        """Books what was used outside of an upgrade. Raises Transient while the store is out."""
-        owed = Fact(USAGE_RECORDED, fact.tenant_id, fact.event_id, fact)
-        record, _ = await self._outbox.record(f"{new_id()}:{fact.event_id}", fact.tenant_id, {}, [owed])
-        await self._outbox.publish(record)

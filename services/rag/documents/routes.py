@@ -1,10 +1,10 @@
-"""Internal HTTP of documents, for the gateway: upload, list, read, delete, search, and the erasure of upgrades."""
+"""The internal HTTP routes of rag, for the gateway: documents, search, and the erasure of upgrades."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Annotated, TypeVar
+from functools import wraps
+from typing import Annotated, ParamSpec
 
-import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from services.rag.documents.documents import DocumentDeleted, Documents, Upload
@@ -20,11 +20,10 @@ from shared.contracts.documents import DocumentHits, DocumentPage, DocumentSearc
 from shared.contracts.problems import (
     CONFLICT,
     INVALID_REQUEST,
-    PROBLEM_MEDIA_TYPE,
     QUOTA_EXCEEDED,
     UNAVAILABLE,
-    Problem,
 )
+from shared.contracts.upgrade_http import FieldProblem
 from shared.messaging.errors import Transient
 from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
@@ -39,15 +38,36 @@ MAX_TOP_K = 50
 MAX_QUERY_CHARACTERS = 10_000
 _QUOTA_FIELDS = ("meter", "limit", "used", "held", "resetsAt")
 
-T = TypeVar("T")
+P = ParamSpec("P")
 Tenant = Annotated[str, Query(alias="tenantId", min_length=1, max_length=128)]
 
 log = get_logger(__name__)
 
 
-class _Refused(Exception):
-    def __init__(self, response: Response) -> None:
-        self.response = response
+def errors_as_problems(handler: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[Response]]:
+    """Wraps a route handler: the domain's errors become problem responses, outages a 503 with `Retry-After`."""
+
+    @wraps(handler)
+    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
+        try:
+            return await handler(*args, **kwargs)
+        except FileRejected as rejected:
+            errors = [FieldProblem(field="file", detail=rejected.detail)] if rejected.problem is INVALID_REQUEST else []
+            return problem_response(rejected.problem, rejected.detail, errors=errors)
+        except DuplicateKey:
+            return problem_response(CONFLICT, "This document id is taken.")
+        except DocumentDeleted:
+            return problem_response(CONFLICT, "This document was added before and has been deleted.")
+        except NoRoom as exhausted:
+            quota = {name: exhausted.problem[name] for name in _QUOTA_FIELDS if name in exhausted.problem}
+            detail = "The embeddings left of this month's quota do not suffice for a search."
+            headers = {"Retry-After": exhausted.retry_after} if exhausted.retry_after else None
+            return problem_response(QUOTA_EXCEEDED, detail, headers, extra=quota)
+        except (StorageUnavailable, IndexUnavailable, Transient) as error:
+            log.warning("not_available", error=type(error).__name__)
+            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+
+    return wrapped
 
 
 class DocumentRoutes:
@@ -72,15 +92,16 @@ class DocumentRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter()
-        router.add_api_route("/internal/documents", self.take_in, methods=["POST"])
+        router.add_api_route("/internal/documents", self.add, methods=["POST"])
         router.add_api_route("/internal/documents", self.page, methods=["GET"])
-        router.add_api_route("/internal/documents/search", self.find, methods=["POST"])
+        router.add_api_route("/internal/documents/search", self.search, methods=["POST"])
         router.add_api_route("/internal/documents/{document_id}", self.read, methods=["GET"])
         router.add_api_route("/internal/documents/{document_id}", self.delete, methods=["DELETE"])
         router.add_api_route("/internal/tenants/{tenant_id}/documents/exists", self.exist, methods=["GET"])
         return router
 
-    async def take_in(
+    @errors_as_problems
+    async def add(
         self,
         request: Request,
         tenant_id: Tenant,
@@ -89,61 +110,37 @@ class DocumentRoutes:
         media_type: Annotated[str, Query(alias="mediaType")] = "",
         document_id: Annotated[str, Query(alias="documentId")] = "",
     ) -> Response:
-        """The bytes of a file as the body -> 202 and the document; 409, 413, 415 or 422 when it cannot be one."""
-        try:
-            data = await request.body()
-            upload = Upload(tenant_id, data, title, filename, media_type, document_id.lower())
-            view = await _available(self._documents.take_in(upload))
-        except FileRejected as rejected:
-            return _rejection(rejected.problem, rejected.detail)
-        except DuplicateKey:
-            return problem_response(CONFLICT, "This document id is taken.")
-        except DocumentDeleted:
-            return problem_response(CONFLICT, "This document was added before and has been deleted.")
-        except _Refused as refused:
-            return refused.response
-        return _json(view, 202)
+        """Stores the file in the body: 202 with the document, or 409, 413, 415 or 422."""
+        upload = Upload(tenant_id, await request.body(), title, filename, media_type, document_id.lower())
+        return _json(await self._documents.add(upload), 202)
 
+    @errors_as_problems
     async def page(
         self, tenant_id: Tenant, before: str = "", limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> Response:
-        try:
-            return _json(
-                DocumentPage(items=await _available(self._documents.list(tenant_id, before=before, limit=limit)))
-            )
-        except _Refused as refused:
-            return refused.response
+        return _json(DocumentPage(items=await self._documents.list(tenant_id, before=before, limit=limit)))
 
+    @errors_as_problems
     async def read(self, document_id: str, tenant_id: Tenant) -> Response:
-        try:
-            view = await _available(self._documents.get(tenant_id, document_id))
-        except _Refused as refused:
-            return refused.response
+        view = await self._documents.get(tenant_id, document_id)
         if view is None:
             raise HTTPException(404)
         return _json(view)
 
+    @errors_as_problems
     async def delete(self, document_id: str, tenant_id: Tenant) -> Response:
-        """204: from now on nothing of the document is retrieved."""
-        try:
-            deleted = is_uuid(document_id) and await _available(self._documents.delete(tenant_id, document_id))
-        except _Refused as refused:
-            return refused.response
-        if not deleted:
+        """Deletes a document: 204, and no later retrieval returns any of it."""
+        if not (is_uuid(document_id) and await self._documents.delete(tenant_id, document_id)):
             raise HTTPException(404)
         return Response(status_code=204)
 
-    async def find(self, question: DocumentSearch, tenant_id: Tenant) -> Response:
-        """Hits with their text as uploaded. The query leaves the service redacted, as everything does."""
-        query = redact(question.query[:MAX_QUERY_CHARACTERS], PlaceholderMap())
+    @errors_as_problems
+    async def search(self, search: DocumentSearch, tenant_id: Tenant) -> Response:
+        """Returns matching chunks with their text as uploaded. The query is redacted before it leaves the service."""
+        query = redact(search.query[:MAX_QUERY_CHARACTERS], PlaceholderMap())
         deadline = now_utc() + timedelta(seconds=self._query_seconds)
-        top_k = max(1, min(MAX_TOP_K, question.top_k))
-        try:
-            result = await _available(self._searched(tenant_id, query, top_k, question.min_score, deadline))
-        except _Refused as refused:
-            return refused.response
-        except NoRoom as refused:
-            return _no_room(refused)
+        top_k = max(1, min(MAX_TOP_K, search.top_k))
+        result = await self._search_with_hold(tenant_id, query, top_k, search.min_score, deadline)
         items = []
         for found in result.found:
             try:
@@ -152,66 +149,21 @@ class DocumentRoutes:
                 log.error("chunk_seal_broken", document_id=found.row.document_id)
         return _json(DocumentHits(items=items))
 
+    @errors_as_problems
     async def exist(self, tenant_id: str) -> Response:
-        try:
-            return _json(DocumentsExist(exist=await _available(self._documents.exist(tenant_id))))
-        except _Refused as refused:
-            return refused.response
+        return _json(DocumentsExist(exist=await self._documents.exist(tenant_id)))
 
-    async def _searched(
+    async def _search_with_hold(
         self, tenant_id: str, query: str, top_k: int, min_score: float, deadline: datetime
     ) -> SearchResult:
         async with self._holds.held(tenant_id, query) as hold:
             result = await self._search.search(tenant_id, [query], top_k=top_k, min_score=min_score, deadline=deadline)
             used = result.usage
             if used is not None and (used.embeddings or used.tokens_in):
-                fact = hold.fact(tenant_id, used)
-                await self._facts.used(fact)
-                hold.booked(fact)
+                event = hold.usage_event(tenant_id, used)
+                await self._facts.used(event)
+                hold.add_spent(event)
             return result
-
-
-async def _available(work: Awaitable[T]) -> T:
-    """The result of `work`; an answer that says "later" while store, index or broker are out."""
-    try:
-        return await work
-    except (StorageUnavailable, IndexUnavailable, Transient) as error:
-        log.warning("not_available", error=type(error).__name__)
-        raise _Refused(problem_response(UNAVAILABLE, headers={"Retry-After": "2"})) from error
-
-
-def _no_room(refused: NoRoom) -> Response:
-    """The gateway's own words about the quota, for whoever asked."""
-    told = {name: refused.problem[name] for name in _QUOTA_FIELDS if name in refused.problem}
-    detail = "The embeddings left of this month's quota do not suffice for a search."
-    body = {
-        "type": "about:blank",
-        "title": QUOTA_EXCEEDED.title,
-        "status": QUOTA_EXCEEDED.status,
-        "detail": detail,
-        "code": QUOTA_EXCEEDED.code,
-        **told,
-    }
-    headers = {"Retry-After": refused.retry_after} if refused.retry_after else None
-    return Response(orjson.dumps(body), QUOTA_EXCEEDED.status, headers, PROBLEM_MEDIA_TYPE)
-
-
-def _rejection(problem: Problem, detail: str) -> Response:
-    if problem is not INVALID_REQUEST:
-        return problem_response(problem, detail)
-    body = {
-        "type": "about:blank",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": detail,
-        "code": problem.code,
-        "errors": [{"field": "file", "detail": detail}],
-    }
-    return Response(orjson.dumps(body), problem.status, media_type=PROBLEM_MEDIA_TYPE)
-
-
-def _json(answer: Contract, status: int = 200) -> Response:
-    return Response(answer.to_json(), status, media_type="application/json")
 
 
 def erasure_routes(store: RagStore, outputs: FactOutbox) -> APIRouter:
@@ -219,15 +171,16 @@ def erasure_routes(store: RagStore, outputs: FactOutbox) -> APIRouter:
     router = APIRouter(prefix="/internal/upgrades")
 
     @router.delete("/{upgrade_id}")
+    @errors_as_problems
     async def erase(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
-        """204: nothing that was retrieved or embedded for it is left. 404: there was nothing."""
-        try:
-            vectors = await store.embeddings.delete_many({"upgradeId": upgrade_id, "tenantId": tenant_id})
-            recorded = await erase_output(outputs, tenant_id, upgrade_id)
-        except StorageUnavailable:
-            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
-        if not vectors and not recorded:
+        """Deletes what was retrieved and embedded for an upgrade: 204, or 404 when there was nothing."""
+        vectors = await store.embeddings.delete_many({"upgradeId": upgrade_id, "tenantId": tenant_id})
+        if not await erase_output(outputs, tenant_id, upgrade_id) and not vectors:
             raise HTTPException(404)
         return Response(status_code=204)
 
     return router
+
+
+def _json(answer: Contract, status: int = 200) -> Response:
+    return Response(answer.to_json(), status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What is put right again in the background: documents nobody indexes, leftovers of kills, files that grew."""
+"""Repairs and cleans up rag's data in the background: unindexed documents, remains of killed runs, expired records."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -9,17 +9,18 @@ from services.rag.documents.recorded_outputs import RecordedOutputs
 from services.rag.search.embedding_holds import RunHolds
 from services.rag.search.embeddings import Embeddings
 from services.rag.search.vector_index import IndexUnavailable, VectorIndex
-from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago
+from services.rag.store import DELETED, FAILED, INDEXED, PENDING, RECEIVING, RagStore, ago, from_now
 from shared.contracts.contract import now_utc, period_of
 from shared.messaging.errors import Transient
 from shared.observability.logs import get_logger
+from shared.service.recorded_stage import expire_outputs
 from shared.storage.documents import StorageUnavailable
 
-# Long enough for every search that still reads an older version of a table.
+# Longer than any search that may still read an older version of a table.
 KEEP_VERSIONS = timedelta(seconds=10)
-_PURGED_AFTER_SECONDS = 2 * KEEP_VERSIONS.total_seconds()
-_TOMBSTONE_SECONDS = 3600
-_RECEIVING_SECONDS = 600
+_PURGE_COMPLETE_SECONDS = 2 * KEEP_VERSIONS.total_seconds()
+_KEEP_TOMBSTONE_SECONDS = 3600
+_UNFINISHED_UPLOAD_SECONDS = 600
 _STALE_RUN_SECONDS = 3600
 _REINDEX_AFTER_SECONDS = 600
 _QUERY_CACHE_SECONDS = 7 * 86_400
@@ -30,7 +31,7 @@ log = get_logger(__name__)
 
 
 class Sweep:
-    """One round over everything that may need attention. Safe to run in several processes, and to cut short."""
+    """The steps of one sweep. Safe to run in several processes at once, and to cancel at any point."""
 
     def __init__(
         self,
@@ -54,12 +55,12 @@ class Sweep:
         self._runs = runs
         self._resubmit_seconds = resubmit_seconds
         self._give_up_seconds = give_up_seconds
-        # Nothing of an upgrade is kept for longer than upgrades are.
+        # Data of an upgrade must not outlive the upgrade.
         self._output_seconds = min(output_seconds, retention_seconds)
         self._query_seconds = min(_QUERY_CACHE_SECONDS, retention_seconds)
 
     async def run(self) -> None:
-        """Each step by itself: one that cannot be done now does not hold up the others."""
+        """Runs all steps; one that fails because of an outage does not prevent the others."""
         steps: tuple[Callable[[], Awaitable[None]], ...] = (
             self.submit_again,
             self.submit_for_new_model,
@@ -77,7 +78,7 @@ class Sweep:
                 log.warning("sweep_step_failed", step=step.__name__, error=type(error).__name__)
 
     async def submit_again(self) -> None:
-        """Documents that have been pending for long: the broker lost them, or the model was out."""
+        """Submits documents again that have been pending for long; fails those that are too old."""
         waiting = await self._store.documents.find(
             {"status": PENDING, "submittedAt": {"$lt": ago(self._resubmit_seconds)}},
             sort=[("submittedAt", 1)],
@@ -94,11 +95,11 @@ class Sweep:
                         }
                     },
                 )
-            elif record["leaseUntil"] < ago(0):
+            elif record["leaseUntil"] < from_now(0):
                 await self._submit(record)
 
     async def submit_for_new_model(self) -> None:
-        """Documents with vectors of another model than the one that answers now. They stay visible meanwhile."""
+        """Submits documents for indexing whose vectors are of another model than the current one; they stay visible."""
         live = self._embeddings.live_space
         if live is None:
             return
@@ -114,47 +115,47 @@ class Sweep:
             await self._submit({**record, "period": period_of(now_utc())})
 
     async def _submit(self, record: dict[str, Any]) -> None:
-        """Only one process submits a document again: whose update still finds the old time."""
+        """Submits a document unless another process has: the update requires the `submittedAt` that was read."""
         ours = await self._store.documents.update_one(
             {"_id": record["_id"], "status": record["status"], "submittedAt": record["submittedAt"]},
-            {"$set": {"submittedAt": ago(0), "period": record["period"]}, "$inc": {"submissions": 1}},
+            {"$set": {"submittedAt": from_now(0), "period": record["period"]}, "$inc": {"submissions": 1}},
         )
         if ours:
             await self._documents.submit(record)
 
     async def drop_unfinished_uploads(self) -> None:
-        """Uploads of a process that was killed in the middle; their sender never got an answer."""
-        unfinished = {"status": RECEIVING, "submittedAt": {"$lt": ago(_RECEIVING_SECONDS)}}
+        """Deletes uploads whose process was killed before it answered the request."""
+        unfinished = {"status": RECEIVING, "submittedAt": {"$lt": ago(_UNFINISHED_UPLOAD_SECONDS)}}
         for record in await self._store.documents.find(unfinished, limit=_BATCH):
             await self._store.delete_content(record["tenantId"], record["_id"])
             await self._store.documents.delete_many({"_id": record["_id"], "status": RECEIVING})
 
     async def purge_deleted(self) -> None:
-        """Deleted documents: out of the files too, and out of recorded outputs. The tombstone goes last."""
+        """Removes deleted documents from the index files and from recorded outputs, and last their tombstones."""
         tombstones = await self._store.documents.find({"status": DELETED}, sort=[("submittedAt", 1)], limit=_BATCH)
-        open_ones = [record for record in tombstones if not record.get("purged")]
-        for tenant_id in dict.fromkeys(record["tenantId"] for record in open_ones):
-            await self._purge(tenant_id, [r for r in open_ones if r["tenantId"] == tenant_id])
+        unpurged = [record for record in tombstones if not record.get("purged")]
+        for tenant_id in dict.fromkeys(record["tenantId"] for record in unpurged):
+            await self._purge(tenant_id, [r for r in unpurged if r["tenantId"] == tenant_id])
         for record in tombstones:
-            if record.get("purged") and record["submittedAt"] < ago(_TOMBSTONE_SECONDS):
+            if record.get("purged") and record["submittedAt"] < ago(_KEEP_TOMBSTONE_SECONDS):
                 await self._documents.clear(record["tenantId"], record["_id"])
                 await self._store.documents.delete_many({"_id": record["_id"], "status": DELETED})
 
     async def _purge(self, tenant_id: str, deleted: list[dict[str, Any]]) -> None:
-        # Taken before the work: what was deleted long enough ago by then is in no version that this purge keeps.
-        settled = ago(_PURGED_AFTER_SECONDS)
+        # Computed before the work: no version that this purge keeps contains a document deleted before that time.
+        complete_before = ago(_PURGE_COMPLETE_SECONDS)
         for record in deleted:
             await self._documents.clear(tenant_id, record["_id"])
         ids = {record["_id"] for record in deleted}
-        await self._outputs.forget(tenant_id, ids, ago(self._output_seconds))
+        await self._outputs.forget(tenant_id, ids, now_utc() - timedelta(seconds=self._output_seconds))
         for space in await self._store.spaces(tenant_id):
             await self._index.purge(tenant_id, space, KEEP_VERSIONS)
-        done = [record["_id"] for record in deleted if record["submittedAt"] < settled]
+        done = [record["_id"] for record in deleted if record["submittedAt"] < complete_before]
         if done:
             await self._store.documents.update_many({"_id": {"$in": done}}, {"$set": {"purged": True}})
 
     async def drop_stale_runs(self) -> None:
-        """Rows of indexing runs that were killed; no search ever showed them."""
+        """Deletes the rows of indexing runs that were killed; they were never visible."""
         stale = {"startedAt": {"$lt": ago(_STALE_RUN_SECONDS)}}
         for run in await self._store.runs.find(stale, limit=_BATCH):
             record = await self._store.document(run["tenantId"], run["documentId"])
@@ -168,15 +169,15 @@ class Sweep:
             await self._runs.end(run["_id"])
 
     async def end_holds(self) -> None:
-        """Holds of runs that ended while the gateway was out."""
-        await self._runs.end_over()
+        """Ends the holds of runs that ended while the gateway was unavailable."""
+        await self._runs.end_marked()
 
     async def compact(self) -> None:
-        """Tables that this process has added to."""
+        """Compacts the tables to which this process has added rows."""
         for tenant_id, space in self._index.take_grown():
             await self._index.compact(tenant_id, space, KEEP_VERSIONS)
 
     async def expire(self) -> None:
-        """Cached vectors of queries, and recorded outputs that nobody can ask for any more."""
+        """Deletes old cached vectors of queries and old recorded outputs."""
         await self._store.embeddings.delete_many({"documentId": "", "createdAt": {"$lt": ago(self._query_seconds)}})
-        await self._outputs.expire(ago(self._output_seconds))
+        await expire_outputs(self._outputs, now_utc() - timedelta(seconds=self._output_seconds))

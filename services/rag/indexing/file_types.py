@@ -1,4 +1,4 @@
-"""What kind of file an upload is: decided by its content and checked against what the caller says it is."""
+"""Detects the type of an upload from its content, and checks it against the media type and name the caller sent."""
 
 import io
 import re
@@ -30,7 +30,7 @@ class DocumentType(StrEnum):
 
 
 class FileRejected(Exception):
-    """An upload that cannot become a document. `detail` is meant for the person who sent it."""
+    """An upload that cannot become a document. `detail` is meant for the person who uploaded it."""
 
     def __init__(self, problem: Problem, detail: str) -> None:
         super().__init__(detail)
@@ -67,8 +67,8 @@ _EXTENSIONS = {
     ".pdf": DocumentType.PDF,
     ".docx": DocumentType.DOCX,
 }
-# What clients send when they do not know: no claim at all.
-_SAYS_NOTHING = {
+# Clients send these when they do not know the type.
+_UNSPECIFIC_MEDIA_TYPES = {
     "",
     "application/octet-stream",
     "binary/octet-stream",
@@ -87,7 +87,7 @@ SUPPORTED = "Text, Markdown, HTML, PDF and DOCX are supported."
 
 
 def file_type(data: bytes, *, filename: str = "", media_type: str = "") -> FileType:
-    """The type of an upload. Raises FileRejected: too large, empty, not supported, or not what it claims to be."""
+    """The type of an upload. Raises FileRejected: too large, empty, unsupported, or not of the type it was sent as."""
     if len(data) > MAX_UPLOAD_BYTES:
         raise FileRejected(TOO_LARGE, f"A document may have {MAX_UPLOAD_BYTES // (1024 * 1024)} MiB at most.")
     if not data.strip():
@@ -106,10 +106,10 @@ def file_type(data: bytes, *, filename: str = "", media_type: str = "") -> FileT
 
 
 def _claims(filename: str, media_type: str) -> list[DocumentType]:
-    """What the caller says, the media type before the file name. Raises FileRejected for a type nobody can read."""
+    """The types that the media type and the file name claim. Raises FileRejected for an unsupported media type."""
     claims = []
     essence = media_type.partition(";")[0].strip().lower()
-    if essence not in _SAYS_NOTHING:
+    if essence not in _UNSPECIFIC_MEDIA_TYPES:
         if essence not in _MEDIA_TYPES:
             raise FileRejected(UNSUPPORTED_MEDIA_TYPE, f"This media type is not supported. {SUPPORTED}")
         claims.append(_MEDIA_TYPES[essence])
@@ -129,7 +129,7 @@ def _agreed(found: DocumentType, claims: list[DocumentType]) -> FileType:
 
 
 def _check_archive(data: bytes) -> None:
-    """Lets a DOCX of sensible size through; looks at the archive's directory only, unpacks nothing."""
+    """Raises FileRejected unless the archive is a DOCX of allowed size. Reads only its directory, unpacks nothing."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -152,10 +152,10 @@ def _text_type(data: bytes, claims: list[DocumentType], media_type: str) -> File
     text = data.decode(encoding, errors="replace")
     if not text.strip("\ufeff \t\r\n\f\v\u00a0\u200b"):
         raise FileRejected(INVALID_REQUEST, "The file holds no text.")
-    # Among kinds of text the more telling claim wins: a Markdown file is often sent as text/plain.
-    telling = [claim for claim in claims if claim is not DocumentType.TEXT]
-    if telling:
-        return FileType(telling[0], encoding)
+    # The more specific claim wins, since a Markdown file is often sent as text/plain.
+    specific = [claim for claim in claims if claim is not DocumentType.TEXT]
+    if specific:
+        return FileType(specific[0], encoding)
     if not claims and re.match(r"\s*(<!doctype html|<html[\s>])", text[:512], re.IGNORECASE):
         return FileType(DocumentType.HTML, encoding)
     return FileType(DocumentType.TEXT, encoding)

@@ -1,4 +1,4 @@
-"""Kafka in: documents that wait to be indexed. (The other inbox, upgrades, is read by the recorded stage.)"""
+"""Connects rag's use cases to Kafka: reads and publishes submitted documents, and maps outages to retries."""
 
 from services.rag.indexing.index import Indexing
 from services.rag.search.vector_index import IndexUnavailable
@@ -16,13 +16,13 @@ log = get_logger(__name__)
 
 
 class DocumentInbox:
-    """Takes submitted documents to the indexing. A document that cannot be indexed now stays pending."""
+    """Handles `documents.submitted.v1`. A document that cannot be indexed now stays pending."""
 
     def __init__(self, indexing: Indexing) -> None:
         self._indexing = indexing
 
     async def handle(self, envelope: Envelope) -> None:
-        """Raises Transient while the store or the index is out."""
+        """Indexes a document. Raises Transient while the store or the index is unavailable."""
         submitted = envelope.data
         if not isinstance(submitted, DocumentSubmitted):
             raise Unprocessable("not a submitted document")
@@ -32,12 +32,12 @@ class DocumentInbox:
             raise Transient(type(error).__name__) from error
 
     async def give_up(self, envelope: Envelope, given_up: GivenUp) -> None:
-        """Nothing is lost: the document is still pending, and the sweep submits it again."""
+        """Only logs: the document is still pending, and the sweep submits it again."""
         log.warning("indexing_put_off", reason=given_up.reason)
 
 
 def retrieve_work(retrieval: StageWork) -> StageWork:
-    """The stage's work, with the store's outages as what the runner retries."""
+    """Wraps the work of the retrieve stage: outages of the store become Transient, which the runner retries."""
 
     async def work(task: UpgradeTask) -> StageOutput:
         try:
@@ -55,5 +55,5 @@ class SubmitDocument:
         self._producer = producer
 
     async def __call__(self, submitted: DocumentSubmitted) -> None:
-        """Raises Transient when the broker is out."""
+        """Raises Transient while the broker is unavailable."""
         await self._producer.publish(DOCUMENTS_SUBMITTED, submitted.tenant_id, submitted)

@@ -1,4 +1,4 @@
-"""HTML to sections: what a reader would see, under the headings that lead to it."""
+"""Reads HTML pages: the visible text, in sections under their headings."""
 
 import re
 from concurrent.futures import Future
@@ -11,8 +11,8 @@ from services.rag.indexing.sections import Section, SectionCollector
 from shared.contracts.problems import INVALID_REQUEST
 
 _PARSE_SECONDS = 2.0
+# A tenth of the usual speed: 20 MB of small elements are parsed in a second.
 _PARSE_CHARACTERS_PER_SECOND = 2_000_000
-"""About a tenth of what an ordinary page needs: 20 MB of small elements are parsed in a second."""
 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _NOT_SHOWN = {
@@ -37,7 +37,7 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-siz
 
 
 def html_sections(html: str) -> list[Section]:
-    """The visible text of a page. Hidden elements are left out: they are what a reader never agreed to.
+    """The visible text of a page. Hidden elements may hold injected instructions that no reader sees, and are left out.
 
     Raises FileRejected for a page whose elements are nested too deeply.
     """
@@ -49,18 +49,18 @@ def html_sections(html: str) -> list[Section]:
 
 
 def _parsed(html: str) -> LexborHTMLParser:
-    """The page's tree. Raises FileRejected when that takes far longer than it does for pages of this size.
+    """The page's tree. Raises FileRejected when parsing takes far longer than is usual for pages of this size.
 
     The parser's time grows with the square of the nesting, of unclosed formatting and of a tag's attributes, and it has
-    no limit of its own. Only it knows how deep a page really is, since HTML closes many elements by itself; so time is
-    what is bounded. It works without Python's lock and in a daemon thread: nobody waits for it longer than that.
+    no limit of its own. The depth is known only after parsing, since HTML closes many elements implicitly; therefore
+    the time is limited. The parser runs without the GIL in a daemon thread, which does not delay the process's exit.
     """
     parsed: Future[LexborHTMLParser] = Future()
 
     def parse() -> None:
         try:
             parsed.set_result(LexborHTMLParser(html))
-        except Exception as error:  # whatever it is, it is for the thread that waits
+        except Exception as error:  # passed on to the waiting thread
             parsed.set_exception(error)
 
     Thread(target=parse, daemon=True).start()

@@ -1,7 +1,7 @@
-"""Indexing one document: prepared, embedded in batches, written unseen, then made visible in one step.
+"""Indexes a document: prepares it, embeds its chunks in batches, writes them invisibly, and commits them in one step.
 
-An indexing run writes its chunks under a generation of its own. Only the record's generation is ever shown, so a run
-that is killed, overtaken or whose document is deleted leaves nothing that a search could find.
+Each indexing run writes its chunks under a generation of its own. Searches return only the generation in the document's
+record, so nothing is found of a run that was killed or superseded, or whose document was deleted.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
+from services.rag.indexing.prepared_document import PreparedChunk, PreparedDocument
 from services.rag.indexing.preparer import Preparer
 from services.rag.search.embedding_holds import HoldsUnavailable, NoRoom, RunHolds
-from services.rag.search.embeddings import Embeddings
-from services.rag.search.preparation_model import PreparedChunk, PreparedDocument, searchable
+from services.rag.search.embeddings import Embeddings, searchable
 from services.rag.search.vector_index import VectorIndex
-from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, ago
+from services.rag.store import FAILED, INDEXED, PENDING, IndexRow, RagStore, Space, from_now
 from shared.contracts.contract import derived_id, format_utc, new_id, now_utc
 from shared.contracts.documents import DocumentIndexed
 from shared.contracts.quota import SpentEvent
@@ -37,15 +37,15 @@ log = get_logger(__name__)
 
 
 class Announcements(Protocol):
-    """Facts about documents, recorded before they are published. Repeats change nothing."""
+    """Publishes events about documents, through an outbox. Repeated events have no effect."""
 
     async def indexed(self, fact: DocumentIndexed, event_id: str) -> None: ...
 
     async def used(self, fact: UsageRecorded) -> None: ...
 
 
-class Overtaken(Exception):
-    """The document was deleted, or somebody else indexes it: this run must leave no trace."""
+class Superseded(Exception):
+    """The document was deleted, or another run indexes it: the rows of this run must be removed."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class _Run:
 
 
 class Indexing:
-    """Indexes submitted documents, each once however often it is submitted."""
+    """Indexes submitted documents, each once, however often it is submitted."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class Indexing:
         self._runs = runs
 
     async def index(self, tenant_id: str, document_id: str) -> None:
-        """Ends with the document indexed, failed, or still pending because the model is out (the sweep asks again).
+        """Indexes a document; it is indexed, failed, or during an outage of the model still pending afterwards.
 
-        Does nothing for a document that is deleted, done, or being indexed by somebody else. Raises StorageUnavailable,
-        IndexUnavailable and HoldsUnavailable, which are worth another try.
+        Does nothing for a document that is deleted, finished, or leased by another run. Raises StorageUnavailable,
+        IndexUnavailable and HoldsUnavailable, after which the call may be repeated.
         """
         record = await self._store.document(tenant_id, document_id)
         if record is None:
@@ -92,8 +92,8 @@ class Indexing:
             await self._announce(record)
             return
         claimed = await self._store.documents.find_one_and_update(
-            {"_id": document_id, "tenantId": tenant_id, "status": record["status"], "leaseUntil": {"$lt": ago(0)}},
-            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+            {"_id": document_id, "tenantId": tenant_id, "status": record["status"], "leaseUntil": {"$lt": from_now(0)}},
+            {"$set": {"leaseUntil": from_now(LEASE_SECONDS)}},
         )
         if claimed is None:
             return
@@ -101,7 +101,7 @@ class Indexing:
             await self._index_claimed(claimed)
 
     def _is_due(self, record: dict[str, Any]) -> bool:
-        """Pending, or indexed with vectors of a model that is no longer in use."""
+        """Whether a document is pending, or indexed with vectors of a model that is no longer in use."""
         if record["status"] == PENDING:
             return True
         live = self._embeddings.live_space
@@ -122,23 +122,23 @@ class Indexing:
             await self._runs.take(record, run.generation, [_embedded_text(chunk) for chunk in prepared.chunks])
             await self._write(run, prepared)
             await self._commit(run, prepared)
-        except Overtaken:
+        except Superseded:
             await self._undo(run)
             return
         except FileRejected as rejected:
             await self._fail(run, rejected.detail)
-        except NoRoom as refused:
-            await self._fail(run, str(refused))
+        except NoRoom as exhausted:
+            await self._fail(run, str(exhausted))
         except HoldsUnavailable:
             await self._undo(run)
             raise
         except ModelUnavailable as error:
-            await self._spent(run, error.usage)
+            await self._record_usage(run, error.usage)
             await self._undo(run)
             log.warning("indexing_waits_for_model", document_id=record["_id"])
             return
         except ModelError as error:
-            await self._spent(run, error.usage)
+            await self._record_usage(run, error.usage)
             await self._after_model_error(run)
         ended = await self._store.document(record["tenantId"], record["_id"])
         if ended is not None:
@@ -147,7 +147,7 @@ class Indexing:
     async def _prepare(self, record: dict[str, Any]) -> PreparedDocument:
         data = await self._store.read_bytes(record["_id"], record["size"])
         if len(data) != record["size"]:
-            raise Overtaken
+            raise Superseded
         file_type = FileType(DocumentType(record["type"]), record["encoding"])
         return await self._preparer.prepare(data, file_type, record["title"])
 
@@ -162,14 +162,14 @@ class Indexing:
                 deadline=now_utc() + timedelta(seconds=BATCH_SECONDS),
                 document_id=run.record["_id"],
             )
-            await self._spent(run, vectors.usage)
+            await self._record_usage(run, vectors.usage)
             await vectors.kept
             assert vectors.space is not None  # noqa: S101 -- a batch has texts, and texts have a space
             if run.space is None:
                 run.space = vectors.space
                 await self._store.add_space(run.record["tenantId"], run.space)
             elif run.space != vectors.space:
-                raise Overtaken  # the model changed in the middle of a document
+                raise Superseded  # the model changed in the middle of a document
             rows = [self._row(run, prepared, number, chunk) for number, chunk in enumerate(batch, start)]
             await self._index.add(run.record["tenantId"], run.space, rows, vectors.vectors)
 
@@ -190,13 +190,13 @@ class Indexing:
     async def _renew_lease(self, run: _Run) -> None:
         renewed = await self._store.documents.update_one(
             {"_id": run.record["_id"], "status": run.record["status"], "generation": run.record["generation"]},
-            {"$set": {"leaseUntil": ago(-LEASE_SECONDS)}},
+            {"$set": {"leaseUntil": from_now(LEASE_SECONDS)}},
         )
         if not renewed:
-            raise Overtaken
+            raise Superseded
 
     async def _commit(self, run: _Run, prepared: PreparedDocument) -> None:
-        """The one step that makes a run visible, and everything that was there before invisible."""
+        """Makes this run's rows visible and all earlier ones invisible, in one update."""
         assert run.space is not None  # noqa: S101 -- a prepared document has chunks
         committed = await self._store.documents.update_one(
             {"_id": run.record["_id"], "status": run.record["status"], "generation": run.record["generation"]},
@@ -214,7 +214,7 @@ class Indexing:
             },
         )
         if not committed:
-            raise Overtaken
+            raise Superseded
         for space in await self._store.spaces(run.record["tenantId"]):
             await self._index.delete_document(run.record["tenantId"], space, run.record["_id"], keep=run.generation)
         await self._runs.end_all(run.record["_id"])
@@ -232,15 +232,15 @@ class Indexing:
         )
 
     async def _undo(self, run: _Run) -> None:
-        """Removes what a run that is not committed has written; all that the document had, when it is deleted."""
+        """Removes the rows of a run that is not committed, and all content of a document deleted meanwhile."""
         if run.space is not None:
             await self._index.delete_generation(run.record["tenantId"], run.space, run.generation)
         await self._runs.end(run.generation)
         if await self._store.document(run.record["tenantId"], run.record["_id"]) is None:
             await self._store.delete_content(run.record["tenantId"], run.record["_id"])
 
-    async def _spent(self, run: _Run, usage: ModelUsage | None) -> None:
-        """Records what a batch used as soon as it is known: a run that is killed later has spent it all the same."""
+    async def _record_usage(self, run: _Run, usage: ModelUsage | None) -> None:
+        """Records the usage of a batch at once, since it counts even when the run is killed later."""
         run.batches += 1
         if usage is None or not (usage.embeddings or usage.tokens_in or usage.tokens_out):
             return
@@ -262,10 +262,10 @@ class Indexing:
                 occurred_at=now_utc(),
             )
         )
-        # Only now: an event that the hold waits for has to come.
+        # After the event is in the outbox: the hold waits for every event that is added to it.
         tokens = usage.tokens_in + usage.tokens_out
         spent = SpentEvent(event_id=event_id, embeddings=usage.embeddings, tokens=tokens)
-        await self._runs.spent(run.generation, spent)
+        await self._runs.add_spent(run.generation, spent)
 
     async def _announce(self, record: dict[str, Any]) -> None:
         if record["status"] not in (INDEXED, FAILED):

@@ -1,4 +1,4 @@
-"""From the bytes of an upload to sections of text. CPU work: runs in the preparation process only."""
+"""Extracts sections of text from the bytes of an upload. Runs in the preparation process only."""
 
 import io
 import re
@@ -28,7 +28,7 @@ _BLANK_LINES = re.compile(r"\n\s*\n\s*\n+")
 
 
 def open_check(data: bytes, file_type: FileType) -> None:
-    """Opens a PDF or DOCX as far as needed to know that it can be read. Raises FileRejected."""
+    """Checks that a PDF or DOCX can be opened. Raises FileRejected."""
     if file_type.type is DocumentType.PDF:
         _open_pdf(data)
     elif file_type.type is DocumentType.DOCX:
@@ -102,7 +102,7 @@ def _open_pdf(data: bytes) -> pypdf.PdfReader:
         pages = len(reader.pages)
     except FileRejected:
         raise
-    except Exception as error:  # a parser of hostile input fails in any way it likes
+    except Exception as error:  # hostile input can make the parser raise anything
         raise FileRejected(INVALID_REQUEST, "The file cannot be read as a PDF; it is damaged or not one.") from error
     if pages == 0:
         raise FileRejected(INVALID_REQUEST, "The PDF has no pages.")
@@ -117,7 +117,7 @@ def _pdf_sections(data: bytes) -> list[Section]:
     for page in reader.pages:
         try:
             pages.append(page.extract_text())
-        except Exception:  # noqa: S112 -- one broken page does not cost the others
+        except Exception:  # noqa: S112 -- the other pages may still be readable
             continue
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     text = _WORD_BROKEN_BY_LINE_END.sub(r"\1", text)
@@ -127,7 +127,7 @@ def _pdf_sections(data: bytes) -> list[Section]:
 def _open_docx(data: bytes) -> "docx.document.Document":
     try:
         return docx.Document(io.BytesIO(data))
-    except Exception as error:  # a parser of hostile input fails in any way it likes
+    except Exception as error:  # hostile input can make the parser raise anything
         raise FileRejected(INVALID_REQUEST, "The file cannot be read as a DOCX; it is damaged or not one.") from error
 
 

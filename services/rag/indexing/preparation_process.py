@@ -1,4 +1,9 @@
-"""The short-lived process that prepares an upload: opened, split, redacted, and freed from injected instructions."""
+"""The child process that reads one upload: parses, cleans, redacts and splits it.
+
+Uploads may be hostile, so the process has limits on memory and CPU time. It reads a request from stdin, a JSON line
+`{"task": "check" | "prepare", "type", "encoding", "title", "seconds"}` followed by the bytes of the file, and writes
+one JSON answer to stdout: `{"opened"}`, `{"prepared"}` or `{"rejected"}`.
+"""
 
 import logging
 import resource
@@ -7,70 +12,18 @@ import sys
 import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
-from services.rag.indexing.parsing import parse
-from services.rag.indexing.sections import Section, split
-from services.rag.search.preparation_model import PreparedChunk, PreparedDocument
-from shared.contracts.problems import INVALID_REQUEST
-from shared.privacy.injection import remove
-from shared.privacy.placeholders import PlaceholderMap, placeholders_in
-from shared.privacy.redaction import redact
-
-MAX_CHUNKS = 50_000
-
-
-def prepare(data: bytes, file_type: FileType, title: str) -> PreparedDocument:
-    """Parses, cleans, redacts and splits a document, in this order. Raises FileRejected when nothing can be made of it.
-
-    Redaction sees whole passages, so that no personal value is cut in two by a chunk's end and missed.
-    """
-    placeholders = PlaceholderMap()
-    safe_title = redact(_without_injections(title)[0] or "Untitled", placeholders)
-    prepared: list[PreparedChunk] = []
-    findings = 0
-    values = placeholders.values()
-    for section in parse(data, file_type):
-        cleaned, injections = _cleaned(section, placeholders)
-        findings += injections
-        if len(placeholders) != len(values):
-            values = placeholders.values()
-        for chunk in split([cleaned]):
-            used = dict.fromkeys(placeholders_in([chunk.context, chunk.text]))
-            chunk_values = {placeholder: values[placeholder] for placeholder in used if placeholder in values}
-            prepared.append(PreparedChunk(chunk.context, chunk.text, chunk_values, injections))
-        if len(prepared) > MAX_CHUNKS:
-            raise FileRejected(INVALID_REQUEST, f"The document has more than {MAX_CHUNKS:,} passages; split it.")
-    if not prepared:
-        raise FileRejected(INVALID_REQUEST, "The document holds no text that can be used.")
-    title_values = {found: values[found] for found in placeholders_in(safe_title) if found in values}
-    return PreparedDocument(safe_title, title_values, prepared, findings)
-
-
-def _cleaned(section: Section, placeholders: PlaceholderMap) -> tuple[Section, int]:
-    text, findings = _without_injections(section.text)
-    headings = []
-    for heading in section.headings:
-        cleaned, found = _without_injections(heading)
-        findings += found
-        if cleaned:
-            headings.append(redact(cleaned, placeholders))
-    return Section(tuple(headings), redact(text, placeholders), section.markdown), findings
-
-
-def _without_injections(text: str) -> tuple[str, int]:
-    cleaned, findings = remove(text)
-    return cleaned.strip(), len(findings)
-
+from services.rag.indexing.parsing import open_check
 
 MEMORY_BYTES = 1536 * 1024 * 1024
 
 
 def main() -> None:
-    """`{"task": "check"|"prepare", "type", "encoding", "title", "seconds"}`, then the bytes of the file."""
+    """Answers the request on stdin."""
     request = orjson.loads(sys.stdin.buffer.readline())
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Parsers warn of what they meet in a file, and quote it.
+    # Warnings of the parsers quote the file.
     logging.disable(logging.CRITICAL)
     data = sys.stdin.buffer.read()
     file_type = FileType(DocumentType(request["type"]), request["encoding"])
@@ -83,12 +36,11 @@ def main() -> None:
 
 
 def _answer(task: str, data: bytes, file_type: FileType, title: str) -> dict[str, object]:
-    # Imported by need: opening a file takes less than preparing one.
     if task == "check":
-        from services.rag.indexing.parsing import open_check
-
         open_check(data, file_type)
         return {"opened": True}
+    # Imported here, since a check needs none of it and would take 0.2 seconds longer.
+    from services.rag.indexing.preparation import prepare
 
     return {"prepared": prepare(data, file_type, title).to_json()}
 

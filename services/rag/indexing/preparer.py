@@ -1,4 +1,4 @@
-"""Starts preparation processes: a few at a time, each with a limit on its time."""
+"""Runs preparation processes, a few at a time and each with a time limit, and reads their answers."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from services.rag.indexing.file_types import DocumentType, FileRejected, FileType
-from services.rag.search.preparation_model import PreparedDocument
+from services.rag.indexing.prepared_document import PreparedDocument
 from shared.contracts.problems import INVALID_REQUEST, PROBLEMS
 from shared.observability.logs import get_logger
 
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 
 class Preparer:
-    """Opens and prepares uploads outside of this process. Times are seconds."""
+    """Checks and prepares uploads in child processes, which have limits of `check_seconds` and `prepare_seconds`."""
 
     def __init__(self, *, check_seconds: float, prepare_seconds: float, processes: int) -> None:
         self._check_seconds = check_seconds
@@ -30,12 +30,12 @@ class Preparer:
         self._slots = asyncio.Semaphore(processes)
 
     async def check(self, data: bytes, file_type: FileType) -> None:
-        """Raises FileRejected for a file that cannot be opened: broken, locked by a password, too slow to open."""
+        """Raises FileRejected for a file that is damaged, protected by a password, or too slow to open."""
         if file_type.type in _NEEDS_OPENING:
             await self._run("check", data, file_type, "", self._check_seconds)
 
     async def prepare(self, data: bytes, file_type: FileType, title: str) -> PreparedDocument:
-        """The document's chunks, ready to leave the service. Raises FileRejected."""
+        """Returns the document's redacted chunks. Raises FileRejected."""
         answer = await self._run("prepare", data, file_type, title, self._prepare_seconds)
         return await asyncio.to_thread(PreparedDocument.from_json, answer["prepared"])
 
@@ -74,7 +74,7 @@ class Preparer:
 def _read_answer(output: bytes, errors: bytes, exit_code: int | None) -> dict[str, Any]:
     if exit_code != 0 or not output:
         last = errors.strip().rsplit(b"\n", 1)[-1]
-        # Only the class of the error: its text may quote the file.
+        # The class of the error only, since its text may quote the file.
         log.warning("preparation_failed", exit_code=exit_code, error=last.partition(b":")[0].decode(errors="replace"))
         reason = "needs too much memory to read" if _MEMORY_ERROR in last else "cannot be read"
         raise FileRejected(INVALID_REQUEST, f"The file {reason}.")
@@ -85,6 +85,6 @@ def _read_answer(output: bytes, errors: bytes, exit_code: int | None) -> dict[st
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs and nothing else: the service's secrets are not for a process that opens hostile files."""
+    """Only what Python needs: a process that opens hostile files must not have the service's secrets."""
     wanted = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
     return {name: os.environ[name] for name in wanted if name in os.environ} | {"PYTHONPATH": str(_PROJECT)}

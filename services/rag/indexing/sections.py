@@ -1,10 +1,11 @@
-"""A document as passages of text under their headings, and as chunks to embed."""
+"""Divides a document into sections of text under their headings, and sections into chunks to embed."""
 
 from dataclasses import dataclass
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 MAX_HEADING_CHARACTERS = 200
+CHUNK_CHARACTERS = (400, 900)
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,21 @@ class Section:
     markdown: bool = False
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a section. `headings` is the path to it, outermost first."""
+
+    headings: tuple[str, ...]
+    text: str
+
+    @property
+    def context(self) -> str:
+        """The headings as one line, `Benefits > Leave`."""
+        return " > ".join(self.headings)
+
+
 class SectionCollector:
-    """Gathers text in reading order and cuts it at headings."""
+    """Collects text in reading order and starts a new section at each heading."""
 
     def __init__(self, *, markdown: bool = False) -> None:
         self._markdown = markdown
@@ -38,7 +52,7 @@ class SectionCollector:
         self._lines.append(text)
 
     def sections(self) -> list[Section]:
-        """Everything gathered; sections without text are left out."""
+        """All sections that have text."""
         self._close()
         return self._sections
 
@@ -49,24 +63,8 @@ class SectionCollector:
         self._lines = []
 
 
-CHUNK_CHARACTERS = (400, 900)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a document. `headings` is the path it stands under, outermost first."""
-
-    headings: tuple[str, ...]
-    text: str
-
-    @property
-    def context(self) -> str:
-        """The headings as one line, `Benefits > Leave`."""
-        return " > ".join(self.headings)
-
-
 def split(sections: list[Section]) -> list[Chunk]:
-    """The chunks of a document in reading order."""
+    """The chunks of a document, in reading order."""
     plain, markdown = TextSplitter(CHUNK_CHARACTERS), MarkdownSplitter(CHUNK_CHARACTERS)
     chunks: list[Chunk] = []
     for section in sections:

@@ -1,7 +1,8 @@
-"""Vectors of texts, from the tenant's cache where they are known and from the model where they are not."""
+"""Embeds redacted texts, with a cache per tenant in front of the embedding model."""
 
 import asyncio
 import base64
+import re
 from array import array
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -12,23 +13,24 @@ from services.rag.store import Space
 from shared.contracts.contract import format_utc, now_utc
 from shared.llm.client import Embedded, ModelUsage
 from shared.observability.metrics import CACHE_REQUESTS
+from shared.privacy.placeholders import PLACEHOLDER
 from shared.privacy.sealing import Vault
 from shared.storage.documents import Collection
 
-CACHE = "rag_embeddings"
+_CACHE_NAME = "rag_embeddings"
 
 
 class EmbeddingModel(Protocol):
     async def embed(self, texts: Sequence[str], *, operation: str, deadline: datetime) -> Embedded:
-        """One vector per text. Raises ModelError."""
+        """Returns one vector per text. Raises ModelError."""
         ...
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors in the order of their texts. `usage` is None when all were known; `space` is None without texts.
+    """Vectors in the order of their texts. `usage` is None when all came from the cache; `space` is None without texts.
 
-    `kept` is done when the cache has the new ones: whoever asked awaits it in the end. Raises StorageUnavailable.
+    The caller must await `kept`, which ends when the new vectors are in the cache. It raises StorageUnavailable.
     """
 
     vectors: list[list[float]]
@@ -38,14 +40,17 @@ class Vectors:
 
 
 class Embeddings:
-    """Embeds redacted texts. Cached per tenant by keyed hash, so that neither text nor tenant shows in the cache."""
+    """Embeds redacted texts. Cache keys are keyed hashes of tenant, model name and text, so they disclose none of them.
+
+    `live_space` is the space of the model's last answer, None before the first. It may differ from the configured model
+    name, because the server behind a name may change its model.
+    """
 
     def __init__(self, model: EmbeddingModel, cache: Collection, vault: Vault, model_name: str) -> None:
         self._model = model
         self._cache = cache
         self._vault = vault
         self._model_name = model_name
-        # What the model really answers with; the server behind one name may change, and its vectors with it.
         self.live_space: Space | None = None
 
     async def of(
@@ -58,17 +63,16 @@ class Embeddings:
         document_id: str = "",
         upgrade_id: str = "",
     ) -> Vectors:
-        """The vectors of `texts`; entries are kept for `document_id`, or as a query's (of `upgrade_id`) without one.
+        """Returns the vectors of `texts`. Raises ModelError and StorageUnavailable.
 
-        Raises ModelError and StorageUnavailable.
+        New vectors are cached as part of the document `document_id`, else as queries of the upgrade `upgrade_id`.
         """
-        ids = [self._vault.keyed_hash("embedding", tenant_id, self._model_name, text) for text in texts]
+        ids = self._ids(tenant_id, texts)
         cached = await self._cached(ids)
-        space = self.live_space or next((found for found, _ in cached.values()), None)
-        known = {id: vector for id, (found, vector) in cached.items() if found == space}
+        space, known = self._usable(cached)
         missing = {id: text for id, text in zip(ids, texts, strict=True) if id not in known}
-        CACHE_REQUESTS.labels(CACHE, "hit").inc(len(ids) - len(missing))
-        CACHE_REQUESTS.labels(CACHE, "miss").inc(len(missing))
+        CACHE_REQUESTS.labels(_CACHE_NAME, "hit").inc(len(ids) - len(missing))
+        CACHE_REQUESTS.labels(_CACHE_NAME, "miss").inc(len(missing))
         if not missing:
             return Vectors([known[id] for id in ids], space, None, _nothing_to_keep())
         embedded = await self._model.embed(list(missing.values()), operation=operation, deadline=deadline)
@@ -76,7 +80,7 @@ class Embeddings:
         self.live_space = Space(usage.model, len(embedded.vectors[0]))
         fresh = dict(zip(missing, embedded.vectors, strict=True))
         if self.live_space != space and known:
-            # The cache is from before a change of model: its vectors cannot be compared with these.
+            # The cached vectors are another model's and cannot be compared with the new ones.
             again = {id: text for id, text in zip(ids, texts, strict=True) if id in known}
             embedded = await self._model.embed(list(again.values()), operation=operation, deadline=deadline)
             fresh |= dict(zip(again, embedded.vectors, strict=True))
@@ -87,12 +91,18 @@ class Embeddings:
         return Vectors([known[id] for id in ids], self.live_space, usage, asyncio.create_task(keeping))
 
     async def unknown(self, tenant_id: str, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that the model would have to be asked for. Raises StorageUnavailable."""
-        ids = [self._vault.keyed_hash("embedding", tenant_id, self._model_name, text) for text in texts]
-        cached = await self._cached(ids)
-        space = self.live_space or next((found for found, _ in cached.values()), None)
-        known = {id for id, (found, _) in cached.items() if found == space}
+        """Returns those of the texts that are not in the cache. Raises StorageUnavailable."""
+        ids = self._ids(tenant_id, texts)
+        _, known = self._usable(await self._cached(ids))
         return [text for id, text in zip(ids, texts, strict=True) if id not in known]
+
+    def _ids(self, tenant_id: str, texts: Sequence[str]) -> list[str]:
+        return [self._vault.keyed_hash("embedding", tenant_id, self._model_name, text) for text in texts]
+
+    def _usable(self, cached: dict[str, tuple[Space, list[float]]]) -> tuple[Space | None, dict[str, list[float]]]:
+        """The current space, and the cached vectors that belong to it."""
+        space = self.live_space or next((found for found, _ in cached.values()), None)
+        return space, {id: vector for id, (found, vector) in cached.items() if found == space}
 
     async def _cached(self, ids: Sequence[str]) -> dict[str, tuple[Space, list[float]]]:
         return {
@@ -126,6 +136,11 @@ class Embeddings:
             for id, vector in vectors.items()
         ]
         await self._cache.insert_many_if_absent(entries)
+
+
+def searchable(text: str) -> str:
+    """The text as it is embedded and indexed: placeholders become the names of their kinds (`<EMAIL_1>` -> `email`)."""
+    return re.sub(r"\s+", " ", PLACEHOLDER.sub(lambda match: match[1].lower().replace("_", " "), text)).strip()
 
 
 async def _nothing_to_keep() -> None: ...

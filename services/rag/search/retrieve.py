@@ -1,4 +1,4 @@
-"""The stage: what the tenant's documents say about a prompt, redacted, with placeholders of the upgrade's own."""
+"""The retrieve stage: finds the passages of a tenant's documents that belong to a prompt, and adds them redacted."""
 
 import re
 import time
@@ -9,6 +9,7 @@ import orjson
 
 from services.rag.search.search import Found, HybridSearch, SearchResult
 from services.rag.search.vector_index import IndexUnavailable
+from services.rag.store import IndexRow
 from shared.contracts.contract import now_utc
 from shared.contracts.problems import WarningCode
 from shared.contracts.token_bounds import QUERY_CHARACTERS
@@ -27,40 +28,40 @@ from shared.privacy.placeholders import PLACEHOLDER, PlaceholderMap, restore
 from shared.privacy.sealing import SealBroken, Vault
 
 SHORT_PROMPT_CHARACTERS = 100
-_TURNS_FOR_REFERENCE = 2
-_FACTS_FOR_REFERENCE = 4
-# What is left is noise: in the model's context it would only distract.
-LEAST_SCORE = 0.1
+_TURNS_IN_CONTEXT = 2
+_FACTS_IN_CONTEXT = 4
+# Chunks below it would only distract the model.
+MIN_SCORE = 0.1
 
 log = get_logger(__name__)
 
 
 def search_queries(task: UpgradeTask) -> list[str]:
-    """What to search for: the prompt, and for a short one in a conversation also the prompt with what it refers to.
+    """The queries for a task: its prompt, and for a short prompt in a conversation also the prompt with its context.
 
-    Both, because "and for contractors?" needs the conversation, while a short prompt on a new subject must not drown
-    in the old one.
+    Both, because "and for contractors?" needs the context, whereas a short prompt on a new subject is found better
+    without.
     """
     prompt = task.user_prompt.strip()
     queries = [prompt[:QUERY_CHARACTERS]]
     if len(prompt) <= SHORT_PROMPT_CHARACTERS:
-        reference = _reference(task)
-        if reference:
-            queries.append(f"{reference}\n{prompt}"[:QUERY_CHARACTERS])
+        context = _context(task)
+        if context:
+            queries.append(f"{context}\n{prompt}"[:QUERY_CHARACTERS])
     return queries
 
 
-def _reference(task: UpgradeTask) -> str:
-    """What the conversation is about: its summary where there is one, else what the user said last."""
+def _context(task: UpgradeTask) -> str:
+    """The summary of the conversation if there is one, else the last user turns."""
     output = task.output_of(Stage.SUMMARIZER)
     if output is not None and output.summary is not None and output.summary.goal.strip():
-        return "\n".join([output.summary.goal, *output.summary.facts[:_FACTS_FOR_REFERENCE]])
-    said = [message.content for message in task.conversation_history if message.role == "user"]
-    return "\n".join(said[-_TURNS_FOR_REFERENCE:]).strip()
+        return "\n".join([output.summary.goal, *output.summary.facts[:_FACTS_IN_CONTEXT]])
+    turns = [message.content for message in task.conversation_history if message.role == "user"]
+    return "\n".join(turns[-_TURNS_IN_CONTEXT:]).strip()
 
 
 class Retrieval:
-    """The work of the stage. It never fails an upgrade: what cannot be searched is left out, with a warning."""
+    """The work of the stage. Outages of model and index do not fail the upgrade; they add a warning."""
 
     def __init__(self, search: HybridSearch, vault: Vault, *, query_seconds: float) -> None:
         self._search = search
@@ -68,7 +69,7 @@ class Retrieval:
         self._query_seconds = query_seconds
 
     async def __call__(self, task: UpgradeTask) -> StageOutput:
-        """What the stage adds to the upgrade. Raises StorageUnavailable."""
+        """Returns the stage's output for a task. Raises StorageUnavailable."""
         started = time.monotonic()
         options = task.options
         try:
@@ -76,7 +77,7 @@ class Retrieval:
                 task.tenant_id,
                 search_queries(task),
                 top_k=options.rag_top_k,
-                min_score=max(options.rag_min_score, LEAST_SCORE),
+                min_score=max(options.rag_min_score, MIN_SCORE),
                 deadline=self._deadline(task),
                 upgrade_id=task.upgrade_id,
             )
@@ -84,7 +85,7 @@ class Retrieval:
             return StageOutput(stage=Stage.RAG, warnings=[_skipped("The documents cannot be searched now.")])
         latency_ms = round((time.monotonic() - started) * 1000)
         placeholders = PlaceholderMap(task.placeholder_counts)
-        chunks = self._handed_on(task.tenant_id, result.found, placeholders)
+        chunks = self._chunks(task.tenant_id, result.found, placeholders)
         sealed = None
         if len(placeholders):
             sealed = self._vault.seal(placeholders.to_json(), tenant_id=task.tenant_id, subject_id=task.upgrade_id)
@@ -98,35 +99,34 @@ class Retrieval:
         )
 
     def _deadline(self, task: UpgradeTask) -> datetime:
-        """The rewrite comes after the search and needs its time, so the query's embedding gets a part only."""
+        """Limits the time to embed the query, since the rewrite that follows needs time as well."""
         return min(task.deadline, now_utc() + timedelta(seconds=self._query_seconds))
 
-    def _handed_on(self, tenant_id: str, found: Iterable[Found], placeholders: PlaceholderMap) -> list[RetrievedChunk]:
+    def _chunks(self, tenant_id: str, found: Iterable[Found], placeholders: PlaceholderMap) -> list[RetrievedChunk]:
         chunks = []
         for hit in found:
             try:
                 values = open_values(self._vault, hit.row.sealed_pii, tenant_id, hit.row.document_id)
             except SealBroken:
-                # Without its values the text would come out with placeholders that mean nothing.
+                # Without its values, the text would contain placeholders that cannot be restored.
                 log.error("chunk_seal_broken", document_id=hit.row.document_id)
                 continue
-            text = f"{hit.row.context}\n{hit.row.text}" if hit.row.context else hit.row.text
             chunks.append(
                 RetrievedChunk(
                     document_id=hit.row.document_id,
                     chunk_id=hit.row.chunk_id,
                     title=renumbered(hit.row.title, values, placeholders),
                     score=hit.score,
-                    text=renumbered(text, values, placeholders),
+                    text=renumbered(_passage(hit.row), values, placeholders),
                 )
             )
         return chunks
 
 
 def renumbered(text: str, values: dict[str, str], placeholders: PlaceholderMap) -> str:
-    """A document's redacted text with the upgrade's placeholders in place of the document's own.
+    """Replaces the document's placeholders in a redacted text by placeholders of the upgrade.
 
-    What only looks like a placeholder is somebody's literal text and gets one that stands for it.
+    Literal text that looks like a placeholder gets a placeholder of its own.
     """
 
     def replaced(match: re.Match[str]) -> str:
@@ -139,25 +139,29 @@ def renumbered(text: str, values: dict[str, str], placeholders: PlaceholderMap) 
 
 
 def as_uploaded(found: Found, vault: Vault, tenant_id: str) -> RetrievedChunk:
-    """A hit for the tenant that owns it, personal values included. Raises SealBroken."""
+    """A hit with the text as uploaded, for the tenant that owns it. Raises SealBroken."""
     values = open_values(vault, found.row.sealed_pii, tenant_id, found.row.document_id)
-    text = f"{found.row.context}\n{found.row.text}" if found.row.context else found.row.text
     return RetrievedChunk(
         document_id=found.row.document_id,
         chunk_id=found.row.chunk_id,
         title=found.title,
         score=found.score,
-        text=restore(text, values),
+        text=restore(_passage(found.row), values),
     )
 
 
 def open_values(vault: Vault, sealed: str, tenant_id: str, document_id: str) -> dict[str, str]:
-    """The values behind a chunk's placeholders. Raises SealBroken."""
+    """Returns the values behind a chunk's placeholders. Raises SealBroken."""
     if not sealed:
         return {}
     opened = vault.open(SealedText.model_validate_json(sealed), tenant_id=tenant_id, subject_id=document_id)
     values: dict[str, str] = orjson.loads(opened)
     return values
+
+
+def _passage(row: IndexRow) -> str:
+    """A chunk under its headings."""
+    return f"{row.context}\n{row.text}" if row.context else row.text
 
 
 def _usage(result: SearchResult, latency_ms: int) -> list[ComponentUsage]:

@@ -1,18 +1,18 @@
-"""How well a chunk answers a query, as one number from 0 to 1.
+"""Scores how well a chunk answers a query, from 0 to 1.
 
-Two signals, each brought to 0..1 before they are fused:
+Two signals are scaled to 0..1 and combined:
 
-dense    The cosine of query and chunk, stretched so that what unrelated texts have becomes 0 and what a good match
-         has becomes 0.9. Where those two lie differs from one embedding model to the next: `calibration_of`.
-lexical  BM25 over the best BM25 of the candidates (a min-max normalisation whose minimum is the theoretical 0), times
-         the share of the query's words that the chunk holds, a rare word counting more. The share is needed because the
-         best of a bad lot has a relative BM25 of 1.
+dense    The cosine of query and chunk, stretched so that the cosine of unrelated texts becomes 0 and that of a good
+         match 0.9. The two cosines differ from one embedding model to the next; `calibration.py` determines them.
+lexical  BM25 divided by the best BM25 of the candidates (a min-max normalisation whose minimum is the theoretical 0),
+         times the share of the query's words in the chunk, weighted by rarity. The share is needed because the best
+         candidate has a relative BM25 of 1, however bad it is.
 
-score = 1 - (1 - dense) * (1 - LEXICAL_TRUST * lexical), the noisy-or of the two: either signal can carry a match alone,
-a chunk that other words describe as well as one that is found by its product number. Fusing normalised scores, and not
-ranks, is what Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM TOIS 42, 2023) found
-to be better; and a rank says nothing that a minimum score could be compared with. Without a vector of the query (the
-model is out) the score is the lexical signal alone.
+score = 1 - (1 - dense) * (1 - LEXICAL_TRUST * lexical), the noisy-or of the two: either signal suffices for a match,
+for a chunk in other words as well as for one that shares only a product number with the query. Normalised scores are
+combined instead of ranks, after Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM
+TOIS 42, 2023), and because a rank cannot be compared with a minimum score. Without a query vector (the model is
+unavailable) the score is the lexical signal alone.
 """
 
 import math
@@ -25,9 +25,9 @@ from functools import lru_cache
 LEXICAL_TRUST = 0.6
 GOOD_MATCH = 0.9
 MAX_QUERY_WORDS = 64
-# A long prompt is about a few things; that many of its weightiest words make a full match.
+# A long prompt has few topics: a chunk with this many of its weightiest words is a full match.
 FULL_MATCH_WORDS = 12
-# Stands for the documents that are not there: with one or two candidates, no word would be rare.
+# Added to the number of candidates in the word weights, since no word is rare among one or two candidates.
 _PRIOR_CHUNKS = 20
 
 _WORD = re.compile(r"[^\W_]+(?:['’.][^\W_]+)*")
@@ -45,7 +45,7 @@ _STOP_WORDS = frozenset(_ENGLISH_STOP_WORDS.split())
 
 @dataclass(frozen=True)
 class Calibration:
-    """The cosine that unrelated texts have at most, as a rule, and the one from which a match is a good one."""
+    """The score scale of a model: `floor` is the cosine of unrelated texts, `ceiling` that of a good match."""
 
     floor: float
     ceiling: float
@@ -54,40 +54,28 @@ class Calibration:
         """0 up to the floor, `GOOD_MATCH` at the ceiling, 1 for the same text; linear in between."""
         if cosine <= self.ceiling:
             return max(0.0, GOOD_MATCH * (cosine - self.floor) / (self.ceiling - self.floor))
-        # Still rising, so that among good matches the better one, or the one with the right words, comes first.
+        # Rises further, so that good matches keep their order.
         return min(1.0, GOOD_MATCH + (1 - GOOD_MATCH) * (cosine - self.ceiling) / max(1 - self.ceiling, 0.01))
-
-
-# By the beginning of the model's name. Measured with questions about unrelated and related texts of a few sentences.
-_CALIBRATIONS = (
-    ("offline-", Calibration(0.12, 0.48)),
-    ("text-embedding-3-", Calibration(0.18, 0.58)),
-    ("text-embedding-ada-002", Calibration(0.73, 0.88)),
-)
-_DEFAULT_CALIBRATION = Calibration(0.2, 0.65)
-
-
-def calibration_of(model: str, *, floor: float | None = None, ceiling: float | None = None) -> Calibration:
-    """The calibration of an embedding model; `floor` and `ceiling` are an operator's own measurements."""
-    known = next((found for prefix, found in _CALIBRATIONS if model.startswith(prefix)), _DEFAULT_CALIBRATION)
-    low = known.floor if floor is None else floor
-    high = known.ceiling if ceiling is None else ceiling
-    return Calibration(low, max(high, low + 0.01))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the index says of one chunk. `cosine` is None without a query vector, `bm25` 0 when no word was found."""
+    """A chunk to score. `cosine` is None without a query vector, `bm25` is 0 without a common word."""
 
     text: str
     cosine: float | None
     bm25: float
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in a comparable form: lower case, without accents and English endings, no stop words.
+def mostly_unspaced(text: str) -> bool:
+    """Whether most characters of a text belong to scripts that write no spaces between words."""
+    return 2 * len(_HAS_NO_SPACES.findall(text)) > sum(map(str.isalnum, text))
 
-    Scripts without spaces give pairs of characters.
+
+def words(text: str) -> list[str]:
+    """Splits a text into words to compare: lower case, without accents, English endings and stop words.
+
+    Scripts without spaces are split into pairs of characters.
     """
     plain = text.casefold()
     if not plain.isascii():
@@ -105,13 +93,12 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _words_of_chunk(text: str) -> frozenset[str]:
-    """The same chunks come up again and again."""
     return frozenset(words(text))
 
 
 @lru_cache(maxsize=8192)
 def _stem(word: str) -> str:
-    """Takes common English endings off. Crude on purpose: it only has to treat query and chunk alike."""
+    """Strips common English endings. It may be crude, since query and chunk are treated alike."""
     if len(word) < 4 or any(map(str.isdigit, word)):
         return word
     for ending, replacement in (("ies", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
@@ -124,14 +111,14 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 4 else word
 
 
-def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration) -> list[float]:
-    """The score of each candidate for the query, in their order."""
+def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration | None) -> list[float]:
+    """The score of each candidate for the query, in their order. Without a calibration, cosines are ignored."""
     coverage = _coverage(query, candidates)
     best = max((candidate.bm25 for candidate in candidates), default=0.0)
     result = []
     for candidate, covered in zip(candidates, coverage, strict=True):
         lexical = covered * candidate.bm25 / best if best > 0 else 0.0
-        if candidate.cosine is None:
+        if candidate.cosine is None or calibration is None:
             result.append(lexical)
         else:
             result.append(1 - (1 - calibration.score(candidate.cosine)) * (1 - LEXICAL_TRUST * lexical))
@@ -139,7 +126,7 @@ def scores(query: str, candidates: Sequence[Candidate], calibration: Calibration
 
 
 def _coverage(query: str, candidates: Sequence[Candidate]) -> list[float]:
-    """The share of the query's word weight in each candidate; words that most candidates hold weigh little."""
+    """The weighted share of the query's words in each candidate; words in most candidates have little weight."""
     wanted = list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]
     held = [_words_of_chunk(candidate.text) for candidate in candidates]
     weights: dict[str, float] = {}

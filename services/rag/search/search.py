@@ -1,4 +1,4 @@
-"""Hybrid search over one tenant's documents: by meaning and by words, of visible chunks only."""
+"""Hybrid search in one tenant's documents: by vector and by words, in visible chunks only."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.rag.search.embeddings import Embeddings, Vectors
-from services.rag.search.preparation_model import searchable
-from services.rag.search.scoring import Candidate, calibration_of, scores
+from services.rag.search.calibration import Calibrations, Scale
+from services.rag.search.embeddings import Embeddings, Vectors, searchable
+from services.rag.search.scoring import Candidate, scores
 from services.rag.search.vector_index import VectorIndex
 from services.rag.store import Hit, IndexRow, RagStore, Space
 from shared.llm.client import ModelUsage
 from shared.llm.errors import ModelError
 from shared.observability.logs import get_logger
 
-# Below it, a search by words alone has found something else.
+# The minimum score of a search by words alone, whose lower scores are mostly wrong.
 WORDS_ALONE_MIN_SCORE = 0.35
 _CANDIDATES_PER_RESULT = 4
-_LEAST_CANDIDATES = 24
-_ROUNDS = 3
+_MIN_CANDIDATES = 24
+_MAX_ROUNDS = 3
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A visible chunk, how well it answers (0..1), and the title of its document as uploaded."""
+    """A visible chunk, its score (0..1), and the title of its document as uploaded."""
 
     row: IndexRow
     score: float
@@ -35,7 +35,7 @@ class Found:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`usage` is None when no model was asked. `by_words`: the model was out, so words alone were searched."""
+    """`usage` is None without a model call; `by_words`: the model was unavailable, so only words were searched."""
 
     found: list[Found]
     usage: ModelUsage | None = None
@@ -44,22 +44,13 @@ class SearchResult:
 
 
 class HybridSearch:
-    """Searches a tenant's documents. Calibration bounds replace those known for the model where they are given."""
+    """Searches a tenant's documents."""
 
-    def __init__(
-        self,
-        store: RagStore,
-        index: VectorIndex,
-        embeddings: Embeddings,
-        *,
-        floor: float | None = None,
-        ceiling: float | None = None,
-    ) -> None:
+    def __init__(self, store: RagStore, index: VectorIndex, embeddings: Embeddings, calibrations: Calibrations) -> None:
         self._store = store
         self._index = index
         self._embeddings = embeddings
-        self._floor = floor
-        self._ceiling = ceiling
+        self._calibrations = calibrations
 
     async def search(
         self,
@@ -71,10 +62,10 @@ class HybridSearch:
         deadline: datetime,
         upgrade_id: str = "",
     ) -> SearchResult:
-        """The best `top_k` chunks of at least `min_score` for any of the queries (redacted texts), best first.
+        """Returns the best `top_k` chunks with at least `min_score` for any of the queries, best first.
 
-        What is cached for the queries belongs to `upgrade_id`, and goes when that is erased.
-        Raises StorageUnavailable and IndexUnavailable; a model that is out only narrows the search to words.
+        The queries are redacted texts; their cached vectors are erased with `upgrade_id`. While the model is
+        unavailable, only words are searched. Raises StorageUnavailable and IndexUnavailable.
         """
         queries = [query for query in map(searchable, queries) if query]
         if not queries:
@@ -86,24 +77,34 @@ class HybridSearch:
             return SearchResult([])
         vectors, usage = await self._vectors(tenant_id, queries, deadline, upgrade_id)
         by_words = vectors is None
-        limit = max(_CANDIDATES_PER_RESULT * top_k, _LEAST_CANDIDATES)
+        limit = max(_CANDIDATES_PER_RESULT * top_k, _MIN_CANDIDATES)
         try:
-            best = await self._best(tenant_id, spaces, queries, vectors, limit)
+            best = await self._best(tenant_id, spaces, queries, vectors, limit, deadline)
         finally:
             if vectors is not None:
                 await vectors.kept
-        least = max(min_score, WORDS_ALONE_MIN_SCORE) if by_words else min_score
+        min_score = max(min_score, WORDS_ALONE_MIN_SCORE) if by_words else min_score
         ranked = sorted(best.values(), key=lambda found: (-found.score, found.row.chunk_id))
-        chosen = _distinct([found for found in ranked if found.score > 0 and found.score >= least])[:top_k]
+        chosen = _distinct([found for found in ranked if found.score > 0 and found.score >= min_score])[:top_k]
         all_cached = not by_words and usage is None
         return SearchResult(chosen, usage, by_words, all_cached)
 
     async def _best(
-        self, tenant_id: str, spaces: Sequence[Space], queries: Sequence[str], vectors: Vectors | None, limit: int
+        self,
+        tenant_id: str,
+        spaces: Sequence[Space],
+        queries: Sequence[str],
+        vectors: Vectors | None,
+        limit: int,
+        deadline: datetime,
     ) -> dict[str, Found]:
-        """Chunks by id, each with the best score that any query gives it in any space."""
+        """Chunks by id, each with its best score for any query in any space."""
+        live_space = vectors.space if vectors is not None else None
+        scale = None
+        if live_space is not None and live_space in spaces:
+            scale = await self._calibrations.scale_of(live_space, deadline=deadline)
         searches = [
-            self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), limit)
+            self._search_one(tenant_id, space, query, _vector_for(vectors, number, space), scale, limit)
             for space in spaces
             for number, query in enumerate(queries)
         ]
@@ -128,24 +129,30 @@ class HybridSearch:
         return vectors, vectors.usage
 
     async def _search_one(
-        self, tenant_id: str, space: Space, query: str, vector: list[float] | None, limit: int
+        self,
+        tenant_id: str,
+        space: Space,
+        query: str,
+        vector: list[float] | None,
+        scale: Scale | None,
+        limit: int,
     ) -> list[Found]:
-        """One query in one table. Rows of runs that are not committed must not crowd out the visible ones."""
+        """Searches one table, again without invisible generations when they displaced visible rows."""
         hidden: set[str] = set()
         hits: list[Hit] = []
         records: dict[str, dict[str, Any]] = {}
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             hits = await self._index.search(
                 tenant_id, space, vector=vector, text=query, limit=limit, without_generations=hidden
             )
-            # Asked after the search, so that a document deleted meanwhile is not shown any more.
+            # Read after the search, so that a document deleted meanwhile is not returned.
             records = await self._store.visible_generations(tenant_id, (hit.row.document_id for hit in hits))
-            unseen = {hit.row.generation for hit in hits} - records.keys()
+            invisible = {hit.row.generation for hit in hits} - records.keys()
             hits = [hit for hit in hits if hit.row.generation in records]
-            if not unseen or len(hits) >= limit:
+            if not invisible or len(hits) >= limit:
                 break
-            hidden |= unseen
-        calibration = calibration_of(space.model, floor=self._floor, ceiling=self._ceiling)
+            hidden |= invisible
+        calibration = scale.calibration_for(query) if scale is not None else None
         candidates = [Candidate(hit.row.search_text, hit.cosine, hit.bm25) for hit in hits]
         return [
             Found(hit.row, round(score, 4), records[hit.row.generation]["title"])
@@ -154,12 +161,12 @@ class HybridSearch:
 
 
 def _vector_for(vectors: Vectors | None, number: int, space: Space) -> list[float] | None:
-    """The query's vector where it can be compared with the table's."""
+    """The query's vector, or None when it is not comparable with those of the table."""
     return vectors.vectors[number] if vectors is not None and vectors.space == space else None
 
 
 def _distinct(ranked: list[Found]) -> list[Found]:
-    """Without repeats of the same text, as when a file was uploaded twice."""
+    """Drops repeated texts, as of a file that was uploaded twice."""
     distinct: dict[str, Found] = {}
     for found in ranked:
         distinct.setdefault(found.row.text, found)

@@ -1,13 +1,14 @@
-"""The chunks of all tenants in LanceDB: one table per tenant and embedding space, searched by vector and by words."""
+"""The vector index in LanceDB: one table of chunks per tenant and embedding space, searched by vector and by words."""
 
 import asyncio
 import importlib
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 from services.rag.search.scoring import MAX_QUERY_WORDS
 from services.rag.store import Hit, IndexRow, Space, table_name
@@ -35,28 +36,31 @@ _MAX_QUERY_CHARACTERS = 2_000
 
 log = get_logger(__name__)
 
-# The processes that read files are other programs from their first moment on.
+# Preparation processes are started with exec, so LanceDB's threads are never used across a fork.
 warnings.filterwarnings("ignore", message="lancedb fork support is experimental", category=RuntimeWarning)
 
 
 class IndexUnavailable(Exception):
-    """The index cannot be read or written now; worth trying again."""
+    """The index cannot be read or written at the moment; the operation may be retried."""
 
 
 class VectorIndex:
-    """LanceDB in a folder or an object store. Tables belong to one tenant by name: no query can reach across."""
+    """Reads and writes the index, a folder or an object store. Component.
+
+    A table's name contains its tenant, so no query reads another tenant's chunks.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._connection: Any = None
         self._connecting = asyncio.Lock()
-        self._tables: OrderedDict[str, Any] = OrderedDict()
+        self._tables: LRUCache[str, Any] = LRUCache(_OPEN_TABLES)
         self._opening = asyncio.Lock()
         self._grown: set[tuple[str, Space]] = set()
         self._searches = asyncio.Semaphore(_SEARCHES_AT_ONCE)
 
     async def start(self) -> None:
-        """Nothing is opened before it is needed: a service without documents stays small."""
+        """Opens nothing: LanceDB is loaded on first use, since a service without documents does not need its memory."""
 
     async def stop(self, grace_seconds: float) -> None:
         for table in self._tables.values():
@@ -67,7 +71,7 @@ class VectorIndex:
             self._connection = None
 
     async def warm(self) -> None:
-        """Loads LanceDB, so that the first search does not have to."""
+        """Loads LanceDB ahead of the first search. Raises IndexUnavailable."""
         await self._connect()
 
     async def add(
@@ -81,18 +85,13 @@ class VectorIndex:
         await self._on_table(tenant_id, space, append, create=True)
         self._grown.add((tenant_id, space))
 
-    def take_grown(self) -> set[tuple[str, Space]]:
-        """The tables that this process has added to since it was last asked."""
-        grown, self._grown = self._grown, set()
-        return grown
-
     async def delete_document(self, tenant_id: str, space: Space, document_id: str, *, keep: str = "") -> None:
         """Deletes the rows of a document, except those of the generation `keep`. Raises IndexUnavailable."""
         where = f"document_id = {_literal(document_id)}" + (f" AND generation != {_literal(keep)}" if keep else "")
         await self._on_table(tenant_id, space, lambda table: table.delete(where))
 
     async def delete_generation(self, tenant_id: str, space: Space, generation: str) -> None:
-        """Deletes what one indexing run has written. Raises IndexUnavailable."""
+        """Deletes the rows of one indexing run. Raises IndexUnavailable."""
         await self._on_table(tenant_id, space, lambda table: table.delete(f"generation = {_literal(generation)}"))
 
     async def search(
@@ -105,7 +104,7 @@ class VectorIndex:
         limit: int,
         without_generations: Collection[str] = (),
     ) -> list[Hit]:
-        """The best `limit` chunks by cosine and the best `limit` by BM25, each chunk once, in no order.
+        """Returns the best `limit` chunks by cosine and the best `limit` by BM25, each chunk once, unordered.
 
         Raises IndexUnavailable.
         """
@@ -122,14 +121,19 @@ class VectorIndex:
         async with self._searches:
             return await self._on_table(tenant_id, space, query) or []
 
+    def take_grown(self) -> set[tuple[str, Space]]:
+        """Returns the tables to which this process has added rows since the last call."""
+        grown, self._grown = self._grown, set()
+        return grown
+
     async def compact(self, tenant_id: str, space: Space, keep_versions: timedelta) -> None:
-        """Merges small files, brings the word index up to date, and forgets versions older than `keep_versions`."""
+        """Merges small files, updates the word index and deletes versions older than `keep_versions`."""
         await self._on_table(tenant_id, space, lambda table: table.optimize(cleanup_older_than=keep_versions))
 
     async def purge(self, tenant_id: str, space: Space, keep_versions: timedelta) -> None:
-        """Takes deleted rows out of the files too: rewrites what is left, then forgets the versions before.
+        """Removes deleted rows from the files: rewrites the remaining rows, then deletes older versions.
 
-        LanceDB only marks rows as deleted, and its word index keeps their words until it is built again.
+        LanceDB only marks rows as deleted, and its word index keeps their words until it is rebuilt.
         """
 
         async def rewrite(table: Any) -> None:
@@ -151,7 +155,7 @@ class VectorIndex:
         async with self._connecting:
             if self._connection is None:
                 try:
-                    # Its own log lines are not JSON, and below errors they tell nothing.
+                    # LanceDB logs plain text, not JSON, and nothing useful below errors.
                     os.environ.setdefault("LANCE_LOG", "error")
                     lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
                     session = lancedb.Session(
@@ -167,7 +171,7 @@ class VectorIndex:
     async def _on_table(
         self, tenant_id: str, space: Space, work: Callable[[Any], Awaitable[T]], *, create: bool = False
     ) -> T | None:
-        """Runs `work` on the table; None when there is no table. A table that fails is opened anew once."""
+        """Runs `work` on the table, None without a table. After a failure, reopens the table and retries once."""
         name = table_name(tenant_id, space)
         for last in (False, True):
             table = await self._table(name, space.dimension, create)
@@ -176,8 +180,8 @@ class VectorIndex:
             try:
                 return await work(table)
             except Exception as error:
-                # A version that another process cleaned up meanwhile, or two writers that met.
-                self._forget(name)
+                # Another process may have deleted the version that was read, or have written at the same time.
+                self._tables.pop(name, None)
                 if last:
                     log.warning("index_failed", error=type(error).__name__)
                     raise IndexUnavailable(type(error).__name__) from error
@@ -187,7 +191,6 @@ class VectorIndex:
         connection = await self._connect()
         async with self._opening:
             if name in self._tables:
-                self._tables.move_to_end(name)
                 return self._tables[name]
             try:
                 table = await self._open(connection, name, dimension, create)
@@ -195,8 +198,6 @@ class VectorIndex:
                 raise IndexUnavailable(type(error).__name__) from error
             if table is not None:
                 self._tables[name] = table
-                while len(self._tables) > _OPEN_TABLES:
-                    self._tables.popitem(last=False)
             return table
 
     @staticmethod
@@ -213,14 +214,11 @@ class VectorIndex:
             await table.create_index("search_text", config=_word_index())
         return table
 
-    def _forget(self, name: str) -> None:
-        self._tables.pop(name, None)
-
 
 def _word_index() -> Any:
     from lancedb.index import FTS
 
-    # ICU finds the words of scripts that write none apart; the stemmer is for English and leaves others mostly alone.
+    # ICU segments scripts without spaces; the English stemmer rarely changes words of other languages.
     return FTS(base_tokenizer="icu", language="English", stem=True, remove_stop_words=True, ascii_folding=True)
 
 
@@ -292,7 +290,7 @@ def _cosine(left: Sequence[float], right: Sequence[float]) -> float:
 
 
 def _literal(value: str) -> str:
-    """An id for a filter. Only UUIDs get in, so nothing can be injected."""
+    """An id as a literal of a filter expression. Raises ValueError unless it is a UUID, which prevents injection."""
     if not is_uuid(value):
         raise ValueError("not an id")
     return f"'{value}'"
