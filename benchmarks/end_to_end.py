@@ -13,6 +13,7 @@ import httpx
 from benchmarks.backends import KAFKA, model_environment, scripted_model
 from benchmarks.pairs import Measured, Row, medians, paired, ratios
 from shared.contracts.contract import new_id
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from shared.llm.sections import render_sections
 from tests.conftest import eventually
 from tests.running_stack import RunningStack
@@ -93,7 +94,7 @@ async def _upgrade(client: httpx.AsyncClient) -> float:
         "needs, and how long an answer takes, in plain words and at most 300 of them",
         "conversationHistory": [
             {"role": "user", "content": f"We write a handbook for team {unique}."},
-            {"role": "assistant", "content": "Which part of it comes first?"},
+            *[{"role": "assistant", "content": "Which part of it comes first?"}] * RECENT_MESSAGES,
         ],
     }
     started = time.perf_counter()

@@ -88,7 +88,7 @@ class Results:
         question = question_of(task, None)
         if question is None:
             return None
-        where = {"content.questionKey": question.key, "createdAt": {"$gte": format_utc(not_before)}}
+        where = {"content.questionKey": question.key, "createdAt": {"$gt": format_utc(not_before)}}
         try:
             found = await self._outbox.records.find(where, sort=[("createdAt", -1)], limit=_MOST_CACHED)
         except StorageUnavailable as error:

@@ -29,7 +29,11 @@ class UpgraderSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySet
         validation_alias="OPENAI_FALLBACK_BASE_URL",
         description="a second server for rewrites, asked when the first is out; unset with a model: the first one's",
     )
-    openai_fallback_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_FALLBACK_API_KEY")
+    openai_fallback_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="OPENAI_FALLBACK_API_KEY",
+        description="key of the second server; unset: the first one's",
+    )
     openai_fallback_model: str | None = Field(
         default=None, min_length=1, validation_alias="OPENAI_FALLBACK_MODEL", description="the second model's name"
     )

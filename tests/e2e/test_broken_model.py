@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from tests.model_server import Behaviour, ModelServer, Step
 from tests.model_server import module_model as module_model
 from tests.running_stack import RunningStack
@@ -43,7 +44,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_prompt_comes_back_in_time(stack: RunningStack, model: ModelServer, fault: str) -> None:
     model.behaviour = Behaviour(default=FAULTS[fault])
-    body = {"userPrompt": "Plan a garden", "conversationHistory": [{"role": "user", "content": "I like roses."}]}
+    history = [{"role": "user", "content": "I like roses."}] * (RECENT_MESSAGES + 1)
+    body = {"userPrompt": "Plan a garden", "conversationHistory": history}
     started = time.monotonic()
     async with stack.client() as client:
         upgraded = (await client.post("/api/upgrade", json=body, headers={"Prefer": "wait=60"})).json()

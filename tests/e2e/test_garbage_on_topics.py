@@ -5,6 +5,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from shared.contracts.topics import COMPLETED, REWRITE, SUMMARIZE, USAGE_RECORDED, Topic
 from tests.running_stack import RunningStack
 
@@ -31,7 +32,9 @@ async def test_the_partition_continues(offline_stack: RunningStack, topic: Topic
     await producer.stop()
 
     async with offline_stack.client() as client:
-        body = {"userPrompt": "shorter", "conversationHistory": [{"role": "user", "content": "Write about the sea."}]}
+        # Long enough to pass through the summarizer.
+        history = [{"role": "user", "content": "Write about the sea."}] * (RECENT_MESSAGES + 1)
+        body = {"userPrompt": "shorter", "conversationHistory": history}
         assert (await client.post("/api/upgrade", json=body)).json()["status"] == "upgraded"
 
     consumer = AIOKafkaConsumer(

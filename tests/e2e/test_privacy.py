@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from shared.contracts.topics import all_topics
 from tests.model_server import ModelServer
 from tests.model_server import module_model as module_model
@@ -23,7 +24,9 @@ PROMPT = f"Write a mail to {MAIL} that card {CARD} was declined"
 HISTORY = [
     {"role": "user", "content": f"Our API key is {SECRET}, keep it for later. Call us at {PHONE}."},
     {"role": "assistant", "content": "Noted."},
+    *[{"role": "user", "content": "Wait a moment, please."}] * (RECENT_MESSAGES - 1),
 ]
+"""One message more than the rewriter reads itself: the summarizer reads the first ones."""
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from tests.faults.evidence import Evidence
 from tests.running_stack import ENDED, RunningStack
 
@@ -17,7 +18,7 @@ def _body(marker: str) -> dict[str, object]:
         "userPrompt": f"Explain the leave policy of team {marker} to a new colleague in plain words",
         "conversationHistory": [
             {"role": "user", "content": f"We write a handbook for team {marker}."},
-            {"role": "assistant", "content": "Which part of it comes first?"},
+            *[{"role": "assistant", "content": "Which part of it comes first?"}] * RECENT_MESSAGES,
         ],
     }
 

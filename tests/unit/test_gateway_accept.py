@@ -17,6 +17,7 @@ from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierE
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.idempotency_keys import KeyTaken
 from shared.contracts.problems import QUOTA_EXCEEDED, RATE_LIMITED, UNAVAILABLE, Problem
+from shared.contracts.token_bounds import RECENT_MESSAGES
 from shared.contracts.upgrade_http import UpgradeRequest
 from shared.contracts.upgrade_tasks import Stage
 from shared.privacy.placeholders import PlaceholderMap
@@ -28,6 +29,8 @@ CALLER = Caller("tenant", "key-1", Role.MEMBER, "credential-1")
 VAULT = Vault([b"v" * 32])
 RATE = Rate(limit=60, remaining=59, frees_seconds=60)
 MAIL = "Write to ann@example.com"
+
+LONG_TALK = [{"role": "user", "content": "Hello"}] * (RECENT_MESSAGES + 1)
 
 
 class FakeRecords:
@@ -298,12 +301,13 @@ async def test_a_record_that_is_too_late_stays_when_a_repeat_was_answered_with_i
         (False, {}, [Stage.UPGRADER]),
         (True, {}, [Stage.RAG, Stage.UPGRADER]),
         (True, {"options": {"enableRAG": False}}, [Stage.UPGRADER]),
-        (True, {"conversationHistory": [{"role": "user", "content": "Hello"}]}, list(Stage)),
-        (False, {"conversationHistory": [{"role": "user", "content": "Hello"}]}, [Stage.SUMMARIZER, Stage.UPGRADER]),
+        (True, {"conversationHistory": LONG_TALK}, list(Stage)),
+        (False, {"conversationHistory": LONG_TALK}, [Stage.SUMMARIZER, Stage.UPGRADER]),
+        (False, {"conversationHistory": LONG_TALK[:RECENT_MESSAGES]}, [Stage.UPGRADER]),
         (
             True,
             {
-                "conversationHistory": [{"role": "user", "content": "Hello"}],
+                "conversationHistory": LONG_TALK,
                 "options": {"enableSummarization": False},
             },
             [Stage.RAG, Stage.UPGRADER],
