@@ -23,6 +23,7 @@ from deploy.local.servers import start_valkey
 from services.gateway.upgrades.accepted_record import AcceptedRecord
 from services.gateway.upgrades.accepted_store import ACCEPTED, AcceptedStore
 from services.upgrader.ending import EndingStage, Ladder
+from services.upgrader.prompts.platform_templates import PLATFORM_TEMPLATE, PromptTemplate
 from services.upgrader.results import RESULTS, Results
 from services.upgrader.rewriting.rewrite import Repair, Rewrite, RewriteRequest
 from shared.contracts.topics import INBOX_OF, REWRITE
@@ -213,6 +214,13 @@ class _NoModel:
         return Rewrite(request.prompt, "", (), 0.5, (), _used("upgrader"), PromptVersion(name="upgrader", version=1))
 
 
+class _PlatformTemplate:
+    """Chooses without a store; a production upgrader knows the version for 2 s."""
+
+    async def choose(self, _: UpgradeTask) -> PromptTemplate:
+        return PLATFORM_TEMPLATE
+
+
 def _used(component: str) -> ComponentUsage:
     return ComponentUsage(component=component, operation="bench", tokens_in=100, tokens_out=50, latency_ms=0)
 
@@ -251,7 +259,7 @@ class StageHop:
     def _ending_stage(self) -> EndingStage:
         results = Results(self._outbox)
         ladder = Ladder(_NoModel(), results, fallback=None, cached_for=timedelta())
-        return EndingStage(results, ladder, OpenRepairHolds(), self._parts.progress)
+        return EndingStage(results, ladder, _PlatformTemplate(), OpenRepairHolds(), self._parts.progress)
 
     async def start(self) -> None:
         await self._parts.start()

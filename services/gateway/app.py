@@ -19,6 +19,8 @@ from services.gateway.identity.key_routes import KeyRoutes
 from services.gateway.identity.member_routes import MemberRoutes
 from services.gateway.identity.workspace_routes import WorkspaceRoutes
 from services.gateway.identity.workspaces import PEOPLE, WORKSPACES, DemoWorkspace, People, Workspaces
+from services.gateway.prompts.routes import PromptRoutes
+from services.gateway.prompts.upgrader_client import UpgraderPrompts
 from services.gateway.quota.document_holds import DOCUMENT_HOLDS, DocumentHolds, DocumentWork
 from services.gateway.quota.due_holds import DueHolds
 from services.gateway.quota.failed_authentications import FailedAuthentications
@@ -152,8 +154,16 @@ def build_app(settings: GatewaySettings) -> ServiceApp:
     purge = Purge(workspaces=workspaces, keys=keys, erasure=erasure, documents=documents, claims=claims)
 
     # HTTP.
+    prompts = UpgraderPrompts(settings.upgrader_url, token)
+    prompt_routes = PromptRoutes(prompts=prompts, prepare=accept.prepare, audit=audit, creations=creations)
     upgrade = UpgradeRoute(
-        accept=accept, publisher=publisher, progress=progress, waiters=waiters, results=results, views=views
+        accept=accept,
+        publisher=publisher,
+        progress=progress,
+        waiters=waiters,
+        results=results,
+        views=views,
+        require_prompt=prompt_routes.require,
     )
     forget = authenticator.forget
     routers = [
@@ -164,6 +174,7 @@ def build_app(settings: GatewaySettings) -> ServiceApp:
             listing=UpgradeListing(store, results, views, vault),
             streams=streams,
         ).router(),
+        prompt_routes.router(),
         DocumentRoutes(documents=documents, creations=creations, vault=vault, audit=audit).router(),
         WorkspaceRoutes(workspaces=workspaces, audit=audit, creations=creations, issuer=issuer, forget=forget).router(),
         MemberRoutes(
@@ -238,6 +249,7 @@ def build_app(settings: GatewaySettings) -> ServiceApp:
         results,
         stages,
         documents,
+        prompts,
         marks,
         BrokerConnection(producer),
         watch,

@@ -1,11 +1,16 @@
 """Builds the upgrader from its settings. The only place here that makes adapters."""
 
 from datetime import timedelta
+from functools import partial
 
 from services.upgrader.ending import EndingStage, Ladder
+from services.upgrader.prompts.choosing import PromptChooser
+from services.upgrader.prompts.events import PlatformPrompts, PromptEvents
+from services.upgrader.prompts.library import LINES, VERSIONS, PromptLibrary
+from services.upgrader.prompts.routes import PromptRoutes
 from services.upgrader.reading.language import LanguageModelLoading
 from services.upgrader.results import RESULTS, Results, result_routes
-from services.upgrader.rewriting.rewrite_model import LlmRewriteModel
+from services.upgrader.rewriting.rewrite_model import LlmRewriteModel, preview_of
 from services.upgrader.settings import UpgraderSettings
 from shared.contracts.contract import now_utc
 from shared.contracts.topics import REWRITE
@@ -27,6 +32,7 @@ from shared.storage.opening import open_database, open_redis
 SERVICE = "upgrader"
 GROUP = "upgrader.stage"
 _EXPIRY_EVERY_SECONDS = 3600.0
+_PROMPT_CHANGES_EVERY_SECONDS = 1.0
 
 
 def build_app(settings: UpgraderSettings) -> ServiceApp:
@@ -56,7 +62,8 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         fallback=model_of(fallback_client) if fallback_client is not None else None,
         cached_for=timedelta(hours=settings.cached_answer_max_age_hours),
     )
-    stage = EndingStage(results, ladder, repair_holds, progress)
+    library = PromptLibrary(database.collection(VERSIONS), database.collection(LINES), PromptEvents(producer))
+    stage = EndingStage(results, ladder, PromptChooser(library), repair_holds, progress)
     runner = StageRunner(
         settings=settings,
         topic=REWRITE,
@@ -67,6 +74,7 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         telemetry=telemetry,
     )
     keep = timedelta(days=settings.result_retention_days)
+    changes = Periodic("prompt changes", library.publish_unpublished, _PROMPT_CHANGES_EVERY_SECONDS)
     facts = Periodic("fact sweep", outbox.sweep_all, FACT_SWEEP_SECONDS)
     expiry = Periodic("result expiry", lambda: results.expire(now_utc() - keep), _EXPIRY_EVERY_SECONDS)
     telemetry.health.add_check("store", database.ping)
@@ -77,10 +85,14 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         host=settings.upgrader_host,
         port=settings.upgrader_port,
         grace_seconds=settings.shutdown_grace_seconds,
-        http=internal_app(telemetry, internal_token=token, routers=[result_routes(results)]),
+        http=internal_app(
+            telemetry,
+            internal_token=token,
+            routers=[result_routes(results), PromptRoutes(library, partial(preview_of, vault=vault)).router()],
+        ),
         components=(
             *(LanguageModelLoading(), database, progress, producer, ledger, client, repair_holds),
             *((fallback_client,) if fallback_client is not None else ()),
-            *(facts, expiry, runner),
+            *(PlatformPrompts(library), changes, facts, expiry, runner),
         ),
     )

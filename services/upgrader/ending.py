@@ -14,7 +14,9 @@ An upgrade without a summary or citations, since a stage before failed, goes up 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
+from services.upgrader.prompts.platform_templates import PromptTemplate
 from services.upgrader.reading.language import detect_language
 from services.upgrader.results import CachedAnswer, RecordedEnd, Results
 from services.upgrader.rewriting.rewrite import (
@@ -60,6 +62,11 @@ _MODEL_IS_OUT = (WarningCode.MODEL_UNAVAILABLE, WarningCode.DEADLINE_EXCEEDED, "
 _SHARE_OF_FALLBACK = 0.4
 # Model calls that end together would begin together again, and all would wait for the last of them each time.
 _AT_WORK_BESIDE_THE_MODEL = 32
+
+
+class ChoosePrompt(Protocol):
+    async def choose(self, task: UpgradeTask) -> PromptTemplate:
+        """The template that an upgrade uses. Raises Transient where it cannot be told yet."""
 
 
 class Ladder:
@@ -193,8 +200,16 @@ def original_after_give_up(task: UpgradeTask, given_up: GivenUp, language: str, 
 class EndingStage:
     """The last stage: records the one end of each upgrade and tells whoever waits for it."""
 
-    def __init__(self, results: Results, ladder: Ladder, repair_holds: RepairHolds, progress: ProgressLog) -> None:
+    def __init__(
+        self,
+        results: Results,
+        ladder: Ladder,
+        prompts: ChoosePrompt,
+        repair_holds: RepairHolds,
+        progress: ProgressLog,
+    ) -> None:
         self._results = results
+        self._prompts = prompts
         self._ladder = ladder
         self._repair_holds = repair_holds
         self._progress = progress
@@ -213,7 +228,7 @@ class EndingStage:
                     await self._publish(task, end)
                     return
                 await self._progress.stage(task, Stage.UPGRADER, "started")
-                request = request_for(task)
+                request = request_for(task, await self._prompts.choose(task))
             result = await self._ladder.end_of(request)
             async with self._turns:
                 end = await self._results.end(task, result)

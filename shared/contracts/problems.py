@@ -52,3 +52,4 @@ class WarningCode(StrEnum):
     CACHED_ANSWER = "cached_answer"
     REWRITE_NOT_BETTER = "rewrite_not_better"
     FALLBACK_MODEL = "fallback_model"
+    TEMPLATE_REFUSED = "template_refused"

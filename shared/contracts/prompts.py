@@ -2,13 +2,10 @@
 
 import hashlib
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field
 
 from shared.contracts.contract import Contract, Timestamp
-
-Track = Literal["stable", "canary", "pinned"]
 
 
 class PromptType(StrEnum):
@@ -18,6 +15,10 @@ class PromptType(StrEnum):
     UPGRADER = "UPGRADER"
     RAG_QUERY = "RAG_QUERY"
     CUSTOM = "CUSTOM"
+
+
+REWRITING = frozenset({PromptType.UPGRADER, PromptType.CUSTOM})
+"""The types whose templates rewrite prompts."""
 
 
 class PromptStage(StrEnum):

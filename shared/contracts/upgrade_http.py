@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from shared.contracts.contract import Contract, Timestamp
+from shared.contracts.contract import Contract, Timestamp, is_uuid
 from shared.contracts.upgrade_results import Mode, PromptVersion, UpgradeError, UpgradeStatus
 from shared.contracts.upgrade_tasks import Role, UpgradeWarning
 
@@ -42,6 +42,12 @@ def _known_template(name: str) -> str:
     return name
 
 
+def _prompt_id(text: str) -> str:
+    if not is_uuid(text):
+        raise ValueError("is not the id of a prompt")
+    return text.lower()
+
+
 class UpgradeOptions(ClientBody):
     """Which steps an upgrade includes, and their limits."""
 
@@ -63,6 +69,9 @@ class UpgradeOptions(ClientBody):
     )
     template_name: Annotated[str, AfterValidator(_known_template)] = Field(
         default=TEMPLATES[0], description="how the prompt is rewritten: " + ", ".join(TEMPLATES)
+    )
+    prompt_id: Annotated[str, AfterValidator(_prompt_id)] | None = Field(
+        default=None, description="tries this version of a prompt template; needs the role ADMIN"
     )
 
 

@@ -16,7 +16,7 @@ COMPLETED_STEP = 2 * len(_STAGE_ORDER) + 2
 
 Mode = Literal["full", "contextual"]
 StageState = Literal["started", "finished", "skipped"]
-Track = Literal["stable", "canary"]
+Track = Literal["stable", "canary", "pinned"]
 
 
 class StageProgress(Contract):
@@ -48,6 +48,7 @@ class PromptVersion(Contract):
     name: str
     version: int
     track: Track = "stable"
+    prompt_id: str | None = None
 
 
 class UpgradeError(Contract):

@@ -40,6 +40,7 @@ class TaskOptions(Contract):
     rag_min_score: float = 0.0
     mode: Literal["auto", "full", "contextual"] = "auto"
     template_name: str = "upgrader"
+    prompt_id: str | None = Field(default=None, description="the version of the template that is to be tried")
 
 
 class SealedText(Contract):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 
-from shared.contracts.prompts import PromptChanged, PromptStage, Track, rollout_point
+from shared.contracts.prompts import PromptChanged, PromptStage, rollout_point
 from shared.contracts.topics import PROMPTS_CHANGED
+from shared.contracts.upgrade_results import Track
 from shared.messaging.cloudevents import decode
 from shared.messaging.errors import Undecodable
 from shared.messaging.operate.topic_reading import follow_from_start

@@ -33,6 +33,10 @@ NEEDS = {
     "post /api/documents/search": "VIEWER",
     "get /api/documents/{id}": "VIEWER",
     "delete /api/documents/{id}": "MEMBER",
+    "post /api/prompts/create": "ADMIN",
+    "get /api/prompts": "VIEWER",
+    "get /api/prompts/{id}": "VIEWER",
+    "post /api/prompts/{id}/preview": "ADMIN",
     "get /api/quota": "VIEWER",
     "get /api/stats": "VIEWER",
     "post /api/workspaces": "VIEWER",
@@ -150,8 +154,9 @@ async def test_a_refused_method_gets_all_allowed_methods(walked: Walked) -> None
     declared: dict[str, set[str]] = {}
     for call in walked.calls:
         declared.setdefault(call.path, set()).add(call.method.upper())
-    # Whoever reads `search` as an id gets to the routes of one document.
+    # Whoever reads `search` or `create` as an id gets to the routes of one document, or one prompt.
     declared["/api/documents/search"] |= declared["/api/documents/{id}"]
+    declared["/api/prompts/create"] |= declared["/api/prompts/{id}"]
     told = {}
     async with httpx.AsyncClient(base_url=walked.gateway.url) as client:
         for path in declared:
@@ -243,6 +248,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "post /api/workspaces/{id}/members": {"subject": "evil", "role": "OWNER"},
     "patch /api/workspaces/{id}/members/{subject}": {"role": "OWNER"},
     "post /api/keys": {"name": "more", "role": "ADMIN"},
+    "post /api/prompts/create": {"name": "brief", "type": "UPGRADER", "template": "{{ data_rules }}"},
+    "post /api/prompts/{id}/preview": {"userPrompt": "write about rain"},
 }
 SLOW_SECONDS = 3.0  # well above what a body may take without a second look at its caller
 

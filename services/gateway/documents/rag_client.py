@@ -4,18 +4,17 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
-import orjson
 from cachetools import LRUCache
 from pydantic import BaseModel, ValidationError
 
 from services.gateway.http.problems import MadeBefore, ProblemError, unavailable
+from services.gateway.http.upstream import passed_on
 from shared.contracts.contract import Contract
 from shared.contracts.documents import DocumentHits, DocumentPage, DocumentSearch, DocumentsExist, DocumentView
-from shared.contracts.problems import CONFLICT, NOT_FOUND, PROBLEMS, QUOTA_EXCEEDED
-from shared.contracts.upgrade_http import FieldProblem
+from shared.contracts.problems import CONFLICT
 from shared.service.internal_client import InternalClient
 from shared.service.single_flight import SingleFlight
 
@@ -29,8 +28,6 @@ _CACHE_SIZE = 10_000
 _PASSED_ON = frozenset(
     {"too_large", "unsupported_media_type", "invalid_request", "conflict", "quota_exceeded", "not_found"}
 )
-_LONGEST_DETAIL = 500
-_QUOTA_FIELDS = ("meter", "limit", "used", "held", "resetsAt")
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class RagDocuments:
             raise _unreachable() from None
         if answer.is_success:
             return answer
-        raise _passed_on(answer)
+        raise passed_on(answer, _PASSED_ON, not_found="There is no such document.") or _unreachable()
 
 
 def _parsed(model: type[ModelT], answer: httpx.Response) -> ModelT:
@@ -133,31 +130,3 @@ def _parsed(model: type[ModelT], answer: httpx.Response) -> ModelT:
 
 def _unreachable() -> ProblemError:
     return unavailable("Documents cannot be reached right now.")
-
-
-def _passed_on(answer: httpx.Response) -> ProblemError:
-    """The problem in rag's answer when it concerns the client's request, otherwise unavailable."""
-    try:
-        body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        body = None
-    if not isinstance(body, Mapping) or body.get("code") not in _PASSED_ON:
-        return _unreachable()
-    problem = PROBLEMS[body["code"]]
-    if problem is NOT_FOUND:
-        return ProblemError(NOT_FOUND, "There is no such document.")
-    extra = {name: body[name] for name in _QUOTA_FIELDS if name in body} if problem is QUOTA_EXCEEDED else {}
-    return ProblemError(
-        problem,
-        str(body.get("detail") or problem.title)[:_LONGEST_DETAIL],
-        errors=_field_problems(body),
-        extra=extra,
-        headers={"Retry-After": answer.headers.get("Retry-After", "5")} if problem is QUOTA_EXCEEDED else None,
-    )
-
-
-def _field_problems(body: Mapping[str, Any]) -> list[FieldProblem]:
-    try:
-        return [FieldProblem.model_validate(entry) for entry in body.get("errors") or []]
-    except (ValidationError, TypeError):
-        return []

@@ -58,7 +58,7 @@ class AcceptUpgrade:
         self._admissions = admissions
         self._clock = clock
         self._keys = IdempotencyKeys(records, clock)
-        self._prepare = PrepareUpgrade(
+        self.prepare = PrepareUpgrade(
             documents=documents,
             vault=vault,
             limits=limits,
@@ -80,7 +80,7 @@ class AcceptUpgrade:
         Raises IdempotencyKeyReused, EarlierErased, KeyTaken, StorageUnavailable, and ProblemError from admission. Then
         nothing is recorded.
         """
-        prepared = await self._prepare(caller, request, idempotency_key, traceparent)
+        prepared = await self.prepare(caller, request, idempotency_key, traceparent)
         for _ in range(_ADMIT_ATTEMPTS):
             try:
                 admission = await self._admissions.admit(prepared.hold)

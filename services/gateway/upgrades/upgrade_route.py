@@ -1,13 +1,14 @@
 """`POST /api/upgrade`: accepts an upgrade and waits for its end. A plain Starlette endpoint, to be fast."""
 
 import time
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.gateway.http.bodies import Preference, idempotency_key_of, parse, preference_of, read_body, require_json
 from services.gateway.http.problems import IdempotencyKeyReused, ProblemError
-from services.gateway.identity.caller import Role
+from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.roles import confirmed, requires
 from services.gateway.upgrades.accept import Acceptance, AcceptUpgrade, EarlierErased
 from services.gateway.upgrades.idempotency_keys import KeyTaken
@@ -32,6 +33,10 @@ UPGRADE_NEEDS = requires(Role.MEMBER)
 log = get_logger(__name__)
 
 
+RequirePrompt = Callable[[Caller, str], Awaitable[None]]
+"""Raises ProblemError unless the caller may try the version of that id."""
+
+
 class UpgradeRoute:
     """Accepts an upgrade, publishes it, and waits for its end for as long as the client asks for."""
 
@@ -44,6 +49,7 @@ class UpgradeRoute:
         waiters: Waiters,
         results: UpgradeResults,
         views: UpgradeViews,
+        require_prompt: RequirePrompt,
     ) -> None:
         self._accept_upgrade = accept
         self._publisher = publisher
@@ -51,6 +57,7 @@ class UpgradeRoute:
         self._waiters = waiters
         self._results = results
         self._views = views
+        self._require_prompt = require_prompt
 
     async def post(self, request: Request) -> Response:
         """200 with the result, 202 with the upgrade so far, or a problem."""
@@ -77,6 +84,8 @@ class UpgradeRoute:
         body = parse(UpgradeRequest, await read_body(request, MAX_UPGRADE_BYTES))
         if time.monotonic() - started > _BODY_WITHIN_SECONDS:
             caller = await confirmed(request)
+        if body.options.prompt_id is not None:
+            await self._require_prompt(caller, body.options.prompt_id)
         try:
             acceptance = await self._accept_upgrade(
                 caller, body, idempotency_key=key, traceparent=current_traceparent()

@@ -5,18 +5,19 @@ still the one that was read. A changed line is published as `prompts.changed.v1`
 the line keeps `unpublishedSince` until that is done.
 """
 
-import tomllib
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
+from services.upgrader.prompts.platform_templates import first_in_production, platform_versions
 from services.upgrader.prompts.rollouts import PromptLine, PromptRef, RolloutRefused
 from shared.contracts.contract import Contract, Timestamp, derived_id, format_utc, now_utc
 from shared.contracts.prompts import PromptChanged, PromptParameters, PromptType
 from shared.llm.templates import check_template
+from shared.messaging.errors import Transient
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Index
 
 VERSIONS = CollectionSpec(
@@ -38,7 +39,6 @@ BUILT_IN_NAMES = {
 }
 PLATFORM = "platform"
 MOST_VERSIONS = 500
-_FOLDER = Path(__file__).parent / "platform"
 _STEP_ATTEMPTS = 20
 _BATCH = 100
 
@@ -192,7 +192,9 @@ class PromptLibrary:
             published = _published_part(old) != _published_part(new)
             if await self._write(old, new, unpublished=published):
                 if published:
-                    await self._publish_line(new)
+                    # What cannot be published now keeps its mark, and the sweep publishes it.
+                    with contextlib.suppress(Transient):
+                        await self._publish_line(new)
                 return new
         raise RolloutRefused("The prompt is being changed by others; try again.")
 
@@ -210,21 +212,14 @@ class PromptLibrary:
 
     async def install_platform(self) -> None:
         """Stores the platform's versions that are not there yet. A name without a version starts with its first one."""
-        tables = tomllib.loads((_FOLDER / "platform.toml").read_text(encoding="utf-8"))
-        for table in tables["versions"]:
-            name, number = table["name"], table["version"]
+        for platform in platform_versions():
             new = NewVersion(
-                name=name,
-                type=PromptType(table["type"]),
-                template=(_FOLDER / f"{name}.v{number}.md").read_text(encoding="utf-8"),
-                description=table["description"],
-                parameters=PromptParameters.model_validate(table.get("parameters", {})),
-                by=PLATFORM,
+                platform.name, platform.type, platform.text, platform.description, platform.parameters, PLATFORM
             )
-            await self.create(None, new, platform_prompt_id(name, number))
-        for name, number in tables["production"].items():
-            first = PromptRef(prompt_id=platform_prompt_id(name, number), version=number)
-            await self.step(None, name, partial(_starting_with, version=first))
+            await self.create(None, new, platform.prompt_id)
+            if first_in_production().get(platform.name) == platform.version:
+                first = PromptRef(prompt_id=platform.prompt_id, version=platform.version)
+                await self.step(None, platform.name, partial(_starting_with, version=first))
 
     async def _publish_line(self, line: PromptLine) -> None:
         """Publishes every version of a line, and clears its mark unless it has changed meanwhile."""
@@ -277,11 +272,6 @@ class PromptLibrary:
 def line_id(tenant_id: str | None, name: str) -> str:
     """The id of a name's line: its tenant, or the platform, and the name."""
     return f"{tenant_id or PLATFORM}:{name}"
-
-
-def platform_prompt_id(name: str, version: int) -> str:
-    """The id of a platform's version, the same in every installation."""
-    return derived_id("platform-prompt", name, str(version))
 
 
 def _counting(line: PromptLine, version: int) -> PromptLine:

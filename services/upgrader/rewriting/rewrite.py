@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
+from services.upgrader.prompts.platform_templates import PLATFORM_TEMPLATE, PromptTemplate
 from services.upgrader.reading.language import detect_language
 from services.upgrader.reading.mode import ModeHint, guess_mode
 from services.upgrader.rewriting.checks import Material, Verdict, check
@@ -53,6 +54,7 @@ class RewriteRequest:
     summary: Summary | None
     conversation: Sequence[ConversationMessage]
     documents: Sequence[RetrievedChunk]
+    template: PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class RewriteModel(Protocol):
         """The model's answer. Raises RewriteFailed at the latest `reserve` before the task's deadline."""
 
 
-def request_for(task: UpgradeTask) -> RewriteRequest:
+def request_for(task: UpgradeTask, template: PromptTemplate = PLATFORM_TEMPLATE) -> RewriteRequest:
     """What the model is given for this upgrade.
 
     Where a new topic is sure, neither summary nor conversation is sent. Where it is not, the model sees both and
@@ -123,6 +125,7 @@ def request_for(task: UpgradeTask) -> RewriteRequest:
         summary=summarizer.summary if summarizer and not starts_anew else None,
         conversation=[] if starts_anew else [_clipped(m) for m in task.conversation_history[-RECENT_MESSAGES:]],
         documents=rag.chunks if rag else [],
+        template=template,
     )
 
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache, partial
-from importlib.resources import files
 from typing import Literal
 
 import orjson
 from pydantic import BaseModel, Field
 
+from services.upgrader.prompts.platform_templates import PromptTemplate
 from services.upgrader.rewriting.rewrite import (
     COMPONENT,
     Repair,
@@ -17,16 +17,17 @@ from services.upgrader.rewriting.rewrite import (
     RewriteFailed,
     RewriteModel,
     RewriteRequest,
+    request_for,
 )
 from shared.contracts.problems import WarningCode
-from shared.contracts.token_bounds import rewrite_answer_tokens
-from shared.contracts.upgrade_results import PromptVersion
+from shared.contracts.prompts_http import PromptMessage, PromptPreview
+from shared.contracts.token_bounds import rewrite_answer_tokens, token_bound
 from shared.contracts.upgrade_tasks import ConversationMessage, RetrievedChunk, UpgradeTask
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.completions import most_tokens, never
 from shared.llm.errors import ModelError, ModelTimeout
 from shared.llm.sections import render_sections
-from shared.llm.templates import DATA_RULES, render_template
+from shared.llm.templates import DATA_RULES, TemplateRefused, render_template
 from shared.llm.usage import component_usage, usage_warnings
 from shared.privacy.model_view import ModelView
 from shared.privacy.sealing import Vault
@@ -34,7 +35,6 @@ from shared.service.repair_holds import RepairHolds
 
 OPERATION = "rewrite"
 NO_ROOM_TO_REPAIR = "The quota left does not suffice for a second answer of the model."
-BUILT_IN = PromptVersion(name="upgrader", version=2, track="stable")
 CLOSING = "Rewrite the prompt of the section `prompt`. Do not answer it. The rewritten prompt must differ from it."
 _LANGUAGE_TAG = re.compile(r"[a-zA-Z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,3}")
 
@@ -70,12 +70,12 @@ class LlmRewriteModel(RewriteModel):
         A second answer is asked for only where the tenant's quota has room for it.
         """
         view = ModelView(request.task, self._vault)
-        max_tokens = min(self._max_tokens, _answer_tokens(request.task))
-        instructions = instructions_for(request)
-        messages = [
-            ChatMessage(role="system", content=instructions),
-            ChatMessage(role="user", content=f"{render_sections(_sections(request, view))}\n\n{CLOSING}"),
-        ]
+        parameters = request.template.parameters
+        max_tokens = min(parameters.max_tokens or self._max_tokens, self._max_tokens, _answer_tokens(request.task))
+        try:
+            messages = messages_for(request, view)
+        except TemplateRefused as refused:
+            raise RewriteFailed(WarningCode.TEMPLATE_REFUSED, f"The template was not used: {refused}.", None) from None
         if repair is not None:
             rejected = orjson.dumps({"upgraded_prompt": view.reveal(repair.rejected)}).decode()
             messages += [
@@ -90,7 +90,7 @@ class LlmRewriteModel(RewriteModel):
                 messages=messages,
                 output=PromptRewrite,
                 max_tokens=max_tokens,
-                temperature=self._temperature,
+                temperature=self._temperature if parameters.temperature is None else parameters.temperature,
                 deadline=request.task.deadline - reserve,
                 may_repair=never if repair else partial(self._repair_holds.take, request.task),
             )
@@ -107,10 +107,10 @@ class LlmRewriteModel(RewriteModel):
             confidence=answer.confidence,
             cited=tuple(number - 1 for number in answer.cited_documents),
             usage=component_usage(COMPONENT, OPERATION, completion.usage),
-            prompt=BUILT_IN,
+            prompt=request.template.version,
             mode=answer.mode,
             language=_language_tag(answer.language),
-            instructions=instructions,
+            instructions=messages[0].content,
             repaired=completion.repaired,
             warnings=tuple(usage_warnings(completion.usage)),
         )
@@ -119,7 +119,7 @@ class LlmRewriteModel(RewriteModel):
 def instructions_for(request: RewriteRequest) -> str:
     """The system message: the template's text with the hints of this request."""
     return render_template(
-        _template(BUILT_IN.name, BUILT_IN.version),
+        request.template.text,
         {
             "data_rules": DATA_RULES,
             "contract": contract_text(),
@@ -132,6 +132,24 @@ def instructions_for(request: RewriteRequest) -> str:
     )
 
 
+def messages_for(request: RewriteRequest, view: ModelView) -> list[ChatMessage]:
+    """The messages of the first request to the model. Raises TemplateRefused where the template cannot be rendered."""
+    return [
+        ChatMessage(role="system", content=instructions_for(request)),
+        ChatMessage(role="user", content=f"{render_sections(_sections(request, view))}\n\n{CLOSING}"),
+    ]
+
+
+def preview_of(task: UpgradeTask, template: PromptTemplate, vault: Vault) -> PromptPreview:
+    """The messages that a template makes of an upgrade, and a bound on their tokens. Nothing is sent.
+
+    Raises TemplateRefused where the template cannot be rendered.
+    """
+    messages = messages_for(request_for(task, template), ModelView(task, vault))
+    shown = [PromptMessage(role="system" if m.role == "system" else "user", content=m.content) for m in messages]
+    return PromptPreview(messages=shown, tokens=sum(token_bound(message.content) for message in messages))
+
+
 def _answer_tokens(task: UpgradeTask) -> int:
     return rewrite_answer_tokens(task.user_prompt, [message.content for message in task.conversation_history])
 
@@ -141,12 +159,6 @@ def contract_text() -> str:
     """The fields of the answer, for the template's `contract`."""
     names = ", ".join(f"`{name}`" for name in PromptRewrite.model_fields)
     return f"Answer with one JSON object that has the fields {names}."
-
-
-@cache
-def _template(name: str, version: int) -> str:
-    folder = files("services.upgrader.prompts") / "platform"
-    return (folder / f"{name}.v{version}.md").read_text(encoding="utf-8")
 
 
 def _language_tag(text: str) -> str | None:
