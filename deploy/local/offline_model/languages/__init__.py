@@ -116,6 +116,11 @@ class Language:
         ]
         return min(found)[1] if found else None
 
+    def answer_language(self, text: str) -> str | None:
+        """Returns the code of the language that the text asks for in this language ("in German"); else None."""
+        named = self.pattern["in_language"].search(text)
+        return self.first_kind("language_words", named.group(0)) if named else None
+
     def main_kind(self, table: str, text: str) -> str | None:
         """Returns the kind with the most matches in the text, the earlier one of equals; None without a match."""
         counted = []
