@@ -49,7 +49,8 @@ _NAME_WORDS = 6
 _ENDS = " .,!?¡¿。！？、👍👌🙏💯🎉✅😊🙂😀😃😄😁🔥👏💪🤝❤\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 _GESTURE = re.compile(rf"[{re.escape(_ENDS)}]*[👍👌🙏💯🎉✅😊🙂😀😃😄😁🔥👏💪🤝❤][{re.escape(_ENDS)}]*|[:;]-?[)D]|\+1")
 _ENUMERATION = re.compile(
-    r"(?P<first>[^\W_][\w-]*(?: [\w-]+)?)(?P<more>(?:, [^\W_][\w-]*(?: [\w-]+)?){1,7}),? (?:and|or|und|oder|y|o|et|ou|e|en|of|và|hoặc) "
+    r"(?P<first>[^\W_][\w-]*(?: [\w-]+)?)(?P<more>(?:, [^\W_][\w-]*(?: [\w-]+)?){1,7}),? "
+    r"(?:and|or|und|oder|y|o|et|ou|e|en|of|và|hoặc) "
     r"(?P<last>[^\W_][\w-]*)"
 )
 _AFTER_NAME = re.compile(r"\*\*:?\s|:\s|\s[–—-]\s|\s\(|[.;](?:\s|$)")
@@ -208,10 +209,11 @@ def _phrase_of_next_step(step: str, asked: str, language: Language) -> str | Non
     """Returns the name of the phrase that asks for a step; None for an addition to an explanation, asked for anew."""
     if step.rstrip().endswith("?"):
         return "about"
-    edits = language.pattern["follow_up"].match(step) is not None
-    if edits and language.first_kind("goals", asked) == "explain":
+    starts = [language.pattern["order"], language.pattern["polite_question"], *language.table["goals"].values()]
+    orders = asks(step, language) and any(pattern.match(step) for pattern in starts)
+    if language.pattern["follow_up"].match(step) and orders and language.first_kind("goals", asked) == "explain":
         return None
-    return "builds" if asks(step, language) else "adapt"
+    return "builds" if orders else "adapt"
 
 
 def _with_names(follow_up: str, turns: list[Turn], language: Language) -> str:

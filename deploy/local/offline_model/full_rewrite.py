@@ -28,6 +28,8 @@ _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
 _MOST_FACTS = 4
 _FOLLOW_UP_WORDS = 6
+# Above the meaning floor of a language: short statements on other subjects are often as similar as the floor.
+_MARGIN = 0.25
 _GOALS_THAT_CHANGE_THE_TEXT = ("translate", "improve")
 _FORM_OF_GOAL = {"summarize": "summary"}
 _WRITING_GOALS = ("write", "ideas")
@@ -279,8 +281,8 @@ def _related(summary: Summary, prompt: str, language: Language | None, embedder:
         for item in items:
             if normalized(item) in present or own_placeholders & set(PLACEHOLDER.findall(item)):
                 continue
-            shared = asked & set(words(item, stopwords))
-            if shared or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + 0.1:
+            shared = {word for word in asked & set(words(item, stopwords)) if not word.isdigit()}
+            if shared or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + _MARGIN:
                 kept.append(item)
         return kept[:_MOST_FACTS]
 
