@@ -51,7 +51,7 @@ _GESTURE = re.compile(rf"[{re.escape(_ENDS)}]*[👍👌🙏💯🎉✅😊🙂�
 _ENUMERATION = re.compile(
     r"(?P<first>[^\W_][\w-]*(?: [\w-]+)?)(?P<more>(?:, [^\W_][\w-]*(?: [\w-]+)?){1,7}),? "
     r"(?:and|or|und|oder|y|o|et|ou|e|en|of|và|hoặc) "
-    r"(?P<last>[^\W_][\w-]*)"
+    r"(?P<last>[^\W_][\w-]*(?: [\w-]+(?=[.,;!?)]|$))?)"
 )
 _AFTER_NAME = re.compile(r"\*\*:?\s|:\s|\s[–—-]\s|\s\(|[.;](?:\s|$)")
 _QUOTED = re.compile(r"\S\s?\{\}.*")
@@ -219,29 +219,35 @@ def _phrase_of_next_step(step: str, asked: str, language: Language) -> str | Non
 def _with_names(follow_up: str, turns: list[Turn], language: Language) -> str:
     """Replaces "those" in "are those the only roles?" by what the last answer has listed, where that is plain."""
     pronoun = language.pattern["those"].search(PLACEHOLDER.sub(lambda match: "_" * len(match.group(0)), follow_up))
-    names = _names_of_last_answer(turns)
+    names = _names_of_last_answer(turns, set(words(follow_up, language.stopword_set)))
     if pronoun is None or not names:
         return follow_up
     listed = f"{', '.join(names[:-1])} {language.phrases['both']} {names[-1]}"
     noun = re.match(r" ([^\W\d_]+)", follow_up[pronoun.end() :])
-    answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
-    said = " ".join(turn.text for turn in turns)
-    after = noun.group(1).lower() if noun else ""
-    if noun and after not in language.stopword_set and re.search(rf"\b{re.escape(after[:5])}", said, re.IGNORECASE):
+    following = noun.group(1).lower() if noun else ""
+    if noun and following not in language.stopword_set:
+        said = " ".join(turn.text for turn in turns)
         end = pronoun.end() + noun.end()
-        return f"{follow_up[:end]} ({listed}){follow_up[end:]}"
-    return follow_up[: pronoun.start()] + listed + follow_up[pronoun.end() :] if answer else follow_up
+        if re.search(rf"\b{re.escape(following[:5])}", said, re.IGNORECASE):
+            return f"{follow_up[:end]} ({listed}){follow_up[end:]}"
+        if following.endswith(("s", "n")):
+            # Probably a noun that the conversation does not have, as in "these days".
+            return follow_up
+    return follow_up[: pronoun.start()] + listed + follow_up[pronoun.end() :]
 
 
-def _names_of_last_answer(turns: list[Turn]) -> list[str]:
-    """Returns the short names that the last answer lists or enumerates; empty where there is not exactly one list."""
+def _names_of_last_answer(turns: list[Turn], asked: set[str]) -> list[str]:
+    """Returns the short names that the last answer lists or enumerates; empty where there is not exactly one list.
+
+    An enumeration counts after a colon, or where the answer has a word that was `asked` about.
+    """
     names = [
         _AFTER_NAME.split(item.lstrip("*"), maxsplit=1)[0].strip(" *.:;,") for item in _items_of_last_answer(turns)
     ]
     if not names:
         answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
         found = list(_ENUMERATION.finditer(answer))
-        if len(found) != 1:
+        if len(found) != 1 or not (":" in answer[: found[0].start()] or asked & set(words(answer))):
             return []
         names = [found[0]["first"], *found[0]["more"].split(", ")[1:], found[0]["last"]]
         # The enumeration's first match may hold the words before the first name: "roles are admin".

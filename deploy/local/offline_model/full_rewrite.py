@@ -30,6 +30,8 @@ _MOST_FACTS = 4
 _FOLLOW_UP_WORDS = 6
 # Above the meaning floor of a language: short statements on other subjects are often as similar as the floor.
 _MARGIN = 0.25
+_ENOUGH_WORDS = 2
+_LONG_WORD = 6
 _GOALS_THAT_CHANGE_THE_TEXT = ("translate", "improve")
 _FORM_OF_GOAL = {"summarize": "summary"}
 _WRITING_GOALS = ("write", "ideas")
@@ -282,7 +284,8 @@ def _related(summary: Summary, prompt: str, language: Language | None, embedder:
             if normalized(item) in present or own_placeholders & set(PLACEHOLDER.findall(item)):
                 continue
             shared = {word for word in asked & set(words(item, stopwords)) if not word.isdigit()}
-            if shared or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + _MARGIN:
+            named = len(shared) >= _ENOUGH_WORDS or any(len(word) >= _LONG_WORD for word in shared)
+            if named or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + _MARGIN:
                 kept.append(item)
         return kept[:_MOST_FACTS]
 
