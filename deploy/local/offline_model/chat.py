@@ -35,9 +35,13 @@ def answer(messages: list[dict[str, Any]], response_format: dict[str, Any], embe
 def _rewrite(sections: dict[str, str], embedder: Embedder) -> dict[str, Any]:
     sections = {"prompt": "", **sections}
     summary = read_summary(sections.get("summary"))
-    if sections.get("mode") == "contextual":
-        return asdict(contextual_rewrite(sections, summary, embedder))
-    return asdict(full_rewrite(sections, summary, embedder))
+    mode = sections.get("mode", "").strip()
+    rules = contextual_rewrite if mode == "contextual" else full_rewrite
+    return {
+        "mode": mode if mode in ("full", "contextual") else None,
+        "language": sections.get("language", "").strip(),
+        **asdict(rules(sections, summary, embedder)),
+    }
 
 
 def _sections(messages: list[dict[str, Any]]) -> dict[str, str]:

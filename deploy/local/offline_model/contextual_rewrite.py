@@ -15,8 +15,16 @@ from deploy.local.offline_model.conversations import (
 )
 from deploy.local.offline_model.documents import Finding, read_documents, relevant_sentences
 from deploy.local.offline_model.embedder import Embedder
-from deploy.local.offline_model.languages import NO_RULES, Language, detect, language_of
-from deploy.local.offline_model.passages import without_polite_words
+from deploy.local.offline_model.languages import (
+    NO_RULES,
+    Language,
+    UnruledLanguage,
+    detect,
+    language_of,
+    unruled_language,
+    words_pattern,
+)
+from deploy.local.offline_model.passages import asks, without_polite_words
 from deploy.local.offline_model.text_pieces import (
     CODE_BLOCK,
     LIST_ITEM,
@@ -36,6 +44,16 @@ _BETWEEN_CHARACTERS = 300
 _MOST_BETWEEN = 5
 _MOST_KEPT = 4
 _OPTION_WORDS = 5
+_MOST_NAMED = 8
+_NAME_WORDS = 6
+_ENDS = " .,!?¡¿。！？、👍👌🙏💯🎉✅😊🙂😀😃😄😁🔥👏💪🤝❤\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+_GESTURE = re.compile(rf"[{re.escape(_ENDS)}]*[👍👌🙏💯🎉✅😊🙂😀😃😄😁🔥👏💪🤝❤][{re.escape(_ENDS)}]*|[:;]-?[)D]|\+1")
+_ENUMERATION = re.compile(
+    r"(?P<first>[^\W_][\w-]*(?: [\w-]+)?)(?P<more>(?:, [^\W_][\w-]*(?: [\w-]+)?){1,7}),? "
+    r"(?:and|or|und|oder|y|o|et|ou|e|en|of|và|hoặc) "
+    r"(?P<last>[^\W_][\w-]*(?: [\w-]+(?=[.,;!?)]|$))?)"
+)
+_AFTER_NAME = re.compile(r"\*\*:?\s|:\s|\s[–—-]\s|\s\(|[.;](?:\s|$)")
 _QUOTED = re.compile(r"\S\s?\{\}.*")
 _OPTIONS = frozenset(
     {"one", "option", "version", "variant", "möglichkeit", "variante", "fassung", "opción", "opção", "versão"}
@@ -50,8 +68,9 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     turns = read_conversation(sections.get("conversation", ""))
     request, between = _referred(prompt, turns, summary, language)
     phrases = (language or language_of("en")).reasoning  # type: ignore[union-attr]
-    if language and turns and language.pattern["thanks"].fullmatch(prompt.strip(" .!?¡¿")):
-        return Rewrite(language.change_phrases["thanks"], phrases["offline"], [], 0.6)
+    acknowledged = _acknowledged(prompt, request, sections.get("language", "")) if turns or request else None
+    if acknowledged:
+        return Rewrite(acknowledged, phrases["offline"], [], 0.6)
     if request is None:
         questions = [language.questions["earlier"]] if language else []
         return Rewrite(as_sentence(prompt), f"{phrases['offline']} {phrases['unfilled']}", questions, 0.2)
@@ -77,6 +96,28 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
         confidence=0.7 if understood else 0.5,
         cited_documents=sorted({finding.number for finding in findings}),
     )
+
+
+def _acknowledged(prompt: str, request: str | None, code: str) -> str | None:
+    """Returns the prompt for a mere "ok", "thanks" or thumbs-up after an answer; None for any other follow-up.
+
+    The answer is finished: what is left to ask for is the next step.
+    """
+    language, unruled = language_of(code), unruled_language(code)
+    bare = prompt.strip(_ENDS)
+    thanks = language is not None and language.pattern["thanks"].fullmatch(bare) is not None
+    if language:
+        accepts = thanks or language.pattern["acknowledgement"].fullmatch(bare) is not None
+    else:
+        accepts = unruled is not None and words_pattern(unruled.acknowledgement).fullmatch(bare) is not None
+    if not accepts and not _GESTURE.fullmatch(prompt.strip()):
+        return None
+    known = language or unruled or language_of("en")
+    said = [language.change_phrases["thanks"]] if language and thanks else []
+    if request and known:
+        phrase = known.acknowledged if isinstance(known, UnruledLanguage) else known.change_phrases["acknowledged"]
+        said.append(phrase.format(_plainly(request, language) if language else request))
+    return " ".join(said) or None
 
 
 def _referred(
@@ -149,15 +190,70 @@ def _written(
         _merge(changes, follow_up)
         if follow_up.verbatim:
             quoted = " ".join(follow_up.verbatim)
-            sentences.append(as_sentence(quoted) + _referenced_item(quoted, turns, language))
+            named = _with_names(quoted, turns, language) if text == prompt else quoted
+            sentences.append(as_sentence(named) + _referenced_item(quoted, turns, language))
     change_sentences = _change_sentences(changes, language)
     moved_to = f"{target} {prompt}"
     kept = _kept(summary, f"{asked} {prompt} {' '.join(sentences)}", [*between, prompt], moved_to, language)
-    if sentences and sentences[-1].rstrip().endswith("?") and not change_sentences and not between:
-        # A question about the earlier answer: name the request, then ask.
-        about = language.change_phrases["about"].format(request=asked.rstrip(), follow_up=sentences[-1])
-        return " ".join([about, *kept])
+    if prompt and sentences and not target and read_follow_up(prompt, language).verbatim:
+        # The earlier answer stands: name its request, and ask only for what is new.
+        phrase = _phrase_of_next_step(sentences[-1], asked, language)
+        if phrase:
+            request = " ".join([asked.rstrip(), *sentences[:-1]])
+            step = language.change_phrases[phrase].format(request=request, follow_up=sentences[-1])
+            return " ".join([step, *change_sentences, *kept])
     return " ".join([asked, *sentences, *change_sentences, *kept])
+
+
+def _phrase_of_next_step(step: str, asked: str, language: Language) -> str | None:
+    """Returns the name of the phrase that asks for a step; None for an addition to an explanation, asked for anew."""
+    if step.rstrip().endswith("?"):
+        return "about"
+    starts = [language.pattern["order"], language.pattern["polite_question"], *language.table["goals"].values()]
+    orders = asks(step, language) and any(pattern.match(step) for pattern in starts)
+    if language.pattern["follow_up"].match(step) and orders and language.first_kind("goals", asked) == "explain":
+        return None
+    return "builds" if orders else "adapt"
+
+
+def _with_names(follow_up: str, turns: list[Turn], language: Language) -> str:
+    """Replaces "those" in "are those the only roles?" by what the last answer has listed, where that is plain."""
+    pronoun = language.pattern["those"].search(PLACEHOLDER.sub(lambda match: "_" * len(match.group(0)), follow_up))
+    names = _names_of_last_answer(turns, set(words(follow_up, language.stopword_set)))
+    if pronoun is None or not names:
+        return follow_up
+    listed = f"{', '.join(names[:-1])} {language.phrases['both']} {names[-1]}"
+    noun = re.match(r" ([^\W\d_]+)", follow_up[pronoun.end() :])
+    following = noun.group(1).lower() if noun else ""
+    if noun and following not in language.stopword_set:
+        said = " ".join(turn.text for turn in turns)
+        end = pronoun.end() + noun.end()
+        if re.search(rf"\b{re.escape(following[:5])}", said, re.IGNORECASE):
+            return f"{follow_up[:end]} ({listed}){follow_up[end:]}"
+        if following.endswith(("s", "n")):
+            # Probably a noun that the conversation does not have, as in "these days".
+            return follow_up
+    return follow_up[: pronoun.start()] + listed + follow_up[pronoun.end() :]
+
+
+def _names_of_last_answer(turns: list[Turn], asked: set[str]) -> list[str]:
+    """Returns the short names that the last answer lists or enumerates; empty where there is not exactly one list.
+
+    An enumeration counts after a colon, or where the answer has a word that was `asked` about.
+    """
+    names = [
+        _AFTER_NAME.split(item.lstrip("*"), maxsplit=1)[0].strip(" *.:;,") for item in _items_of_last_answer(turns)
+    ]
+    if not names:
+        answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
+        found = list(_ENUMERATION.finditer(answer))
+        if len(found) != 1 or not (":" in answer[: found[0].start()] or asked & set(words(answer))):
+            return []
+        names = [found[0]["first"], *found[0]["more"].split(", ")[1:], found[0]["last"]]
+        # The enumeration's first match may hold the words before the first name: "roles are admin".
+        names[0] = names[0].split()[-1] if all(len(name.split()) == 1 for name in names[1:]) else names[0]
+    plain = 2 <= len(names) <= _MOST_NAMED and all(0 < len(name.split()) <= _NAME_WORDS for name in names)
+    return names if plain and not any(PLACEHOLDER.search(name) for name in names) else []
 
 
 def _plainly(request: str, language: Language) -> str:

@@ -28,6 +28,10 @@ _PLAIN_HEADINGS = ["ROLE", "TASK", "CONTEXT", "CONSTRAINTS", "FORMAT"]
 _MOST_QUESTIONS = 4
 _MOST_FACTS = 4
 _FOLLOW_UP_WORDS = 6
+# Above the meaning floor of a language: short statements on other subjects are often as similar as the floor.
+_MARGIN = 0.25
+_ENOUGH_WORDS = 2
+_LONG_WORD = 6
 _GOALS_THAT_CHANGE_THE_TEXT = ("translate", "improve")
 _FORM_OF_GOAL = {"summarize": "summary"}
 _WRITING_GOALS = ("write", "ideas")
@@ -45,9 +49,11 @@ def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Em
     known = _related(summary, prompt, language, embedder) if summary else Summary()
     findings = relevant_sentences(prompt, read_documents(sections.get("documents", "")), language, embedder)
     unruled = None if language else unruled_language(sections.get("language", ""))
-    written = _written(parts, known, findings, language)
+    # A conversation is background, even where nothing of it concerns this prompt.
+    has_background = bool(sections.get("conversation", "").strip()) or (summary is not None and summary != Summary())
+    written = _written(parts, known, findings, language, has_background=has_background)
     if unruled:
-        written = _written_without_rules(prompt, known, findings, unruled)
+        written = _written_without_rules(prompt, known, findings, unruled, has_background=has_background)
     questions = _questions(parts, sections, language)
     return Rewrite(
         upgraded_prompt=written,
@@ -58,19 +64,24 @@ def full_rewrite(sections: dict[str, str], summary: Summary | None, embedder: Em
     )
 
 
-def _written(parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None) -> str:
+def _written(
+    parts: PromptParts, known: Summary, findings: list[Finding], language: Language | None, *, has_background: bool
+) -> str:
     headings = language.headings if language else _PLAIN_HEADINGS
+    no_context = [language.phrases["no_context"]] if language and not has_background else []
     bodies = [
         _role(parts, language),
         "\n".join(_task(parts, language)),
-        "\n".join(_context(parts, known, findings, language)),
+        "\n".join(_context(parts, known, findings, language) or no_context),
         "\n".join(_constraints(parts, known, language)),
         _format(parts, language),
     ]
     return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(headings, bodies, strict=True) if body)
 
 
-def _written_without_rules(prompt: str, known: Summary, findings: list[Finding], unruled: UnruledLanguage) -> str:
+def _written_without_rules(
+    prompt: str, known: Summary, findings: list[Finding], unruled: UnruledLanguage, *, has_background: bool
+) -> str:
     """Returns the unchanged prompt under the five headings of a language without rules."""
     context = [unruled.known, *(f"- {fact}" for fact in known.facts)] if known.facts else []
     if findings:
@@ -79,11 +90,11 @@ def _written_without_rules(prompt: str, known: Summary, findings: list[Finding],
     bodies = [
         unruled.role,
         prompt,
-        "\n".join(context) or unruled.no_context,
+        "\n".join(context) or ("" if has_background else unruled.no_context),
         "\n".join(constraints),
         unruled.format,
     ]
-    return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(unruled.headings, bodies, strict=True))
+    return "\n\n".join(f"{heading}\n{body}" for heading, body in zip(unruled.headings, bodies, strict=True) if body)
 
 
 def _role(parts: PromptParts, language: Language | None) -> str:
@@ -114,7 +125,7 @@ def _context(parts: PromptParts, known: Summary, findings: list[Finding], langua
     if findings:
         lines += [language.phrases["documents"]] if language else []
         lines += [finding.cited() for finding in findings]
-    return lines or ([language.phrases["no_context"]] if language else [])
+    return lines
 
 
 def _constraints(parts: PromptParts, known: Summary, language: Language | None) -> list[str]:
@@ -272,8 +283,9 @@ def _related(summary: Summary, prompt: str, language: Language | None, embedder:
         for item in items:
             if normalized(item) in present or own_placeholders & set(PLACEHOLDER.findall(item)):
                 continue
-            shared = asked & set(words(item, stopwords))
-            if shared or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + 0.1:
+            shared = {word for word in asked & set(words(item, stopwords)) if not word.isdigit()}
+            named = len(shared) >= _ENOUGH_WORDS or any(len(word) >= _LONG_WORD for word in shared)
+            if named or embedder.similarity(prompt_vector, embedder.embed(item)[0]) >= floor + _MARGIN:
                 kept.append(item)
         return kept[:_MOST_FACTS]
 

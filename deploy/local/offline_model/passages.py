@@ -21,6 +21,17 @@ _CLOSING_CHARACTERS = 300
 _COLON = re.compile(r":(?=\s)")
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
 _LEADING = re.compile(r"[\s,.:;!–—-]+")
+_AFTER_GREETING = re.compile(r"\s*[,.!;:\n]|\s+[–—-]\s|\s*[^\w\s'’\"“„«‘`(<\[{/&+-]")
+_NAME_AFTER_GREETING = re.compile(r"\s+[^\W\d_][\w'’-]*(?: [^\W\d_][\w'’-]*)?\s*[,!]\s*")
+# A greeting without a comma is followed by a question, or by what its author says of themselves.
+_SAID_AFTER_GREETING = re.compile(
+    r"(?:what|which|who|how|why|when|where|is|are|do|does|did|can|could|would|will|should|i|we|was|wie|wer|wo|wann|warum|"
+    r"welche[rsnm]?|wieso|ich|wir|kann|ist|gibt|quel(?:le)?s?|que|quoi|qui|comment|pourquoi|où|quand|combien|est-ce|je|j|"
+    r"nous|qué|cuál|quién|cómo|por qué|dónde|cuándo|cuánto|yo|o que|qual|quem|como|por que|onde|quando|quanto|eu|che|"
+    r"cosa|quale|chi|come|perché|dove|io|wat|welke|hoe|waarom|wanneer|waar|ik|tôi|mình|em|cho|làm sao|tại sao|thế nào)"
+    r"(?![^\W_])",
+    re.IGNORECASE,
+)
 
 _CODE_WORDS = (
     "def|class|import|from \\w+ import|function|const|let|var|public|private|return|SELECT|FROM|WHERE|JOIN|GROUP BY|"
@@ -78,6 +89,8 @@ def without_polite_words(text: str, language: Language) -> str:
     bare = LIST_ITEM.sub("", text, count=1) if LIST_ITEM.match(text) else text
     question = False
     while match := language.pattern["polite"].match(bare):
+        if language.pattern["greeting"].fullmatch(match.group(0)) and not _greets(bare[match.end() :], language):
+            break
         rest = bare[match.end() :]
         rest = _LEADING.sub("", rest, count=1) if _LEADING.match(rest) else rest
         if not rest:
@@ -87,6 +100,22 @@ def without_polite_words(text: str, language: Language) -> str:
     if question and bare.endswith("?") and "?" not in bare[:-1]:
         bare = bare[:-1].rstrip() + "."
     return bare
+
+
+def _greets(rest: str, language: Language) -> bool:
+    """Whether the words before `rest` greet, and are not part of a name such as "Hello Kitty" or "hi-fi"."""
+    if not rest.strip() or _AFTER_GREETING.match(rest):
+        return True
+    if not rest[0].isspace():
+        return False
+    named = _NAME_AFTER_GREETING.match(rest)
+    return any(_starts_request(text, language) for text in (rest.strip(), rest[named.end() :] if named else ""))
+
+
+def _starts_request(text: str, language: Language) -> bool:
+    names = ("order", "polite", "polite_question", "statement")
+    patterns = [_SAID_AFTER_GREETING, *(language.pattern[name] for name in names), *language.table["goals"].values()]
+    return any(pattern.match(text) for pattern in patterns)
 
 
 def _prose(text: str, language: Language) -> list[Passage]:

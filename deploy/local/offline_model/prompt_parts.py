@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from deploy.local.offline_model.languages import Language
+from deploy.local.offline_model.languages import CODES, Language, language_of
 from deploy.local.offline_model.passages import looks_like_code, read_passages, without_polite_words
 from deploy.local.offline_model.text_pieces import LIST_ITEM, PLACEHOLDER, QUOTATION, split_clauses
 
@@ -144,9 +144,13 @@ def _read_clues(text: str, parts: PromptParts, language: Language) -> None:
         parts.domain, parts.format = "code", parts.format or "code"
     if parts.domain == "code" and parts.goal == "improve":
         parts.format = parts.format or "code"
-    named = language.pattern["in_language"].search(wanted)
-    if named:
-        parts.answer_language = language.first_kind("language_words", named.group(0))
+    parts.answer_language = language.answer_language(wanted) or _answer_language_in_other_words(wanted, language)
+
+
+def _answer_language_in_other_words(text: str, language: Language) -> str | None:
+    """Returns the answer's language where another language names it: "a poem about the sea, auf Deutsch bitte"."""
+    others = (other for code in CODES if code != language.code and (other := language_of(code)))
+    return next((named for other in others if (named := other.answer_language(_without_negated(text, other)))), None)
 
 
 def _without_negated(text: str, language: Language) -> str:

@@ -59,12 +59,15 @@ class Language:
     # Whole prompts without a new request.
     greeting: str
     thanks: str
+    acknowledgement: str
     go_on: str
     undo: str
 
     # To read a conversation.
     follow_up: str
     pronoun: str
+    # Plural pronouns for what an answer has listed.
+    those: str
     leftover: str
     changes: dict[str, str]
     transfer: str
@@ -92,7 +95,8 @@ class Language:
         """The single patterns by the names of their fields."""
         names = (
             "audience length constraint statement tone in_language order polite polite_question follow_up pronoun "
-            "leftover transfer clause_break decision tried negation contrast pointing greeting thanks go_on undo"
+            "leftover transfer clause_break decision tried negation contrast pointing greeting thanks "
+            "acknowledgement those go_on undo"
         )
         return {name: words_pattern(getattr(self, name)) for name in names.split()}
 
@@ -115,6 +119,11 @@ class Language:
             (match.start(), kind) for kind, pattern in self.table[table].items() if (match := pattern.search(text))
         ]
         return min(found)[1] if found else None
+
+    def answer_language(self, text: str) -> str | None:
+        """Returns the code of the language that the text asks for in this language ("in German"); else None."""
+        named = self.pattern["in_language"].search(text)
+        return self.first_kind("language_words", named.group(0)) if named else None
 
     def main_kind(self, table: str, text: str) -> str | None:
         """Returns the kind with the most matches in the text, the earlier one of equals; None without a match."""
@@ -139,6 +148,8 @@ class UnruledLanguage:
     known: str
     documents: str
     reasoning: str
+    acknowledgement: str
+    acknowledged: str
 
 
 @cache
