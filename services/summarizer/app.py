@@ -1,9 +1,10 @@
-"""Builds the summarizer from its settings. The only place here that makes adapters."""
+"""Builds the summarizer from its settings: the composition root, where adapters are created."""
 
 from datetime import timedelta
+from functools import partial
 
 from services.summarizer.settings import SummarizerSettings
-from services.summarizer.summarize import summarize_work
+from services.summarizer.summarize import summarize
 from services.summarizer.summary_cache import SUMMARIES, StoredSummaryCache, erasure_routes
 from services.summarizer.summary_model import INSTRUCTIONS, LlmSummaryModel
 from shared.contracts.contract import now_utc
@@ -30,7 +31,7 @@ _EXPIRY_EVERY_SECONDS = 3600.0
 
 
 def build_app(settings: SummarizerSettings) -> ServiceApp:
-    """All adapters of the summarizer, wired; nothing is started yet."""
+    """Creates and connects all parts of the summarizer; starts none of them."""
     telemetry = setup(SERVICE, settings)
     token = settings.internal_token.get_secret_value()
     database = open_database(settings, SERVICE)
@@ -46,14 +47,14 @@ def build_app(settings: SummarizerSettings) -> ServiceApp:
     client = ModelClient(settings)
     repair_holds = GatewayRepairHolds(Stage.SUMMARIZER, settings.gateway_url, token)
     model = LlmSummaryModel(client, Vault.from_settings(settings), repair_holds, settings.summarizer_max_tokens)
-    # A summary by other instructions or another model is another summary.
+    # Part of every cache key: other instructions or another model produce other summaries.
     version = f"{settings.openai_model}\n{INSTRUCTIONS}"
     stage = RecordedStage(
         stage=Stage.SUMMARIZER,
         outputs=outputs,
         producer=producer,
         progress=progress,
-        work=summarize_work(cache, model, version),
+        work=partial(summarize, cache=cache, model=model, version=version),
     )
     runner = StageRunner(
         settings=settings,

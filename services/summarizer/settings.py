@@ -1,4 +1,4 @@
-"""What the summarizer can be told from the environment."""
+"""Settings of the summarizer, read from the environment."""
 
 from pydantic import Field, SecretStr
 

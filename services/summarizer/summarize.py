@@ -1,4 +1,4 @@
-"""Condenses a conversation to what the rewrite of the next prompt needs."""
+"""Summarizes the conversation before a prompt, for the stage that rewrites the prompt."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ from shared.contracts.upgrade_tasks import (
     UpgradeTask,
     UpgradeWarning,
 )
-from shared.service.recorded_stage import StageWork
 
 COMPONENT = "summarizer"
-SHARE_OF_TIME = 0.4
-"""Of the time that is left until the deadline: a model that hangs here must not cost the stages behind it theirs."""
+OPERATION = "summarize"
+# Part of the time until the deadline that the model may use, so that a hanging model leaves time to later stages.
+_TIME_SHARE = 0.4
 
 
 class SummaryCache(Protocol):
@@ -31,12 +31,12 @@ class SummaryCache(Protocol):
         """The cached summaries among `keys`."""
 
     async def put(self, tenant_id: str, key: str, summary: Summary, upgrade_id: str) -> None:
-        """Keeps a summary that was made for an upgrade."""
+        """Stores a summary that was made for an upgrade."""
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What the model made of a conversation, and what that used."""
+    """The model's summary of a conversation, with what the call used."""
 
     summary: Summary
     usage: ComponentUsage
@@ -46,7 +46,7 @@ class ModelSummary:
 
 
 class SummaryFailed(Exception):
-    """The model gave no usable summary; `usage` was spent all the same."""
+    """The model returned no usable summary; `usage` is charged nevertheless."""
 
     def __init__(self, detail: str, usage: ComponentUsage | None) -> None:
         super().__init__(detail)
@@ -58,15 +58,15 @@ class SummaryModel(Protocol):
     async def summarize(
         self, task: UpgradeTask, previous: Summary | None, messages: Sequence[ConversationMessage], deadline: datetime
     ) -> ModelSummary:
-        """Raises SummaryFailed."""
+        """Updates `previous` with `messages`. Raises SummaryFailed, no later than `deadline`."""
 
 
 def conversation_keys(history: Sequence[ConversationMessage], version: str) -> list[str]:
-    """For each length of the conversation a key over all of it up to there: `keys[i]` covers `history[: i + 1]`."""
+    """One cache key per prefix of the conversation: `keys[i]` is a hash of `version` and `history[: i + 1]`."""
     running = hashlib.sha256(version.encode())
     keys = []
     for message in history:
-        # The length in front keeps two messages from reading like one.
+        # With the length in front, no two lists of messages have the same bytes.
         running.update(f"{message.role}:{len(message.content)}:{message.content}".encode())
         keys.append(running.copy().hexdigest())
     return keys
@@ -79,18 +79,22 @@ async def summarize(
     version: str,
     clock: Callable[[], datetime] = now_utc,
 ) -> StageOutput:
-    """The summarizer's output for one upgrade. A model that is out costs the summary, not the upgrade."""
+    """Summarizes a task's conversation, starting from the longest prefix that has a cached summary.
+
+    When the model fails, the output has the warning `summary_skipped` and the earlier summary, if any: the upgrade
+    continues. Raises Transient when the cache cannot be read.
+    """
     history = task.conversation_history
     keys = conversation_keys(history, version)
     cached = await cache.find(task.tenant_id, keys[-SUMMARY_MESSAGES - 1 :])
     covered = next((length for length in range(len(keys), 0, -1) if keys[length - 1] in cached), 0)
     previous = cached[keys[covered - 1]] if covered else None
     if previous is not None and covered == len(history):
-        hit = ComponentUsage(component=COMPONENT, operation="summarize", cache_hit=True)
+        hit = ComponentUsage(component=COMPONENT, operation=OPERATION, cache_hit=True)
         return StageOutput(stage=Stage.SUMMARIZER, summary=previous, usage=[hit])
     unread = history[covered:][-SUMMARY_MESSAGES:]
     try:
-        made = await model.summarize(task, previous, unread, clock() + (task.deadline - clock()) * SHARE_OF_TIME)
+        made = await model.summarize(task, previous, unread, clock() + (task.deadline - clock()) * _TIME_SHARE)
     except SummaryFailed as failure:
         warning = UpgradeWarning(code=WarningCode.SUMMARY_SKIPPED, detail=failure.detail)
         return StageOutput(
@@ -100,7 +104,7 @@ async def summarize(
             warnings=[warning],
         )
     if made.sealed_additions is None:
-        # Otherwise it speaks of values that only this upgrade can open.
+        # Other upgrades could not resolve placeholders whose values are sealed for this one.
         await cache.put(task.tenant_id, keys[-1], made.summary, task.upgrade_id)
     return StageOutput(
         stage=Stage.SUMMARIZER,
@@ -110,12 +114,3 @@ async def summarize(
         usage=[made.usage],
         warnings=list(made.warnings),
     )
-
-
-def summarize_work(cache: SummaryCache, model: SummaryModel, version: str) -> StageWork:
-    """The summarizer's work on one message, for the stage that records it."""
-
-    async def work(task: UpgradeTask) -> StageOutput:
-        return await summarize(task, cache, model, version)
-
-    return work

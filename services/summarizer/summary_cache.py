@@ -1,4 +1,4 @@
-"""The summary cache in the service's own store, bounded by age, and the internal routes that erase it."""
+"""Caches summaries in the service's document store, and serves the internal route that erases them."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -32,12 +32,8 @@ _EXPIRY_EVERY_SECONDS = 600.0
 log = get_logger(__name__)
 
 
-def _cache_id(tenant_id: str, key: str) -> str:
-    return f"{tenant_id}:{key}"
-
-
 class StoredSummaryCache(SummaryCache):
-    """Summaries by tenant and conversation. Entries older than `keep` are removed in the background."""
+    """Summaries by tenant and conversation. A periodic job deletes entries older than `keep`."""
 
     def __init__(self, summaries: Collection, keep: timedelta) -> None:
         self._summaries = summaries
@@ -72,26 +68,26 @@ class StoredSummaryCache(SummaryCache):
         try:
             await self._summaries.insert_if_absent(entry)
         except StorageUnavailable as error:
-            # The summary is made and paid for; that it cannot be kept must not cost the upgrade its summary.
+            # The model call is paid for, so the upgrade keeps its summary even if the cache cannot store it.
             log.warning("summary_not_cached", error=str(error))
 
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
-        """Removes the summaries that were made for an upgrade; whether there were any. Raises StorageUnavailable."""
+        """Deletes the summaries made for an upgrade. Returns whether there were any. Raises StorageUnavailable."""
         return await self._summaries.delete_many({"tenantId": tenant_id, "upgradeId": upgrade_id}) > 0
 
     async def expire(self) -> None:
-        """Removes summaries that have been kept long enough."""
+        """Deletes entries older than `keep`. Raises StorageUnavailable."""
         oldest = format_utc(now_utc() - self._keep)
         await self._summaries.delete_many({"createdAt": {"$lt": oldest}})
 
 
 def erasure_routes(cache: StoredSummaryCache, outputs: FactOutbox) -> APIRouter:
-    """The routes under `/internal/upgrades`."""
+    """`DELETE /internal/upgrades/{upgradeId}?tenantId=`: erases an upgrade's summary from the cache and the outputs."""
     router = APIRouter(prefix="/internal/upgrades")
 
     @router.delete("/{upgrade_id}")
     async def erase(upgrade_id: str, tenant_id: Annotated[str, Query(alias="tenantId")]) -> Response:
-        """204: no summary of it is left, neither recorded nor cached. 404: there was none."""
+        """204 after an erasure, 404 when there was nothing to erase, 503 while the store is down."""
         try:
             cached = await cache.erase(tenant_id, upgrade_id)
             recorded = await erase_output(outputs, tenant_id, upgrade_id)
@@ -102,3 +98,7 @@ def erasure_routes(cache: StoredSummaryCache, outputs: FactOutbox) -> APIRouter:
         return Response(status_code=204)
 
     return router
+
+
+def _cache_id(tenant_id: str, key: str) -> str:
+    return f"{tenant_id}:{key}"

@@ -1,4 +1,4 @@
-"""Asks the language model for a summary."""
+"""The summary model over an OpenAI-compatible API: builds the messages and converts the structured answer."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from importlib.resources import files
 import orjson
 from pydantic import BaseModel, Field
 
-from services.summarizer.summarize import COMPONENT, ModelSummary, SummaryFailed, SummaryModel
+from services.summarizer.summarize import COMPONENT, OPERATION, ModelSummary, SummaryFailed, SummaryModel
 from shared.contracts.upgrade_tasks import ConversationMessage, Summary, UpgradeTask
 from shared.llm.client import ChatMessage, ModelClient
 from shared.llm.errors import ModelError
@@ -22,7 +22,7 @@ INSTRUCTIONS = (files("services.summarizer") / "templates" / "summarizer.md").re
 
 
 class ConversationSummary(BaseModel):
-    """The structured answer that the model is asked for. Only the goal must be there."""
+    """The structured answer requested from the model. Only `goal` is required."""
 
     goal: str = Field(description="what the user wants to achieve, in one sentence")
     facts: list[str] = Field(default=[], description="facts that were given: names, numbers, versions, files, results")
@@ -32,7 +32,7 @@ class ConversationSummary(BaseModel):
 
 
 class LlmSummaryModel(SummaryModel):
-    """`SummaryModel` over an OpenAI-compatible API."""
+    """`SummaryModel` over a `ModelClient`. `max_tokens` limits the length of an answer."""
 
     def __init__(self, client: ModelClient, vault: Vault, repair_holds: RepairHolds, max_tokens: int) -> None:
         self._client = client
@@ -50,7 +50,7 @@ class LlmSummaryModel(SummaryModel):
             sections["previous_summary"] = orjson.dumps(revealed.to_document()).decode()
         try:
             completion = await self._client.complete(
-                operation="summarize",
+                operation=OPERATION,
                 messages=[
                     ChatMessage(role="system", content=INSTRUCTIONS),
                     ChatMessage(role="user", content=render_sections(sections)),
@@ -62,12 +62,12 @@ class LlmSummaryModel(SummaryModel):
                 may_repair=partial(self._repair_holds.take, task),
             )
         except ModelError as error:
-            usage = component_usage(COMPONENT, "summarize", error.usage) if error.usage else None
+            usage = component_usage(COMPONENT, OPERATION, error.usage) if error.usage else None
             raise SummaryFailed(error.detail, usage) from error
         summary = Summary(**completion.value.model_dump()).with_each_text(view.conceal)
         return ModelSummary(
             summary=summary,
-            usage=component_usage(COMPONENT, "summarize", completion.usage),
+            usage=component_usage(COMPONENT, OPERATION, completion.usage),
             sealed_additions=view.sealed_additions(),
             placeholder_counts=view.placeholder_counts(),
             warnings=tuple(usage_warnings(completion.usage)),

@@ -1,4 +1,4 @@
-"""What the upgrader can be told from the environment."""
+"""Settings of the upgrader, read from the environment."""
 
 from pydantic import Field, SecretStr
 

@@ -1,4 +1,4 @@
-"""The circuit breaker around model requests: pybreaker, made fit for many asyncio tasks at a time."""
+"""The circuit breaker around requests to the model: pybreaker, adapted to many concurrent asyncio tasks."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -13,43 +13,19 @@ _STATE_NUMBERS = {pybreaker.STATE_CLOSED: 0, pybreaker.STATE_HALF_OPEN: 1, pybre
 
 
 class Unavailability(Exception):
-    """What counts against the model: raise it, or a subclass, inside `ModelBreaker.calling()`."""
+    """Counts as a failure of the model when it, or a subclass, is raised inside `ModelBreaker.calling()`."""
 
 
 class BreakerOpen(Exception):
-    """The breaker lets nothing by at the moment."""
-
-
-class _Storage(pybreaker.CircuitMemoryStorage):
-    """Breaker state in memory that turns a deaf ear where a call says nothing about the model as it is now.
-
-    pybreaker takes an excluded exception for a success, so that a cancelled probe would close the breaker; and calls
-    that began before the breaker opened, and fail after it, would keep it open for longer.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(pybreaker.STATE_CLOSED)
-        self.deaf = False
-
-    def increment_counter(self) -> None:
-        if not self.deaf:
-            super().increment_counter()
-
-    def reset_counter(self) -> None:
-        if not self.deaf:
-            super().reset_counter()
-
-    def increment_success_counter(self) -> None:
-        if not self.deaf:
-            super().increment_success_counter()
-
-    @property
-    def counter(self) -> int:
-        return 0 if self.deaf else super().counter
+    """The breaker refuses requests at the moment."""
 
 
 class ModelBreaker(pybreaker.CircuitBreakerListener):
-    """Opens after `failures` unavailabilities in a row; after `open_seconds` one probe decides whether it closes."""
+    """Opens after `failures` consecutive Unavailability errors. After `open_seconds`, one request probes the model.
+
+    A successful probe closes the breaker, a failed one opens it again. Meanwhile all other requests are refused.
+    `name` labels the breaker's metrics.
+    """
 
     def __init__(self, name: str = "model", *, failures: int = 8, open_seconds: float = 15.0) -> None:
         self.name = name
@@ -74,11 +50,11 @@ class ModelBreaker(pybreaker.CircuitBreakerListener):
         return self._breaker.current_state
 
     def on_open(self, callback: Callable[[], None]) -> None:
-        """Has `callback` called each time the breaker opens."""
+        """Registers a callback for each time the breaker opens."""
         self._on_open.append(callback)
 
     def refuses(self) -> bool:
-        """Whether a call that starts now would be turned away."""
+        """Whether a request that starts now would be refused."""
         if self._probing:
             return True
         opened_at = self._storage.opened_at
@@ -87,12 +63,12 @@ class ModelBreaker(pybreaker.CircuitBreakerListener):
         return datetime.now(UTC) < opened_at + timedelta(seconds=self._breaker.reset_timeout)
 
     def wants_probe(self) -> bool:
-        """Whether the next call would decide, alone, if the breaker closes."""
+        """Whether the next request would be the probe that closes the breaker or opens it again."""
         return self.state != pybreaker.STATE_CLOSED and not self.refuses()
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Around one request; raises BreakerOpen instead of entering while the breaker refuses."""
+        """Wraps one request and counts its outcome. Raises BreakerOpen instead of entering while it refuses."""
         if self.refuses():
             raise BreakerOpen
         probe = self.state != pybreaker.STATE_CLOSED
@@ -103,13 +79,13 @@ class ModelBreaker(pybreaker.CircuitBreakerListener):
                 try:
                     yield
                 except asyncio.CancelledError:
-                    self._storage.deaf = True
+                    self._storage.ignores_results = True
                     raise
                 finally:
                     if not probe and generation != self._generation:
-                        self._storage.deaf = True
+                        self._storage.ignores_results = True
         finally:
-            self._storage.deaf = False
+            self._storage.ignores_results = False
             if probe:
                 self._probing = False
 
@@ -119,9 +95,37 @@ class ModelBreaker(pybreaker.CircuitBreakerListener):
         old_state: pybreaker.CircuitBreakerState | None,
         new_state: pybreaker.CircuitBreakerState,
     ) -> None:
-        """Told by pybreaker."""
+        """Called by pybreaker."""
         BREAKER_STATE.labels(breaker=self.name).set(_STATE_NUMBERS[new_state.name])
         if new_state.name == pybreaker.STATE_OPEN:
             self._generation += 1
             for callback in self._on_open:
                 callback()
+
+
+class _Storage(pybreaker.CircuitMemoryStorage):
+    """Breaker state in memory that can ignore results.
+
+    pybreaker counts an excluded exception as a success, so a cancelled probe would close the breaker. And failures of
+    requests that began before the breaker opened would extend the time it stays open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(pybreaker.STATE_CLOSED)
+        self.ignores_results = False
+
+    def increment_counter(self) -> None:
+        if not self.ignores_results:
+            super().increment_counter()
+
+    def reset_counter(self) -> None:
+        if not self.ignores_results:
+            super().reset_counter()
+
+    def increment_success_counter(self) -> None:
+        if not self.ignores_results:
+            super().increment_success_counter()
+
+    @property
+    def counter(self) -> int:
+        return 0 if self.ignores_results else super().counter

@@ -1,10 +1,10 @@
-"""How a call of the model can fail. Details are for the end user's eyes: no prompt, no answer, no address in them."""
+"""Exceptions of a model call. Their details are shown to end users: no prompt, answer or address in them."""
 
 from shared.llm.usage import ModelUsage
 
 
 class ModelError(Exception):
-    """A call that gave no usable answer. `usage` is what it used all the same."""
+    """A call that returned no usable answer. `usage` is what it used nevertheless."""
 
     code = "model_error"
 
@@ -15,22 +15,22 @@ class ModelError(Exception):
 
 
 class ModelUnavailable(ModelError):
-    """The model cannot be asked: it is failing or out of reach, or its server will not take the request."""
+    """The server is failing, unreachable or rejects the request."""
 
     code = "model_unavailable"
 
 
 class ModelTimeout(ModelUnavailable):
-    """The model did not answer in time, or the deadline left no time to ask."""
+    """The server did not answer in time, or the deadline left no time for a request."""
 
 
 class ModelRefused(ModelError):
-    """The model declined to answer this."""
+    """The model declined to answer this request."""
 
     code = "model_refused"
 
 
 class ModelAnswerInvalid(ModelError):
-    """The model answered, and once more after a hint, but not with what was asked for."""
+    """The model answered twice, the second time after a hint, but neither answer was usable."""
 
     code = "model_answer_invalid"

@@ -1,4 +1,4 @@
-"""Data in a user message, delimited so that nothing in the data can pass for the delimiter.
+"""Delimits the parts of a user message, with markers that cannot occur in the parts themselves.
 
 [[prompt 3fa9c1d2]]
 whatever a user wrote
@@ -14,9 +14,9 @@ _OPENING = re.compile(r"\[\[([a-z][a-z0-9_]*) ([0-9a-f]{8})\]\]\n")
 
 
 def render_sections(sections: Mapping[str, str]) -> str:
-    """The sections in their order as one message. Names are snake_case; ValueError for any other.
+    """The sections as one message, in their order. Raises ValueError for a name that is not snake_case.
 
-    The boundary is derived from the contents and occurs in none of them.
+    The boundary is a hash of the contents and occurs in none of them.
     """
     for name in sections:
         if not _NAME.fullmatch(name):
@@ -26,7 +26,7 @@ def render_sections(sections: Mapping[str, str]) -> str:
 
 
 def parse_sections(text: str) -> dict[str, str]:
-    """The sections of a rendered message, each exactly as it went in; empty when `text` is none."""
+    """The sections of a rendered message, unchanged; empty when `text` is not a rendered message."""
     first = _OPENING.match(text)
     if first is None:
         return {}

@@ -1,4 +1,4 @@
-"""Where the model is and how long, how often and how many at a time it is asked."""
+"""Settings of the model client: the server and its models, time limits, retries and the circuit breaker."""
 
 from urllib.parse import urlsplit
 
@@ -9,7 +9,7 @@ from shared.llm.usage import parse_model_prices
 
 
 class ModelSettings(BaseSettings):
-    """Settings of a service that asks a model. Times are seconds.
+    """Settings of a service that calls a model. Times are in seconds.
 
     Names in the environment are given in full, so a service's own `env_prefix` does not change them.
     """
@@ -43,7 +43,7 @@ class ModelSettings(BaseSettings):
         ge=1,
         le=10,
         validation_alias="MODEL_ATTEMPTS",
-        description="requests per call of the model, the repair of a bad answer not counted",
+        description="requests per model call, not counting the repair of an unusable answer",
     )
     model_attempt_timeout_seconds: float = Field(
         default=20.0, gt=0, le=600, validation_alias="MODEL_ATTEMPT_TIMEOUT_SECONDS"
@@ -53,19 +53,19 @@ class ModelSettings(BaseSettings):
         ge=0,
         le=10,
         validation_alias="MODEL_DEADLINE_RESERVE_SECONDS",
-        description="left of a deadline after the last answer of the model, for the caller to end its work in, seconds",
+        description="time kept free before a deadline for the caller to finish its work, seconds",
     )
     model_breaker_failures: int = Field(
         default=8,
         ge=1,
         validation_alias="MODEL_BREAKER_FAILURES",
-        description="failed requests in a row after which the model is left alone",
+        description="consecutive failed requests that open the circuit breaker",
     )
     model_breaker_open_seconds: float = Field(
         default=5.0,
         gt=0,
         validation_alias="MODEL_BREAKER_OPEN_SECONDS",
-        description="how long the model is left alone before one request tries it, seconds",
+        description="how long the circuit breaker stays open before one request probes the model, seconds",
     )
 
     model_prices: str = Field(
@@ -90,13 +90,13 @@ class ModelSettings(BaseSettings):
 
     @field_validator("openai_api_key")
     @classmethod
-    def _key_for_the_vendor(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _key_required_by_vendor(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         missing = value is None or not value.get_secret_value().strip()
         if missing and info.data.get("openai_base_url", "invalid") is None:
-            raise ValueError("is needed unless OPENAI_BASE_URL names a server that wants no key")
+            raise ValueError("is required unless OPENAI_BASE_URL names a server that needs no key")
         return None if missing else value
 
     @property
     def model_requests_per_call(self) -> int:
-        """The most requests that one call can make, its repair included: what a hold has to reckon with."""
+        """The most requests that one call can make, its repair included."""
         return self.model_attempts + 1

@@ -1,4 +1,4 @@
-"""How the summarizer asks a model, against a scripted server."""
+"""The summarizer's summary model against a scripted server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ async def model(scripted_model: ModelServer) -> AsyncIterator[LlmSummaryModel]:
     await client.stop(0)
 
 
-async def test_an_earlier_summary_stays_json_whatever_the_values_in_it_hold(
+async def test_an_earlier_summary_with_revealed_values_is_valid_json(
     scripted_model: ModelServer, model: LlmSummaryModel
 ) -> None:
     task = make_task("next", ("user", "Rotate <SECRET_1>."), options=TaskOptions(enable_pii_redaction=False))

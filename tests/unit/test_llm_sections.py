@@ -1,4 +1,4 @@
-"""Sections: what goes in comes out, and nothing in the data passes for a delimiter."""
+"""Rendering and parsing of sections: a round trip changes nothing, and no content is taken for a delimiter."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 
 
 @given(st.dictionaries(NAMES, TEXTS))
-def test_what_goes_in_comes_out(sections: dict[str, str]) -> None:
+def test_a_round_trip_changes_nothing(sections: dict[str, str]) -> None:
     assert parse_sections(render_sections(sections)) == sections
 
 

@@ -1,3 +1,5 @@
+"""Summaries of conversations: what the model reads, what is cached, and what happens when the model fails."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,7 +30,7 @@ class DictCache:
 
 
 class CountingModel:
-    """Its summary's goal says what it was given."""
+    """Counts its calls and records their arguments. The goal of a summary is the number of its call."""
 
     def __init__(self, fails: bool = False) -> None:
         self.calls: list[tuple[Summary | None, list[str]]] = []
@@ -80,7 +82,7 @@ async def test_tenants_and_versions_share_no_summary() -> None:
     assert all(previous is None for previous, _ in model.calls)
 
 
-async def test_a_model_that_is_out_costs_the_summary_and_not_the_upgrade() -> None:
+async def test_a_failing_model_skips_the_summary_and_the_upgrade_continues() -> None:
     cache = DictCache()
     output = await summarize(make_task("next", *turns(4)), cache, CountingModel(fails=True), "v1")
     assert output.given_up is None
@@ -90,7 +92,7 @@ async def test_a_model_that_is_out_costs_the_summary_and_not_the_upgrade() -> No
     assert cache.entries == {}
 
 
-async def test_the_stages_behind_are_left_some_time() -> None:
+async def test_later_stages_keep_a_share_of_the_time() -> None:
     model = CountingModel()
     task = make_task("next", *turns(2))
     now = task.deadline - timedelta(seconds=50)
@@ -98,7 +100,7 @@ async def test_the_stages_behind_are_left_some_time() -> None:
     assert model.deadline == now + timedelta(seconds=20)
 
 
-async def test_a_summary_with_values_of_its_own_is_not_kept_for_others() -> None:
+async def test_a_summary_with_new_sealed_values_is_not_cached() -> None:
     class InventiveModel(CountingModel):
         async def summarize(
             self,
@@ -118,7 +120,7 @@ async def test_a_summary_with_values_of_its_own_is_not_kept_for_others() -> None
     assert task.advanced(output).placeholder_counts == {"EMAIL": 4}
 
 
-def test_keys_tell_apart_what_only_looks_alike_when_joined() -> None:
+def test_conversations_that_look_alike_when_joined_have_different_keys() -> None:
     one = [ConversationMessage(role="user", content="a"), ConversationMessage(role="user", content="b")]
     other = [ConversationMessage(role="user", content="auser:1:b")]
     assert conversation_keys(one, "v")[-1] != conversation_keys(other, "v")[-1]
