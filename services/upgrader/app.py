@@ -7,6 +7,7 @@ from services.upgrader.ending import EndingStage, Ladder
 from services.upgrader.prompts.choosing import PromptChooser
 from services.upgrader.prompts.events import PlatformPrompts, PromptEvents
 from services.upgrader.prompts.library import LINES, VERSIONS, PromptLibrary
+from services.upgrader.prompts.rollout_routes import RolloutRoutes
 from services.upgrader.prompts.routes import PromptRoutes
 from services.upgrader.reading.language import LanguageModelLoading
 from services.upgrader.results import RESULTS, Results, result_routes
@@ -88,7 +89,11 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
         http=internal_app(
             telemetry,
             internal_token=token,
-            routers=[result_routes(results), PromptRoutes(library, partial(preview_of, vault=vault)).router()],
+            routers=[
+                result_routes(results),
+                PromptRoutes(library, partial(preview_of, vault=vault)).router(),
+                RolloutRoutes(library).router(),
+            ],
         ),
         components=(
             *(LanguageModelLoading(), database, progress, producer, ledger, client, repair_holds),

@@ -90,8 +90,8 @@ class PromptChanged(Contract):
 def rollout_point(tenant_id: str, name: str, subject: str) -> float:
     """Where a user stands in the rollouts of a template, 0 to 1 and below 1: on the canary when below its share.
 
-    `subject` is the user's keyed hash, or the credential's id where there is no user. The point depends on nothing
-    else, so it is the same on every replica, and a growing share moves nobody back.
+    `subject` is the user's keyed hash, or the upgrade's id where there is no user. The point depends on nothing else,
+    so it is the same on every replica, and a growing share moves nobody back.
     """
     digest = hashlib.sha256("\x1f".join((tenant_id, name, subject)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

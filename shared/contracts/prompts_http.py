@@ -163,8 +163,6 @@ class RolloutView(Contract):
     minimum_runs: int | None
     max_error_rate: float | None
     gates: list[str]
-    tracks: dict[str, TrackView]
-    verdict: VerdictView | None
     history: list[RolloutStep]
 
 
@@ -190,18 +188,3 @@ class PromptRunPage(Contract):
 
     items: list[PromptRunView]
     next_cursor: str | None = None
-
-
-# upgrader: POST /internal/prompts?tenantId=&promptId=&by= (NewPrompt) -> 201 PromptView, 422
-# upgrader: GET  /internal/prompts?tenantId=&name=&type=&before=&limit= -> PromptPage
-# upgrader: GET  /internal/prompts/{id}?tenantId= -> PromptView, 404
-# upgrader: POST /internal/prompts/{id}/rollout?tenantId=&by= (NewRollout) -> RolloutView, 404, 409
-# upgrader: GET  /internal/prompts/{id}/rollout?tenantId= -> RolloutView, 404
-# upgrader: POST /internal/prompts/{id}/rollback?tenantId=&by= (NewRollback) -> RolloutView, 404, 409
-# upgrader: GET  /internal/prompts/{id}/runs?tenantId=&before=&limit= -> PromptRunPage, 404
-# upgrader: POST /internal/prompts/{id}/preview (UpgradeTask) -> PromptPreview, 404, 422
-class InternalFieldError(Contract):
-    """A field that the upgrader refuses, as the gateway passes it on."""
-
-    field: str
-    detail: str

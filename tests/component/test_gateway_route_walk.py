@@ -37,6 +37,9 @@ NEEDS = {
     "get /api/prompts": "VIEWER",
     "get /api/prompts/{id}": "VIEWER",
     "post /api/prompts/{id}/preview": "ADMIN",
+    "get /api/prompts/{id}/rollout": "VIEWER",
+    "post /api/prompts/{id}/rollout": "ADMIN",
+    "post /api/prompts/{id}/rollback": "ADMIN",
     "get /api/quota": "VIEWER",
     "get /api/stats": "VIEWER",
     "post /api/workspaces": "VIEWER",
@@ -250,6 +253,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "post /api/keys": {"name": "more", "role": "ADMIN"},
     "post /api/prompts/create": {"name": "brief", "type": "UPGRADER", "template": "{{ data_rules }}"},
     "post /api/prompts/{id}/preview": {"userPrompt": "write about rain"},
+    "post /api/prompts/{id}/rollout": {},
+    "post /api/prompts/{id}/rollback": {"reason": "worse"},
 }
 SLOW_SECONDS = 3.0  # well above what a body may take without a second look at its caller
 

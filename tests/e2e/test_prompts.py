@@ -1,10 +1,12 @@
 """A template's owner writes a version, looks at its messages, and tries it on an upgrade."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from shared.contracts.contract import new_id
+from tests.conftest import eventually
 from tests.running_stack import RunningStack
 
 pytestmark = pytest.mark.xdist_group("offline stack")
@@ -86,3 +88,39 @@ async def test_only_rewriting_templates_are_tried(offline_stack: RunningStack) -
             refused = await client.post("/api/upgrade", json=body)
             assert refused.status_code == 422, refused.text
             assert [error["field"] for error in refused.json()["errors"]] == ["options.promptId"]
+
+
+async def test_a_version_is_rolled_out_and_back_by_hand(offline_stack: RunningStack) -> None:
+    async with offline_stack.client() as client:
+        platform = (await client.get("/api/prompts", params={"name": "upgrader"})).json()["items"]
+        platforms = {version["id"] for version in platform if version["owner"] == "platform"}
+        body = new_version(name="upgrader", type="UPGRADER")
+        first, second = [(await client.post("/api/prompts/create", json=body)).json()["id"] for _ in range(2)]
+
+        async def used_next() -> dict[str, Any]:
+            answer = await client.post("/api/upgrade", json={"userPrompt": "write a poem about rain", "userId": "u1"})
+            used: dict[str, Any] = answer.json()["prompt"]
+            return used
+
+        async def is_used(*ids: str) -> bool:
+            return (await used_next())["promptId"] in ids
+
+        started = await client.post(f"/api/prompts/{first}/rollout", json={})
+        assert (started.json()["stage"], started.json()["share"]) == ("CANARY_5", 0.05), started.text
+        other = await client.post(f"/api/prompts/{second}/rollout", json={})
+        assert (other.status_code, other.json()["code"]) == (409, "conflict")
+        gated = await client.post(f"/api/prompts/{second}/rollout", json={"gates": [new_id()]})
+        assert [error["field"] for error in gated.json()["errors"]] == ["gates.0"]
+
+        stages = [(await client.post(f"/api/prompts/{first}/rollout", json={})).json()["stage"] for _ in range(3)]
+        assert stages == ["CANARY_25", "CANARY_50", "PRODUCTION"]
+        await eventually(partial(is_used, first))
+
+        back = await client.post(f"/api/prompts/{first}/rollback", json={"reason": "lawyers complain"})
+        assert back.json()["stage"] == "ROLLED_BACK", back.text
+        read = (await client.get(f"/api/prompts/{first}/rollout")).json()
+        assert [step["stage"] for step in read["history"]][-2:] == ["PRODUCTION", "ROLLED_BACK"]
+        assert read["history"][-1]["reason"] == "lawyers complain"
+        await eventually(partial(is_used, *platforms))
+        refused = await client.post(f"/api/prompts/{next(iter(platforms))}/rollback", json={})
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")

@@ -1,5 +1,7 @@
 """The public routes of prompt templates: write a version, list and read versions, preview one."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -9,7 +11,7 @@ from services.gateway.http.bodies import json_body, json_response, read_json
 from services.gateway.http.idempotency import IdempotentCreations
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, first_page, read_cursor
 from services.gateway.http.problems import ProblemError, unavailable
-from services.gateway.identity.audit import Action, Audit, author_of
+from services.gateway.identity.audit import Action, Audit, Author, author_of
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.roles import Admin, Viewer, confirmed, forbidden
 from services.gateway.prompts.upgrader_client import UpgraderPrompts
@@ -17,7 +19,15 @@ from services.gateway.upgrades.preparing import PrepareUpgrade
 from shared.contracts.contract import is_uuid
 from shared.contracts.problems import INVALID_REQUEST, NOT_FOUND
 from shared.contracts.prompts import REWRITING, PromptType
-from shared.contracts.prompts_http import NewPrompt, PromptPage, PromptPreview, PromptView
+from shared.contracts.prompts_http import (
+    NewPrompt,
+    NewRollback,
+    NewRollout,
+    PromptPage,
+    PromptPreview,
+    PromptView,
+    RolloutView,
+)
 from shared.contracts.upgrade_http import FieldProblem, UpgradeRequest
 from shared.storage.documents import StorageUnavailable
 
@@ -70,6 +80,29 @@ class PromptRoutes:
             summary="Preview the messages of a version",
             openapi_extra=json_body(UpgradeRequest),
         )
+        router.add_api_route(
+            "/{id}/rollout",
+            self.rollout,
+            methods=["GET"],
+            response_model=RolloutView,
+            summary="Read a rollout",
+        )
+        router.add_api_route(
+            "/{id}/rollout",
+            self.advance,
+            methods=["POST"],
+            response_model=RolloutView,
+            summary="Start a rollout, or take its next step",
+            openapi_extra=json_body(NewRollout),
+        )
+        router.add_api_route(
+            "/{id}/rollback",
+            self.roll_back,
+            methods=["POST"],
+            response_model=RolloutView,
+            summary="Roll a version back",
+            openapi_extra=json_body(NewRollback),
+        )
         return router
 
     async def create(self, request: Request, caller: Admin) -> Response:
@@ -114,6 +147,36 @@ class PromptRoutes:
         caller = await confirmed(request)
         prepared = await self._prepare(caller, body, None, None)
         return json_response((await self._prompts.preview(_known_form(prompt_id), prepared.task)).to_json())
+
+    async def rollout(self, caller: Viewer, prompt_id: PromptId) -> Response:
+        """How far a version has come, and the steps of all versions of its name."""
+        return json_response((await self._prompts.rollout(caller.tenant_id, _known_form(prompt_id))).to_json())
+
+    async def advance(self, request: Request, caller: Admin, prompt_id: PromptId) -> Response:
+        """From development to 5 % of users; called again to 25 %, 50 % and production."""
+        body = await read_json(NewRollout, request)
+        caller = await confirmed(request)
+        author, id_ = author_of(request, caller), _known_form(prompt_id)
+        async with self._changing(caller, author, Action.PROMPT_ROLLED_OUT, id_):
+            rollout = await self._prompts.advance(caller.tenant_id, id_, author.id, body)
+        return json_response(rollout.to_json())
+
+    async def roll_back(self, request: Request, caller: Admin, prompt_id: PromptId) -> Response:
+        """At once: a canary is taken back, a version in production gives way to the one before it."""
+        body = await read_json(NewRollback, request)
+        caller = await confirmed(request)
+        author, id_ = author_of(request, caller), _known_form(prompt_id)
+        async with self._changing(caller, author, Action.PROMPT_ROLLED_BACK, id_):
+            rollout = await self._prompts.roll_back(caller.tenant_id, id_, author.id, body)
+        return json_response(rollout.to_json())
+
+    @asynccontextmanager
+    async def _changing(self, caller: Caller, author: Author, action: Action, prompt_id: str) -> AsyncIterator[None]:
+        try:
+            async with self._audit.change(caller.tenant_id, author, action, prompt_id):
+                yield
+        except StorageUnavailable:
+            raise unavailable() from None
 
 
 def _not_to_try(detail: str) -> ProblemError:

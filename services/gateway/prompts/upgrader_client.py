@@ -9,7 +9,15 @@ from services.gateway.http.problems import unavailable
 from services.gateway.http.upstream import passed_on
 from shared.contracts.contract import Contract
 from shared.contracts.prompts import PromptType
-from shared.contracts.prompts_http import NewPrompt, PromptPage, PromptPreview, PromptView
+from shared.contracts.prompts_http import (
+    NewPrompt,
+    NewRollback,
+    NewRollout,
+    PromptPage,
+    PromptPreview,
+    PromptView,
+    RolloutView,
+)
 from shared.contracts.upgrade_tasks import UpgradeTask
 from shared.service.internal_client import InternalClient
 
@@ -52,6 +60,20 @@ class UpgraderPrompts:
         """The messages that the version makes of an upgrade."""
         path = f"{_PROMPTS}/{prompt_id}/preview"
         return await self._send(PromptPreview, "POST", path, {"tenantId": task.tenant_id}, task)
+
+    async def rollout(self, tenant_id: str, prompt_id: str) -> RolloutView:
+        """Where a version is on its way."""
+        return await self._send(RolloutView, "GET", f"{_PROMPTS}/{prompt_id}/rollout", {"tenantId": tenant_id})
+
+    async def advance(self, tenant_id: str, prompt_id: str, by: str, new: NewRollout) -> RolloutView:
+        """Starts a rollout; of a version on its way, takes the next step."""
+        params = {"tenantId": tenant_id, "by": by}
+        return await self._send(RolloutView, "POST", f"{_PROMPTS}/{prompt_id}/rollout", params, new)
+
+    async def roll_back(self, tenant_id: str, prompt_id: str, by: str, reason: NewRollback) -> RolloutView:
+        """Takes a canary back, or puts the version before into production."""
+        params = {"tenantId": tenant_id, "by": by}
+        return await self._send(RolloutView, "POST", f"{_PROMPTS}/{prompt_id}/rollback", params, reason)
 
     async def _send(
         self, model: type[ModelT], method: str, path: str, params: dict[str, str], body: Contract | None = None

@@ -170,7 +170,7 @@ def start_rollout(
     by: str,
     now: datetime,
 ) -> PromptLine:
-    """The line with `version` at 5 %. A name that has nothing in production yet goes there at once.
+    """The line with `version` at 5 %.
 
     Raises RolloutRefused when a version is on its way already, or this one is in production.
     """
