@@ -159,7 +159,7 @@ def _simple_follow_up(
             if pattern.search(bare) and not besides:
                 items = _items_of_last_answer(turns)
                 quoted = _QUOTED.search(phrases["item"])
-                item = ""
+                item = "."
                 if quoted and number <= len(items):
                     item = ": " + quoted.group(0).format(clipped(items[number - 1], 200))
                 return phrases["option"].format(request=asked, number=number, item=item)
