@@ -589,6 +589,20 @@ def test_an_acknowledgement_asks_for_the_next_step(language: str, prompt: str) -
 
 
 @pytest.mark.parametrize(
+    ("language", "prompt", "question", "expected"),
+    [
+        ("en", "ok", "Shall I write the tests too?", "Continue the previous answer"),
+        ("en", "👍", "Shall I write the tests too?", "Continue the previous answer"),
+        ("de", "alles klar", "Soll ich auch die Tests schreiben?", "Setze die vorige Antwort"),
+    ],
+)
+def test_an_acknowledgement_of_a_question_agrees_to_it(
+    language: str, prompt: str, question: str, expected: str
+) -> None:
+    assert accepted(ROLES[language][0], f"{ROLES[language][1]} {question}", prompt, language).startswith(expected)
+
+
+@pytest.mark.parametrize(
     ("language", "request_", "prompt", "expected"),
     [
         ("en", "Build a REST API in Node.js.", "Write integration tests", "Write integration tests. This builds on"),
