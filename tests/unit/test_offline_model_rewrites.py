@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 
 from deploy.local.offline_model.languages import CODES, language_of
 from deploy.local.offline_model.summaries import summarize
+from services.upgrader.rewriting.checks import Check, Material, check
+from services.upgrader.rewriting.rewrite import RewriteRequest
+from services.upgrader.rewriting.rewrite_model import PromptRewrite, instructions_for
+from tests.turns.labelled import labelled_turns
 from tests.unit.offline_model_calls import rewrite
 
 
@@ -442,3 +446,203 @@ def test_any_text_gets_an_answer(prompt: str, conversation: str, language: str) 
 )
 def test_material_stays_unchanged(prompt: str, material: str) -> None:
     assert material in written(prompt, "vi" if "Tóm" in prompt else "en")
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "task"),
+    [
+        ("en", "hello kitty birthday party ideas", "Hello kitty birthday party ideas."),
+        ("en", "hi-fi speakers", "Hi-fi speakers."),
+        ("en", "hey jude chords", "Hey jude chords."),
+        ("es", "hola mundo en python", "Hola mundo en python."),
+        ("es", "buenas prácticas de seguridad", "Buenas prácticas de seguridad."),
+        ("de", "Hallo Welt in Rust", "Hallo Welt in Rust."),
+        ("vi", "chào mừng năm mới", "Chào mừng năm mới."),
+        ("en", "hi can you write a poem?", "Write a poem."),
+        ("en", "Hello, marketing ideas", "Marketing ideas."),
+        ("en", "hey what is DNS?", "What is DNS?"),
+        ("de", "hallo schreib ein Gedicht", "Schreib ein Gedicht."),
+        ("es", "hola, ideas de regalo", "Ideas de regalo."),
+    ],
+)
+def test_a_greeting_is_removed_only_where_it_greets(language: str, prompt: str, task: str) -> None:
+    assert task in written(prompt, language).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "answered_in"),
+    [
+        ("en", "Write a poem about the sea, auf Deutsch bitte", "Answer in German."),
+        ("en", "Explain DNS en français s'il te plaît", "Answer in French."),
+        ("de", "Erkläre DNS, in English please", "Antworte auf Englisch."),
+        ("fr", "Explique le DNS, en español por favor", "Réponds en espagnol."),
+    ],
+)
+def test_the_answer_language_may_be_named_in_another_language(language: str, prompt: str, answered_in: str) -> None:
+    known = language_of(language)
+    assert known is not None
+
+    text = written(prompt, language)
+
+    assert f"- {answered_in}" in text
+    assert known.phrases["answer_in"].format(known.language_names[language]) not in text
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt"),
+    [
+        ("en", "Explain photosynthesis"),
+        ("de", "Erkläre die Photosynthese"),
+        ("fr", "Explique la photosynthèse"),
+        ("ja", "光合成を説明して"),
+    ],
+)
+def test_missing_background_is_stated_only_without_a_conversation(language: str, prompt: str) -> None:
+    phrases = {"ja": "これ以外の背景は示されていません。"}
+    known = language_of(language)
+    missing = known.phrases["no_context"] if known else phrases[language]
+
+    assert missing in written(prompt, language)
+    assert missing not in written(prompt, language, conversation="user: Router?\n\nassistant: A Fritzbox 7590.")
+
+
+ROLES = {
+    "en": ("Which user roles does the app have?", "The app has three roles: admin, editor and viewer."),
+    "de": ("Welche Rollen hat die Anwendung?", "Es gibt drei Rollen: Admin, Editor und Leser."),
+    "fr": ("Quels rôles a l'application ?", "Il y a trois rôles : admin, éditeur et lecteur."),
+    "es": ("¿Qué roles tiene la aplicación?", "Hay tres roles: administrador, editor y lector."),
+    "it": ("Quali ruoli ha l'app?", "Ci sono tre ruoli: admin, editor e lettore."),
+    "nl": ("Welke rollen heeft de app?", "Er zijn drie rollen: beheerder, redacteur en lezer."),
+    "pt": ("Quais papéis o app tem?", "Há três papéis: admin, editor e leitor."),
+    "vi": ("Ứng dụng có những vai trò nào?", "Có ba vai trò: quản trị, biên tập và người xem."),
+    "ja": ("役割を教えてください", "管理者と編集者です。"),
+    "zh": ("请介绍这些角色", "管理员和编辑。"),
+}
+LISTED = "Roles:\n1. **Admin**: may do everything.\n2. **Editor** - may edit.\n3. **Viewer**: may read."
+
+
+def accepted(request: str, answered: str, prompt: str, language: str) -> str:
+    """Returns the rewritten follow-up, which has passed the upgrader's checks."""
+    conversation = f"user: {request}\n\nassistant: {answered}"
+    text = str(rewrite(prompt, language, "contextual", conversation=conversation)["upgraded_prompt"])
+    assert check(text, Material(prompt, "contextual", language, [request, answered])).failed == ()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "named"),
+    [
+        ("en", "are those the only roles?", "Are admin, editor and viewer the only roles?"),
+        ("en", "which of them can delete posts?", "Which of admin, editor and viewer can delete posts?"),
+        ("en", "what can these roles do?", "What can these roles (admin, editor and viewer) do?"),
+        ("en", "are these days over?", "Are these days over?"),
+        ("de", "sind das die einzigen Rollen?", "Sind Admin, Editor und Leser die einzigen Rollen?"),
+        ("fr", "ceux-ci suffisent ?", "Admin, éditeur et lecteur suffisent ?"),
+        ("es", "¿son esos los únicos roles?", "Son administrador, editor y lector los únicos roles?"),
+        ("it", "sono questi gli unici ruoli?", "Sono admin, editor e lettore gli unici ruoli?"),
+        ("nl", "zijn dat de enige rollen?", "Zijn beheerder, redacteur en lezer de enige rollen?"),
+        ("pt", "esses são os únicos papéis?", "Admin, editor e leitor são os únicos papéis?"),
+        ("vi", "đó là những vai trò duy nhất?", "Quản trị, biên tập và người xem là những vai trò duy nhất?"),
+    ],
+)
+def test_a_plural_pronoun_is_replaced_by_what_the_answer_lists(language: str, prompt: str, named: str) -> None:
+    assert accepted(*ROLES[language], prompt, language).endswith(named)
+
+
+def test_a_plural_pronoun_names_the_items_of_a_list() -> None:
+    text = accepted("Which roles are there?", LISTED, "can they delete posts?", "en")
+
+    assert text.endswith("Can Admin, Editor and Viewer delete posts?")
+
+
+def test_a_plural_pronoun_stays_where_the_answer_lists_nothing() -> None:
+    assert accepted("Who may post?", "Everyone may.", "are those all?", "en").endswith("Are those all?")
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt"),
+    [
+        *((language, "👍") for language in ROLES),
+        *((language, "ok") for language in ROLES),
+        ("en", "thanks"),
+        ("en", "Great, thanks!"),
+        ("en", "perfect 👌"),
+        ("de", "alles klar"),
+        ("de", "danke"),
+        ("fr", "merci"),
+        ("es", "vale"),
+        ("it", "va bene"),
+        ("nl", "bedankt"),
+        ("pt", "obrigado"),
+        ("vi", "được rồi"),
+        ("ja", "ありがとう"),
+        ("zh", "好的"),
+    ],
+)
+def test_an_acknowledgement_asks_for_the_next_step(language: str, prompt: str) -> None:
+    request, answered = ROLES[language]
+
+    text = accepted(request, answered, prompt, language)
+
+    assert request in text
+    assert not text.startswith(request)
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "question", "expected"),
+    [
+        ("en", "ok", "Shall I write the tests too?", "Continue the previous answer"),
+        ("en", "👍", "Shall I write the tests too?", "Continue the previous answer"),
+        ("de", "alles klar", "Soll ich auch die Tests schreiben?", "Setze die vorige Antwort"),
+    ],
+)
+def test_an_acknowledgement_of_a_question_agrees_to_it(
+    language: str, prompt: str, question: str, expected: str
+) -> None:
+    assert accepted(ROLES[language][0], f"{ROLES[language][1]} {question}", prompt, language).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("language", "request_", "prompt", "expected"),
+    [
+        ("en", "Build a REST API in Node.js.", "Write integration tests", "Write integration tests. This builds on"),
+        ("en", "Build a REST API in Node.js.", "Add JWT authentication", "Add JWT authentication. This builds on"),
+        ("en", "Write a blog post about tea.", "mention the price of 5 €", "Adapt the previous answer"),
+        ("en", "Write a blog post about tea.", "continue", "Continue the previous answer"),
+        ("de", "Schreib eine Python-Funktion.", "Schreibe Tests", "Schreibe Tests. Das baut auf"),
+        ("de", "Schreib eine Python-Funktion.", "Kommentare ergänzen", "Passe die vorige Antwort"),
+        ("es", "Escribe una función en Python.", "no entiendo el ritmo", "Adapta la respuesta anterior"),
+        ("fr", "Écris une fonction en Python.", "continue", "Continue la réponse précédente"),
+    ],
+)
+def test_a_follow_up_does_not_order_finished_work_again(
+    language: str, request_: str, prompt: str, expected: str
+) -> None:
+    text = accepted(request_, "Fertig.", prompt, language)
+
+    assert text.startswith(expected)
+    assert text.count(request_.rstrip(".")) == 1
+
+
+def test_changes_of_topic_bring_nothing_of_the_old_topic() -> None:
+    turns = [turn for turn in labelled_turns(kept_for_test=True) if not turn.is_follow_up]
+    assert len(turns) >= 40
+
+    for turn in turns:
+        request = RewriteRequest(None, "full", False, turn.language, turn.prompt, None, [], [])  # type: ignore[arg-type]
+        text = written(turn.prompt, turn.language)
+        judged = Material(turn.prompt, "full", turn.language, turn.said, (), instructions_for(request))
+        assert not {Check.OLD_TOPIC, Check.OFF_TOPIC} & set(check(text, judged).failed), turn
+        # An unsure change of topic comes with the conversation.
+        with_conversation = "\n\n".join(f"{message.role}: {message.content}" for message in turn.history)
+        text = written(turn.prompt, turn.language, conversation=with_conversation)
+        assert not {Check.OLD_TOPIC, Check.OFF_TOPIC} & set(check(text, judged).failed), turn
+
+
+@pytest.mark.parametrize(
+    ("mode", "language"), [("full", "en"), ("contextual", "vi"), ("full", "ja"), ("contextual", "pt-BR")]
+)
+def test_mode_and_language_are_returned_as_requested(mode: str, language: str) -> None:
+    answered = PromptRewrite.model_validate(rewrite("x y z", language, mode))
+
+    assert (answered.mode, answered.language) == (mode, language)

@@ -44,6 +44,8 @@ _BETWEEN_CHARACTERS = 300
 _MOST_BETWEEN = 5
 _MOST_KEPT = 4
 _OPTION_WORDS = 5
+_ACKNOWLEDGEMENT_CHARACTERS = 60
+_ENUMERATED_CHARACTERS = 2000
 _MOST_NAMED = 8
 _NAME_WORDS = 6
 _ENDS = " .,!?¡¿。！？、👍👌🙏💯🎉✅😊🙂😀😃😄😁🔥👏💪🤝❤\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
@@ -68,7 +70,7 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     turns = read_conversation(sections.get("conversation", ""))
     request, between = _referred(prompt, turns, summary, language)
     phrases = (language or language_of("en")).reasoning  # type: ignore[union-attr]
-    acknowledged = _acknowledged(prompt, request, sections.get("language", "")) if turns or request else None
+    acknowledged = _acknowledged(prompt, request, turns, sections.get("language", "")) if turns or request else None
     if acknowledged:
         return Rewrite(acknowledged, phrases["offline"], [], 0.6)
     if request is None:
@@ -98,11 +100,14 @@ def contextual_rewrite(sections: dict[str, str], summary: Summary | None, embedd
     )
 
 
-def _acknowledged(prompt: str, request: str | None, code: str) -> str | None:
+def _acknowledged(prompt: str, request: str | None, turns: list[Turn], code: str) -> str | None:
     """Returns the prompt for a mere "ok", "thanks" or thumbs-up after an answer; None for any other follow-up.
 
-    The answer is finished: what is left to ask for is the next step.
+    The answer is finished: what is left to ask for is the next step. An "ok" to an answer that ends with a question
+    agrees to it: there, the answer goes on.
     """
+    if len(prompt) > _ACKNOWLEDGEMENT_CHARACTERS:
+        return None
     language, unruled = language_of(code), unruled_language(code)
     bare = prompt.strip(_ENDS)
     thanks = language is not None and language.pattern["thanks"].fullmatch(bare) is not None
@@ -112,6 +117,9 @@ def _acknowledged(prompt: str, request: str | None, code: str) -> str | None:
         accepts = unruled is not None and words_pattern(unruled.acknowledgement).fullmatch(bare) is not None
     if not accepts and not _GESTURE.fullmatch(prompt.strip()):
         return None
+    agrees = not thanks and _last_answer(turns).rstrip().endswith(("?", "？"))
+    if agrees and language and request:
+        return language.change_phrases["go_on"].format(_plainly(request, language))
     known = language or unruled or language_of("en")
     said = [language.change_phrases["thanks"]] if language and thanks else []
     if request and known:
@@ -159,7 +167,7 @@ def _simple_follow_up(
             if pattern.search(bare) and not besides:
                 items = _items_of_last_answer(turns)
                 quoted = _QUOTED.search(phrases["item"])
-                item = ""
+                item = "."
                 if quoted and number <= len(items):
                     item = ": " + quoted.group(0).format(clipped(items[number - 1], 200))
                 return phrases["option"].format(request=asked, number=number, item=item)
@@ -245,7 +253,7 @@ def _names_of_last_answer(turns: list[Turn], asked: set[str]) -> list[str]:
         _AFTER_NAME.split(item.lstrip("*"), maxsplit=1)[0].strip(" *.:;,") for item in _items_of_last_answer(turns)
     ]
     if not names:
-        answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
+        answer = _last_answer(turns)[-_ENUMERATED_CHARACTERS:]
         found = list(_ENUMERATION.finditer(answer))
         if len(found) != 1 or not (":" in answer[: found[0].start()] or asked & set(words(answer))):
             return []
@@ -297,9 +305,12 @@ def _referenced_item(follow_up: str, turns: list[Turn], language: Language) -> s
     return ""
 
 
+def _last_answer(turns: list[Turn]) -> str:
+    return next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
+
+
 def _items_of_last_answer(turns: list[Turn]) -> list[str]:
-    answers = [turn.text for turn in turns if turn.role == "assistant"]
-    lines = list_lines(answers[-1]) if answers else []
+    lines = list_lines(_last_answer(turns))
     return [LIST_ITEM.sub("", line, count=1).strip() for line in lines if LIST_ITEM.match(line)]
 
 
