@@ -17,13 +17,13 @@ from shared.llm.sending import Call, Requests
 from shared.llm.usage import count_request
 
 T = TypeVar("T", bound=BaseModel)
-
 MayRepair = Callable[[int], Awaitable[bool]]
 """Whether the model may be asked once more, with a request that uses at most so many tokens."""
-
 _CHAT_PATH = "/chat/completions"
 _LONGEST_ANSWER = 65_536
 _CHARACTERS_OF_A_TOKEN = 16
+_EMBEDDINGS_PATH = "/embeddings"
+_TEXTS_PER_REQUEST = 256
 
 
 async def always(tokens: int) -> bool:
@@ -41,21 +41,6 @@ def most_tokens(messages: Sequence[ChatMessage], output: type[BaseModel], max_to
     return sum(token_bound(message.content) for message in messages) + _schema_tokens(output) + max_tokens
 
 
-@cache
-def _schema_tokens(output: type[BaseModel]) -> int:
-    return token_bound(schema_instruction(output))
-
-
-class _Unusable(Exception):
-    """The model answered, but not with the output."""
-
-    def __init__(self, hint: str, detail: str, text: str = "") -> None:
-        super().__init__(hint)
-        self.hint = hint
-        self.detail = detail
-        self.text = text
-
-
 async def complete(
     requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, may_repair: MayRepair
 ) -> T:
@@ -71,6 +56,38 @@ async def complete(
         return await _ask(requests, replace(request, messages=messages), output, call)
     except _Unusable as unusable:
         raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
+
+
+async def embed(
+    requests: Requests, model: str, texts: Sequence[str], call: Call, outcome: Outcome
+) -> list[list[float]]:
+    """One vector per text, in their order. A body that holds none is asked for once more. Raises a ModelError."""
+    vectors: list[list[float]] = []
+    for start in range(0, len(texts), _TEXTS_PER_REQUEST):
+        batch = [text or " " for text in texts[start : start + _TEXTS_PER_REQUEST]]  # servers refuse an empty text
+        try:
+            vectors += await _embed_batch(requests, model, batch, call)
+        except Garbage as garbage:
+            if outcome.repaired:
+                raise _invalid(garbage, call) from None
+            outcome.repaired = True
+            vectors += await _embed_batch_again(requests, model, batch, call)
+    return vectors
+
+
+class _Unusable(Exception):
+    """The model answered, but not with the output."""
+
+    def __init__(self, hint: str, detail: str, text: str = "") -> None:
+        super().__init__(hint)
+        self.hint = hint
+        self.detail = detail
+        self.text = text
+
+
+@cache
+def _schema_tokens(output: type[BaseModel]) -> int:
+    return token_bound(schema_instruction(output))
 
 
 async def _ask(requests: Requests, request: ChatRequest, output: type[T], call: Call) -> T:
@@ -123,27 +140,6 @@ def _with_hint(messages: Sequence[ChatMessage], unusable: _Unusable) -> list[Cha
     answered = [ChatMessage("assistant", unusable.text)] if unusable.text else []
     hint = f"Your last answer could not be used: {unusable.hint}. Answer again with the one JSON object asked for."
     return [*messages, *answered, ChatMessage("user", hint)]
-
-
-_EMBEDDINGS_PATH = "/embeddings"
-_TEXTS_PER_REQUEST = 256
-
-
-async def embed(
-    requests: Requests, model: str, texts: Sequence[str], call: Call, outcome: Outcome
-) -> list[list[float]]:
-    """One vector per text, in their order. A body that holds none is asked for once more. Raises a ModelError."""
-    vectors: list[list[float]] = []
-    for start in range(0, len(texts), _TEXTS_PER_REQUEST):
-        batch = [text or " " for text in texts[start : start + _TEXTS_PER_REQUEST]]  # servers refuse an empty text
-        try:
-            vectors += await _embed_batch(requests, model, batch, call)
-        except Garbage as garbage:
-            if outcome.repaired:
-                raise _invalid(garbage, call) from None
-            outcome.repaired = True
-            vectors += await _embed_batch_again(requests, model, batch, call)
-    return vectors
 
 
 async def _embed_batch_again(requests: Requests, model: str, batch: list[str], call: Call) -> list[list[float]]:

@@ -15,49 +15,6 @@ from pydantic import BaseModel
 _NOT_STRICT = ("title", "default", "minLength", "maxLength", "examples")
 
 
-@cache
-def schema_name(output: type[BaseModel]) -> str:
-    """The class's name in snake_case: `PromptRewrite` -> `prompt_rewrite`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", output.__name__).lower()
-
-
-@cache
-def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
-    """The class's JSON schema as strict structured output wants it: every field required and no others."""
-    schema = output.model_json_schema(by_alias=False)
-    _make_strict(schema)
-    return schema
-
-
-@cache
-def schema_instruction(output: type[BaseModel]) -> str:
-    """What a server that takes no schema is told in words."""
-    schema = json.dumps(strict_schema(output), separators=(",", ":"))
-    return f"Answer with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
-
-
-def _make_strict(node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _make_strict(item)
-    if not isinstance(node, dict):
-        return
-    properties = node.get("properties")
-    if isinstance(properties, dict):
-        node["required"] = list(properties)
-        node["additionalProperties"] = False
-        for child in properties.values():
-            _make_strict(child)
-    for keyword in _NOT_STRICT:
-        node.pop(keyword, None)
-    for keyword, child in node.items():
-        if keyword in ("$defs", "definitions"):
-            for definition in child.values():
-                _make_strict(definition)
-        elif keyword != "properties":
-            _make_strict(child)
-
-
 @dataclass(frozen=True)
 class ChatMessage:
     """One message to the model."""
@@ -134,3 +91,46 @@ class Dialect:
         elif refused == "json_object" and self.structured == "json_object":
             self.structured = "text"
         return True
+
+
+@cache
+def schema_name(output: type[BaseModel]) -> str:
+    """The class's name in snake_case: `PromptRewrite` -> `prompt_rewrite`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", output.__name__).lower()
+
+
+@cache
+def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
+    """The class's JSON schema as strict structured output wants it: every field required and no others."""
+    schema = output.model_json_schema(by_alias=False)
+    _make_strict(schema)
+    return schema
+
+
+@cache
+def schema_instruction(output: type[BaseModel]) -> str:
+    """What a server that takes no schema is told in words."""
+    schema = json.dumps(strict_schema(output), separators=(",", ":"))
+    return f"Answer with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
+
+
+def _make_strict(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _make_strict(item)
+    if not isinstance(node, dict):
+        return
+    properties = node.get("properties")
+    if isinstance(properties, dict):
+        node["required"] = list(properties)
+        node["additionalProperties"] = False
+        for child in properties.values():
+            _make_strict(child)
+    for keyword in _NOT_STRICT:
+        node.pop(keyword, None)
+    for keyword, child in node.items():
+        if keyword in ("$defs", "definitions"):
+            for definition in child.values():
+                _make_strict(definition)
+        elif keyword != "properties":
+            _make_strict(child)

@@ -24,57 +24,22 @@ from shared.llm.streaming import Silence, StreamedAnswer, next_line
 from shared.llm.usage import Spending, count_request, observe_request
 from shared.observability.metrics import MODEL_IN_FLIGHT
 
-
-class Slots:
-    """`size` slots, handed out first come, first served. Those who wait can all be turned away at once."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @asynccontextmanager
-    async def one(self, wait_seconds: float) -> AsyncIterator[None]:
-        """Holds one slot. TimeoutError when none came free in time, BreakerOpen when turned away while waiting."""
-        if self._free > 0:
-            self._free -= 1
-        else:
-            await self._wait(wait_seconds)
-        MODEL_IN_FLIGHT.inc()
-        try:
-            yield
-        finally:
-            MODEL_IN_FLIGHT.dec()
-            self._release()
-
-    def turn_away(self) -> None:
-        """Ends all waits with BreakerOpen."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(BreakerOpen())
-
-    async def _wait(self, seconds: float) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            async with asyncio.timeout(seconds):
-                await future
-        except (TimeoutError, asyncio.CancelledError):
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._release()
-            raise
-
-    def _release(self) -> None:
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
-        self._free += 1
-
-
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 4.0
+_RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
+# A time-out that the deadline cut to less than this part of the usual one says nothing about the model.
+_TELLING_PART_OF_TIMEOUT = 0.5
+_PROBE_SECONDS = 60.0
+_CHAT = "/chat/completions"
+# What OpenAI, llama.cpp, vLLM and Ollama say of a request that does not fit the model's context.
+_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_TOO_LONG = re.compile(
+    r"context (?:length|size|window)|maximum (?:context|model) length|(?:prompt|input|request) is too (?:long|large)"
+    r"|exceeds? the (?:available |maximum )?(?:context|input)|too many tokens",
+    re.IGNORECASE,
+)
+_LEFT_ALONE = "The model has been failing and is left alone for a while; try again later."
+_OUT_OF_TIME = "The deadline leaves no time to ask the model."
 
 
 class Clock:
@@ -89,46 +54,21 @@ class Clock:
         return self._end - time.monotonic()
 
 
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """What the answer's `Retry-After-Ms` or `Retry-After` (seconds or an HTTP date) asks for; None without one."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            continue
-        if 0 <= seconds < float("inf"):
-            return seconds
-    try:
-        moment = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, TypeError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+@dataclass
+class Call:
+    """What the requests of one call share."""
 
+    operation: str
+    clock: Clock
+    spending: Spending
+    retries_left: int
+    timed_out: bool = False
 
-def backoff_seconds(failures: int) -> float:
-    """A random wait that grows with the failures so far, so that many callers do not come back at the same moment."""
-    longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+    def out_of_time(self) -> ModelTimeout:
+        return ModelTimeout(_OUT_OF_TIME, self.spending.usage())
 
-
-_RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
-# A time-out that the deadline cut to less than this part of the usual one says nothing about the model.
-_TELLING_PART_OF_TIMEOUT = 0.5
-_PROBE_SECONDS = 60.0
-_CHAT = "/chat/completions"
-
-# What OpenAI, llama.cpp, vLLM and Ollama say of a request that does not fit the model's context.
-_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
-_TOO_LONG = re.compile(
-    r"context (?:length|size|window)|maximum (?:context|model) length|(?:prompt|input|request) is too (?:long|large)"
-    r"|exceeds? the (?:available |maximum )?(?:context|input)|too many tokens",
-    re.IGNORECASE,
-)
-_LEFT_ALONE = "The model has been failing and is left alone for a while; try again later."
-_OUT_OF_TIME = "The deadline leaves no time to ask the model."
+    def unavailable(self, detail: str) -> ModelUnavailable:
+        return ModelUnavailable(detail, self.spending.usage())
 
 
 class _Retriable(Exception):
@@ -148,23 +88,6 @@ class _Rejected(Exception):
         self.status = error.status_code
         self.code = str(error.code or "")
         self.text = f"{error.param or ''} {error.message}"
-
-
-@dataclass
-class Call:
-    """What the requests of one call share."""
-
-    operation: str
-    clock: Clock
-    spending: Spending
-    retries_left: int
-    timed_out: bool = False
-
-    def out_of_time(self) -> ModelTimeout:
-        return ModelTimeout(_OUT_OF_TIME, self.spending.usage())
-
-    def unavailable(self, detail: str) -> ModelUnavailable:
-        return ModelUnavailable(detail, self.spending.usage())
 
 
 class Requests:
@@ -334,6 +257,79 @@ class Requests:
                 raise _Failing("timeout", "The model did not answer the probe.") from None
             except _Rejected:
                 pass  # It answers, if only to say that it does not take this request.
+
+
+class Slots:
+    """`size` slots, handed out first come, first served. Those who wait can all be turned away at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def one(self, wait_seconds: float) -> AsyncIterator[None]:
+        """Holds one slot. TimeoutError when none came free in time, BreakerOpen when turned away while waiting."""
+        if self._free > 0:
+            self._free -= 1
+        else:
+            await self._wait(wait_seconds)
+        MODEL_IN_FLIGHT.inc()
+        try:
+            yield
+        finally:
+            MODEL_IN_FLIGHT.dec()
+            self._release()
+
+    def turn_away(self) -> None:
+        """Ends all waits with BreakerOpen."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(BreakerOpen())
+
+    async def _wait(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except (TimeoutError, asyncio.CancelledError):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1
+
+
+def backoff_seconds(failures: int) -> float:
+    """A random wait that grows with the failures so far, so that many callers do not come back at the same moment."""
+    longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """What the answer's `Retry-After-Ms` or `Retry-After` (seconds or an HTTP date) asks for; None without one."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except (ValueError, TypeError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _of_status(error: openai.APIStatusError) -> Exception:

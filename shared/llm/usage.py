@@ -17,6 +17,9 @@ from shared.observability import metrics
 # there too. Names of open models are everybody's: on an unknown server they have no known price.
 _VENDORS_BY_MODEL_NAME = ("openai", "anthropic")
 _OPEN_MODELS = ("gpt-oss",)
+OFFLINE_MODEL_PREFIX = "offline-"
+_TOKENS_OF_A_MESSAGE = 4
+_BYTES_PER_TOKEN = 3
 
 
 class ModelPrice(NamedTuple):
@@ -24,58 +27,6 @@ class ModelPrice(NamedTuple):
 
     tokens_in: Decimal
     tokens_out: Decimal
-
-
-def parse_model_prices(text: str) -> dict[str, ModelPrice]:
-    """Prices by model name from `name=IN/OUT, name=BOTH`, in dollars per million tokens. Raises ValueError."""
-    prices = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, amounts = (part.strip() for part in entry.rpartition("="))
-        first, _, second = amounts.partition("/")
-        try:
-            price = ModelPrice(Decimal(first), Decimal(second or first))
-        except InvalidOperation:
-            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens") from None
-        if not equals or not name or not all(amount.is_finite() and amount >= 0 for amount in price):
-            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens")
-        prices[name] = price
-    return prices
-
-
-def price_nano_usd(
-    model: str, tokens_in: int, tokens_out: int = 0, *, cached_in: int = 0, base_url: str | None = None
-) -> int | None:
-    """What a call costs, rounded up to a whole nano-dollar; None when the price is not known.
-
-    `cached_in` of the `tokens_in` were read from the vendor's cache. `base_url` None is OpenAI itself.
-    """
-    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, cache_read_tokens=min(cached_in, tokens_in))
-    if base_url is None:
-        return _price(usage, model, provider_id="openai")
-    by_address = _price(usage, model, provider_api_url=base_url)
-    if by_address is not None or model.startswith(_OPEN_MODELS):
-        return by_address
-    prices = (_price(usage, model, provider_id=vendor) for vendor in _VENDORS_BY_MODEL_NAME)
-    return next((price for price in prices if price is not None), None)
-
-
-def _price(
-    usage: Usage, model: str, *, provider_id: str | None = None, provider_api_url: str | None = None
-) -> int | None:
-    try:
-        if provider_id is not None:
-            total = calc_price(usage, model, provider_id=provider_id).total_price
-        else:
-            total = calc_price(usage, model, provider_api_url=provider_api_url).total_price
-    except (LookupError, ValueError):
-        return None
-    return math.ceil(total * 1_000_000_000)
-
-
-OFFLINE_MODEL_PREFIX = "offline-"
-
-_TOKENS_OF_A_MESSAGE = 4
-_BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -95,16 +46,6 @@ class ModelUsage:
     latency_ms: int = 0
     offline: bool = False
     attempts: int = 0
-
-
-def estimate_tokens(texts: Iterable[str]) -> int:
-    """Tokens of texts for a server that does not count: a third of their UTF-8 bytes, rounded up, and 4 a text.
-
-    English has about 4 bytes a token and most scripts at most 3, so this is rather too much than too little.
-    """
-    return sum(
-        _TOKENS_OF_A_MESSAGE + math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) for text in texts
-    )
 
 
 @dataclass
@@ -178,28 +119,47 @@ class Spending:
         )
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def parse_model_prices(text: str) -> dict[str, ModelPrice]:
+    """Prices by model name from `name=IN/OUT, name=BOTH`, in dollars per million tokens. Raises ValueError."""
+    prices = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, amounts = (part.strip() for part in entry.rpartition("="))
+        first, _, second = amounts.partition("/")
+        try:
+            price = ModelPrice(Decimal(first), Decimal(second or first))
+        except InvalidOperation:
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens") from None
+        if not equals or not name or not all(amount.is_finite() and amount >= 0 for amount in price):
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens")
+        prices[name] = price
+    return prices
 
 
-def count_request(operation: str, outcome: str) -> None:
-    """One request that came to its end: `ok`, `invalid` and `refused` were answered.
+def price_nano_usd(
+    model: str, tokens_in: int, tokens_out: int = 0, *, cached_in: int = 0, base_url: str | None = None
+) -> int | None:
+    """What a call costs, rounded up to a whole nano-dollar; None when the price is not known.
 
-    `timeout`, `connection`, `rate_limited`, `server_fault` and `rejected` were not, `breaker_open` was not even sent.
+    `cached_in` of the `tokens_in` were read from the vendor's cache. `base_url` None is OpenAI itself.
     """
-    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, cache_read_tokens=min(cached_in, tokens_in))
+    if base_url is None:
+        return _price(usage, model, provider_id="openai")
+    by_address = _price(usage, model, provider_api_url=base_url)
+    if by_address is not None or model.startswith(_OPEN_MODELS):
+        return by_address
+    prices = (_price(usage, model, provider_id=vendor) for vendor in _VENDORS_BY_MODEL_NAME)
+    return next((price for price in prices if price is not None), None)
 
 
-def observe_request(operation: str, seconds: float) -> None:
-    """How long one request was in flight."""
-    metrics.MODEL_LATENCY.labels(operation=operation).observe(seconds)
+def estimate_tokens(texts: Iterable[str]) -> int:
+    """Tokens of texts for a server that does not count: a third of their UTF-8 bytes, rounded up, and 4 a text.
 
-
-def count_usage(operation: str, usage: ModelUsage) -> None:
-    """What one call used over all its requests."""
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
-    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+    English has about 4 bytes a token and most scripts at most 3, so this is rather too much than too little.
+    """
+    return sum(
+        _TOKENS_OF_A_MESSAGE + math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) for text in texts
+    )
 
 
 def component_usage(component: str, operation: str, usage: ModelUsage) -> ComponentUsage:
@@ -226,3 +186,40 @@ def usage_warnings(usage: ModelUsage) -> list[UpgradeWarning]:
         detail = f"No price is known for the model {usage.model}; its cost is counted as 0."
         warnings.append(UpgradeWarning(code=WarningCode.PRICE_UNKNOWN, detail=detail))
     return warnings
+
+
+def count_request(operation: str, outcome: str) -> None:
+    """One request that came to its end: `ok`, `invalid` and `refused` were answered.
+
+    `timeout`, `connection`, `rate_limited`, `server_fault` and `rejected` were not, `breaker_open` was not even sent.
+    """
+    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+
+
+def observe_request(operation: str, seconds: float) -> None:
+    """How long one request was in flight."""
+    metrics.MODEL_LATENCY.labels(operation=operation).observe(seconds)
+
+
+def count_usage(operation: str, usage: ModelUsage) -> None:
+    """What one call used over all its requests."""
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
+    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+
+
+def _price(
+    usage: Usage, model: str, *, provider_id: str | None = None, provider_api_url: str | None = None
+) -> int | None:
+    try:
+        if provider_id is not None:
+            total = calc_price(usage, model, provider_id=provider_id).total_price
+        else:
+            total = calc_price(usage, model, provider_api_url=provider_api_url).total_price
+    except (LookupError, ValueError):
+        return None
+    return math.ceil(total * 1_000_000_000)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
