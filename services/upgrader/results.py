@@ -34,6 +34,7 @@ RESULTS = CollectionSpec(
 )
 ERASED = "[erased]"
 _MOST_CACHED = 20
+MAX_LOOKUP = 500
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class CachedAnswer:
     """An earlier answer to the same question."""
 
     result: UpgradeResult
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: the same key means the same question of the same tenant. `documents` is what it was given."""
+
+    key: str
+    documents: str
 
 
 class Results:
@@ -151,14 +160,40 @@ class Results:
         )
 
 
-def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
-    if fact["topic"] != COMPLETED.name:
-        return fact
-    gone: dict[str, Any] = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
-    return {**fact, "data": {**fact["data"], **gone, "citations": []}}
+def completed_event_id(upgrade_id: str) -> str:
+    """The id of the one `upgrades.completed.v1` of an upgrade."""
+    return derived_id(upgrade_id, "completed")
 
 
-MAX_LOOKUP = 500
+def completed_fact(result: UpgradeResult) -> tuple[str, UpgradeCompleted]:
+    """The key and the data of the fact that an upgrade has ended, on the topic COMPLETED."""
+    assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry says what the key is
+    return result.tenant_id, UpgradeCompleted.of(result)
+
+
+def own_usage(result: UpgradeResult) -> StageOutput:
+    """The upgrader's share of a result's usage: what it, and no stage before it, owes the ledger."""
+    return StageOutput(stage=Stage.UPGRADER, usage=[item for item in result.usage if item.component == COMPONENT])
+
+
+def question_of(task: UpgradeTask, answer: UpgradeResult | None) -> Question | None:
+    """The question of an upgrade; None where its answer must not serve another one.
+
+    Texts are compared with their placeholders, which each upgrade numbers from 1: the values may differ, and the
+    answer is restored with those of the upgrade that it serves. So an answer with placeholders of documents, or with
+    values that the model was shown, serves nobody else.
+    """
+    if not task.options.enable_pii_redaction:
+        return None
+    asked = [task.user_prompt, *(message.content for message in task.conversation_history)]
+    if answer is not None and not set(placeholders_in(answer.upgraded_prompt or "")) <= set(placeholders_in(asked)):
+        return None
+    rag = task.output_of(Stage.RAG)
+    chunks = sorted(chunk.chunk_id for chunk in rag.chunks) if rag else []
+    said = [[message.role, message.content] for message in task.conversation_history]
+    options = task.options.to_document()
+    parts = orjson.dumps([task.tenant_id, task.user_prompt, said, options], option=orjson.OPT_SORT_KEYS)
+    return Question(hashlib.sha256(parts).hexdigest(), hashlib.sha256("\n".join(chunks).encode()).hexdigest())
 
 
 def result_routes(results: Results) -> APIRouter:
@@ -196,53 +231,16 @@ def result_routes(results: Results) -> APIRouter:
     return router
 
 
+def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
+    if fact["topic"] != COMPLETED.name:
+        return fact
+    gone: dict[str, Any] = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
+    return {**fact, "data": {**fact["data"], **gone, "citations": []}}
+
+
 def _page(found: list[UpgradeResult]) -> bytes:
     return ResultPage(items=found).to_json()
 
 
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
-
-
-def completed_event_id(upgrade_id: str) -> str:
-    """The id of the one `upgrades.completed.v1` of an upgrade."""
-    return derived_id(upgrade_id, "completed")
-
-
-def own_usage(result: UpgradeResult) -> StageOutput:
-    """The upgrader's share of a result's usage: what it, and no stage before it, owes the ledger."""
-    return StageOutput(stage=Stage.UPGRADER, usage=[item for item in result.usage if item.component == COMPONENT])
-
-
-def completed_fact(result: UpgradeResult) -> tuple[str, UpgradeCompleted]:
-    """The key and the data of the fact that an upgrade has ended, on the topic COMPLETED."""
-    assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry says what the key is
-    return result.tenant_id, UpgradeCompleted.of(result)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What was asked: the same key means the same question of the same tenant. `documents` is what it was given."""
-
-    key: str
-    documents: str
-
-
-def question_of(task: UpgradeTask, answer: UpgradeResult | None) -> Question | None:
-    """The question of an upgrade; None where its answer must not serve another one.
-
-    Texts are compared with their placeholders, which each upgrade numbers from 1: the values may differ, and the
-    answer is restored with those of the upgrade that it serves. So an answer with placeholders of documents, or with
-    values that the model was shown, serves nobody else.
-    """
-    if not task.options.enable_pii_redaction:
-        return None
-    asked = [task.user_prompt, *(message.content for message in task.conversation_history)]
-    if answer is not None and not set(placeholders_in(answer.upgraded_prompt or "")) <= set(placeholders_in(asked)):
-        return None
-    rag = task.output_of(Stage.RAG)
-    chunks = sorted(chunk.chunk_id for chunk in rag.chunks) if rag else []
-    said = [[message.role, message.content] for message in task.conversation_history]
-    options = task.options.to_document()
-    parts = orjson.dumps([task.tenant_id, task.user_prompt, said, options], option=orjson.OPT_SORT_KEYS)
-    return Question(hashlib.sha256(parts).hexdigest(), hashlib.sha256("\n".join(chunks).encode()).hexdigest())

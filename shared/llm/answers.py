@@ -1,4 +1,4 @@
-"""Reading the bodies that an OpenAI-compatible server answers with."""
+"""Parses the response bodies of an OpenAI-compatible server: chat completions and embeddings."""
 
 import base64
 import math
@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 
-class Garbage(Exception):
-    """The body is not an answer of this protocol. `hint` says in what way."""
+class InvalidBody(Exception):
+    """The body does not follow the protocol. `hint` says why."""
 
     def __init__(self, hint: str) -> None:
         super().__init__(hint)
@@ -27,7 +27,7 @@ class ChatAnswer:
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
-    """The body's JSON object, or None when it is none."""
+    """The JSON object in a body, or None when the body is something else."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -36,13 +36,13 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def read_chat(body: dict[str, Any] | None) -> ChatAnswer:
-    """The answer in a chat completion's body. Raises Garbage."""
+    """The answer in the body of a chat completion. Raises InvalidBody."""
     choices = (body or {}).get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Garbage("it is not a chat completion")
+        raise InvalidBody("it is not a chat completion")
     message = choices[0].get("message")
     if not isinstance(message, dict):
-        raise Garbage("it is not a chat completion")
+        raise InvalidBody("it is not a chat completion")
     reason = choices[0].get("finish_reason")
     content = message.get("content")
     return ChatAnswer(
@@ -53,20 +53,20 @@ def read_chat(body: dict[str, Any] | None) -> ChatAnswer:
 
 
 def read_embeddings(body: dict[str, Any] | None, count: int) -> list[list[float]]:
-    """`count` vectors of one length, in the order of the texts. Raises Garbage."""
+    """`count` vectors of equal length, in the order of the texts. Raises InvalidBody."""
     data = (body or {}).get("data")
     if not isinstance(data, list) or len(data) != count:
-        raise Garbage("it does not hold one embedding per text")
+        raise InvalidBody("it does not hold one embedding per text")
     vectors: list[list[float]] = [[] for _ in range(count)]
     for position, item in enumerate(data):
         if not isinstance(item, dict):
-            raise Garbage("it is not a list of embeddings")
+            raise InvalidBody("it is not a list of embeddings")
         index = item.get("index", position)
         if not isinstance(index, int) or not 0 <= index < count:
-            raise Garbage("its embeddings are not numbered as the texts are")
+            raise InvalidBody("its embeddings are not numbered as the texts are")
         vectors[index] = _vector(item.get("embedding"))
     if not vectors[0] or len({len(vector) for vector in vectors}) != 1:
-        raise Garbage("its embeddings are not of one length")
+        raise InvalidBody("its embeddings are not of one length")
     return vectors
 
 
@@ -75,11 +75,11 @@ def _vector(value: Any) -> list[float]:
         try:
             values = array("f", base64.b64decode(value, validate=True)).tolist()
         except ValueError:
-            raise Garbage("an embedding is not base64 of 32-bit floats") from None
+            raise InvalidBody("an embedding is not base64 of 32-bit floats") from None
     elif isinstance(value, list) and all(isinstance(item, int | float) for item in value):
         values = [float(item) for item in value]
     else:
-        raise Garbage("an embedding is not a list of numbers")
+        raise InvalidBody("an embedding is not a list of numbers")
     if not all(math.isfinite(item) for item in values):
-        raise Garbage("an embedding holds a number that is not finite")
+        raise InvalidBody("an embedding holds a number that is not finite")
     return values

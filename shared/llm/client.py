@@ -1,4 +1,4 @@
-"""The client of every model call: structured answers and embeddings from an OpenAI-compatible server."""
+"""Client for model calls: structured answers and embeddings from an OpenAI-compatible server."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ _KEEPALIVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Completion(Generic[T]):
-    """A model's answer as an instance of the class asked for. `repaired`: it was asked for twice."""
+    """A model's answer, parsed into the requested class. `repaired`: the first answer was unusable."""
 
     value: T
     usage: ModelUsage
@@ -48,10 +48,10 @@ class Embedded:
 
 
 class ModelClient:
-    """Asks the model; one per process. A Component: `start` before the first call, `stop` after the last.
+    """Calls the model; one per process and model. A Component: `start` before the first call, `stop` after the last.
 
-    Every call ends before its deadline less a reserve, with an answer or a ModelError: ModelUnavailable (also while
-    the breaker is open, and then at once), ModelTimeout, ModelRefused or ModelAnswerInvalid.
+    Every call ends before its deadline less a reserve, with an answer or a ModelError: ModelUnavailable (at once while
+    the breaker is open), ModelTimeout, ModelRefused or ModelAnswerInvalid.
     """
 
     def __init__(self, settings: ModelSettings, *, name: str = "model") -> None:
@@ -68,7 +68,7 @@ class ModelClient:
 
     async def start(self) -> None:
         """Opens the client; makes no call."""
-        # At DEBUG these would log whole requests, and with them what people wrote.
+        # At DEBUG these log whole requests, which contain what users wrote.
         for name in ("openai", "httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         settings = self._settings
@@ -82,7 +82,7 @@ class ModelClient:
             api_key=key.get_secret_value() if key else "none",
             base_url=settings.openai_base_url or _VENDOR_URL,
             max_retries=0,
-            # The limit that counts is set around each request; this one only has to be longer.
+            # `Requests` sets the effective limit; this one only has to be longer.
             timeout=_LONGEST_REQUEST_SECONDS,
             http_client=openai.DefaultAioHttpClient(limits=limits),
         )
@@ -112,14 +112,17 @@ class ModelClient:
         deadline: datetime,
         may_repair: MayRepair = always,
     ) -> Completion[T]:
-        """The answer as an `output`; where it is none, asked for once more if `may_repair`. See the class."""
+        """The model's answer as an `output`. Asks once more, with a hint, when it is unusable and `may_repair` allows it.
+
+        `operation` names the call in metrics and traces. Raises a ModelError, see the class.
+        """
         request = ChatRequest(self._settings.openai_model, messages, output, max_tokens, temperature)
         with self._call(operation, request.model, deadline) as (requests, call, outcome):
             value = await completions.complete(requests, request, output, call, outcome, may_repair)
             return Completion(value, call.spending.usage(), outcome.repaired)
 
     async def embed(self, texts: Sequence[str], *, operation: str, deadline: datetime) -> Embedded:
-        """One vector per text; no texts, no call. See the class for how it can fail."""
+        """One vector per text; makes no request without texts. Raises a ModelError, see the class."""
         model = self._settings.openai_embedding_model
         if not texts:
             return Embedded([], Spending(model, self._settings.openai_base_url).usage())

@@ -1,4 +1,8 @@
-"""Calls of the model: chat completions as instances of a class, and embeddings in batches of bounded size."""
+"""Model calls on top of single requests: chat completions parsed into a class, and embeddings in batches.
+
+An unusable answer is repaired once: chat requests are repeated with a hint at the fault if the caller allows it,
+embedding requests as they are.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -8,22 +12,23 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from shared.contracts.token_bounds import token_bound
-from shared.llm.answers import ChatAnswer, Garbage, json_object, read_chat, read_embeddings
+from shared.llm.answers import ChatAnswer, InvalidBody, json_object, read_chat, read_embeddings
 from shared.llm.dialect import ChatMessage, ChatRequest, schema_instruction
 from shared.llm.errors import ModelAnswerInvalid, ModelRefused
-from shared.llm.lenient_json import NotTheOutput, read_output
+from shared.llm.lenient_json import InvalidOutput, read_output
 from shared.llm.measuring import Outcome
 from shared.llm.sending import Call, Requests
 from shared.llm.usage import count_request
 
 T = TypeVar("T", bound=BaseModel)
-
 MayRepair = Callable[[int], Awaitable[bool]]
-"""Whether the model may be asked once more, with a request that uses at most so many tokens."""
-
+"""Decides whether an unusable answer may be repaired. The argument is the token bound of the repair request."""
 _CHAT_PATH = "/chat/completions"
-_LONGEST_ANSWER = 65_536
-_CHARACTERS_OF_A_TOKEN = 16
+# Longest accepted answer in characters: this, or more if `max_tokens` allows more.
+_MAX_ANSWER_CHARACTERS = 65_536
+_MAX_CHARACTERS_PER_TOKEN = 16
+_EMBEDDINGS_PATH = "/embeddings"
+_TEXTS_PER_REQUEST = 256
 
 
 async def always(tokens: int) -> bool:
@@ -37,17 +42,46 @@ async def never(tokens: int) -> bool:
 
 
 def most_tokens(messages: Sequence[ChatMessage], output: type[BaseModel], max_tokens: int) -> int:
-    """The bound of what a request with these messages uses, its answer included."""
+    """Upper bound of the tokens that a request with these messages uses, including its answer."""
     return sum(token_bound(message.content) for message in messages) + _schema_tokens(output) + max_tokens
 
 
-@cache
-def _schema_tokens(output: type[BaseModel]) -> int:
-    return token_bound(schema_instruction(output))
+async def complete(
+    requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, may_repair: MayRepair
+) -> T:
+    """The answer to `request` as an `output`, with one repair if `may_repair` allows it. Raises a ModelError."""
+    try:
+        return await _complete_once(requests, request, output, call)
+    except _Unusable as unusable:
+        messages = _with_hint(request.messages, unusable)
+        if not await may_repair(most_tokens(messages, output, request.max_tokens)):
+            raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
+        outcome.repaired = True
+    try:
+        return await _complete_once(requests, replace(request, messages=messages), output, call)
+    except _Unusable as unusable:
+        raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
+
+
+async def embed(
+    requests: Requests, model: str, texts: Sequence[str], call: Call, outcome: Outcome
+) -> list[list[float]]:
+    """One vector per text, in the order of the texts. Repeats an invalid response once. Raises a ModelError."""
+    vectors: list[list[float]] = []
+    for start in range(0, len(texts), _TEXTS_PER_REQUEST):
+        batch = [text or " " for text in texts[start : start + _TEXTS_PER_REQUEST]]  # servers refuse an empty text
+        try:
+            vectors += await _embed_batch(requests, model, batch, call)
+        except InvalidBody as fault:
+            if outcome.repaired:
+                raise _invalid_answer(fault, call) from None
+            outcome.repaired = True
+            vectors += await _embed_batch_again(requests, model, batch, call)
+    return vectors
 
 
 class _Unusable(Exception):
-    """The model answered, but not with the output."""
+    """A chat answer without the requested output. `hint` is for the model, `detail` for the end user."""
 
     def __init__(self, hint: str, detail: str, text: str = "") -> None:
         super().__init__(hint)
@@ -56,32 +90,20 @@ class _Unusable(Exception):
         self.text = text
 
 
-async def complete(
-    requests: Requests, request: ChatRequest, output: type[T], call: Call, outcome: Outcome, may_repair: MayRepair
-) -> T:
-    """The answer to `request` as an `output`, asked for once more when `may_repair` allows it. Raises a ModelError."""
-    try:
-        return await _ask(requests, request, output, call)
-    except _Unusable as unusable:
-        messages = _with_hint(request.messages, unusable)
-        if not await may_repair(most_tokens(messages, output, request.max_tokens)):
-            raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
-        outcome.repaired = True
-    try:
-        return await _ask(requests, replace(request, messages=messages), output, call)
-    except _Unusable as unusable:
-        raise ModelAnswerInvalid(unusable.detail, call.spending.usage()) from None
+@cache
+def _schema_tokens(output: type[BaseModel]) -> int:
+    return token_bound(schema_instruction(output))
 
 
-async def _ask(requests: Requests, request: ChatRequest, output: type[T], call: Call) -> T:
+async def _complete_once(requests: Requests, request: ChatRequest, output: type[T], call: Call) -> T:
     content = await requests.send(_CHAT_PATH, lambda dialect: dialect.chat_body(request), call)
     body = json_object(content)
-    answer = _read(body)
+    answer = _chat_answer(body)
     call.spending.add_answer(
         body, sent=[message.content for message in request.messages], received=answer.text if answer else ""
     )
     try:
-        value = _value(answer, request, output, call)
+        value = _output_of(answer, request, output, call)
     except (_Unusable, ModelRefused) as fault:
         count_request(call.operation, "refused" if isinstance(fault, ModelRefused) else "invalid")
         raise
@@ -89,19 +111,19 @@ async def _ask(requests: Requests, request: ChatRequest, output: type[T], call: 
     return value
 
 
-def _value(answer: ChatAnswer | None, request: ChatRequest, output: type[T], call: Call) -> T:
+def _output_of(answer: ChatAnswer | None, request: ChatRequest, output: type[T], call: Call) -> T:
     if answer is None:
         raise _Unusable("it was not a chat completion", "The model's server answered, but not with a chat completion.")
     if answer.refused:
         raise ModelRefused("The model declined to answer this request.", call.spending.usage())
-    if len(answer.text) > max(_LONGEST_ANSWER, request.max_tokens * _CHARACTERS_OF_A_TOKEN):
-        # A server that takes no notice of its limit; what comes after this has limits too.
+    if len(answer.text) > max(_MAX_ANSWER_CHARACTERS, request.max_tokens * _MAX_CHARACTERS_PER_TOKEN):
+        # Some servers ignore `max_tokens`, and what follows (stores, topics) has size limits.
         raise _Unusable("it was far too long: answer more briefly", "The model's answer was far too long.")
     if not answer.text.strip() and not answer.cut_off:
         raise _Unusable("it was empty", "The model's answer was empty.")
     try:
         return read_output(answer.text, output, cut_off=answer.cut_off)
-    except NotTheOutput as fault:
+    except InvalidOutput as fault:
         if answer.cut_off:
             raise _Unusable(
                 f"it was cut off at {request.max_tokens} tokens: answer more briefly",
@@ -112,10 +134,10 @@ def _value(answer: ChatAnswer | None, request: ChatRequest, output: type[T], cal
         ) from None
 
 
-def _read(body: dict[str, object] | None) -> ChatAnswer | None:
+def _chat_answer(body: dict[str, object] | None) -> ChatAnswer | None:
     try:
         return read_chat(body)
-    except Garbage:
+    except InvalidBody:
         return None
 
 
@@ -125,32 +147,11 @@ def _with_hint(messages: Sequence[ChatMessage], unusable: _Unusable) -> list[Cha
     return [*messages, *answered, ChatMessage("user", hint)]
 
 
-_EMBEDDINGS_PATH = "/embeddings"
-_TEXTS_PER_REQUEST = 256
-
-
-async def embed(
-    requests: Requests, model: str, texts: Sequence[str], call: Call, outcome: Outcome
-) -> list[list[float]]:
-    """One vector per text, in their order. A body that holds none is asked for once more. Raises a ModelError."""
-    vectors: list[list[float]] = []
-    for start in range(0, len(texts), _TEXTS_PER_REQUEST):
-        batch = [text or " " for text in texts[start : start + _TEXTS_PER_REQUEST]]  # servers refuse an empty text
-        try:
-            vectors += await _embed_batch(requests, model, batch, call)
-        except Garbage as garbage:
-            if outcome.repaired:
-                raise _invalid(garbage, call) from None
-            outcome.repaired = True
-            vectors += await _embed_batch_again(requests, model, batch, call)
-    return vectors
-
-
 async def _embed_batch_again(requests: Requests, model: str, batch: list[str], call: Call) -> list[list[float]]:
     try:
         return await _embed_batch(requests, model, batch, call)
-    except Garbage as garbage:
-        raise _invalid(garbage, call) from None
+    except InvalidBody as fault:
+        raise _invalid_answer(fault, call) from None
 
 
 async def _embed_batch(requests: Requests, model: str, batch: list[str], call: Call) -> list[list[float]]:
@@ -158,7 +159,7 @@ async def _embed_batch(requests: Requests, model: str, batch: list[str], call: C
     body = json_object(await requests.send(_EMBEDDINGS_PATH, lambda _: request, call))
     try:
         vectors = read_embeddings(body, len(batch))
-    except Garbage:
+    except InvalidBody:
         count_request(call.operation, "invalid")
         call.spending.add_answer(body, sent=batch)
         raise
@@ -167,5 +168,5 @@ async def _embed_batch(requests: Requests, model: str, batch: list[str], call: C
     return vectors
 
 
-def _invalid(garbage: Garbage, call: Call) -> ModelAnswerInvalid:
-    return ModelAnswerInvalid(f"The model's answer cannot be used: {garbage.hint}.", call.spending.usage())
+def _invalid_answer(fault: InvalidBody, call: Call) -> ModelAnswerInvalid:
+    return ModelAnswerInvalid(f"The model's answer cannot be used: {fault.hint}.", call.spending.usage())

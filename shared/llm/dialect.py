@@ -1,5 +1,7 @@
-"""What the model's server understands, learned from its refusals, and the JSON schemas that structured answers are
-asked with.
+"""Builds chat requests in the dialect of the server: which optional features of OpenAI's protocol it supports.
+
+The dialect is learned from the server's refusals. Structured output is requested with a strict JSON schema where the
+server supports that, else with an instruction in the system message.
 """
 
 import json
@@ -11,8 +13,86 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-# Keywords that strict structured output does not take; pydantic checks them when the answer comes.
+# Keywords that strict structured output does not support. pydantic checks them when it parses the answer.
 _NOT_STRICT = ("title", "default", "minLength", "maxLength", "examples")
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One message to the model."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request for a chat completion, independent of the server's dialect."""
+
+    model: str
+    messages: Sequence[ChatMessage]
+    output: type[BaseModel]
+    max_tokens: int
+    temperature: float
+
+
+@dataclass
+class Dialect:
+    """What the server supports. Starts with everything that OpenAI supports, and drops features that are refused.
+
+    `stream` is None until the first answer shows whether the server streams.
+    """
+
+    structured: Literal["json_schema", "json_object", "text"] = "json_schema"
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: bool = True
+    stream: bool | None = None
+
+    def chat_body(self, request: ChatRequest) -> dict[str, Any]:
+        """The JSON body of a request in this dialect."""
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        body: dict[str, Any] = {"model": request.model, "messages": messages, self.tokens_field: request.max_tokens}
+        if self.temperature:
+            body["temperature"] = request.temperature
+        if self.structured == "json_schema":
+            name, schema = schema_name(request.output), strict_schema(request.output)
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": name, "strict": True, "schema": schema},
+            }
+            return body
+        instruction = schema_instruction(request.output)
+        if messages and messages[0]["role"] == "system":
+            messages[0]["content"] += f"\n\n{instruction}"
+        else:
+            messages.insert(0, {"role": "system", "content": instruction})
+        if self.structured == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    def learn(self, body_sent: dict[str, Any], refusal: str) -> bool:
+        """Drops the feature that the server's error text names. Returns whether it names one that can be dropped."""
+        refusal = refusal.lower()
+        if "response_format" in body_sent and ("response_format" in refusal or "json_schema" in refusal):
+            return self._drop_response_format(body_sent["response_format"]["type"])
+        if "max_tokens" in body_sent and "max_completion_tokens" in refusal:
+            self.tokens_field = "max_completion_tokens"
+            return True
+        if self.stream is not False and "stream" in refusal:
+            self.stream = False
+            return True
+        if "temperature" in body_sent and "temperature" in refusal:
+            self.temperature = False
+            return True
+        return False
+
+    def _drop_response_format(self, refused: str) -> bool:
+        # Many calls in flight may be refused with the same format; only the first of them changes the dialect.
+        if refused == "json_schema" and self.structured == "json_schema":
+            self.structured = "json_object"
+        elif refused == "json_object" and self.structured == "json_object":
+            self.structured = "text"
+        return True
 
 
 @cache
@@ -23,7 +103,7 @@ def schema_name(output: type[BaseModel]) -> str:
 
 @cache
 def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
-    """The class's JSON schema as strict structured output wants it: every field required and no others."""
+    """The class's JSON schema for strict structured output: every field required, no additional ones."""
     schema = output.model_json_schema(by_alias=False)
     _make_strict(schema)
     return schema
@@ -31,7 +111,7 @@ def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
 
 @cache
 def schema_instruction(output: type[BaseModel]) -> str:
-    """What a server that takes no schema is told in words."""
+    """The instruction in words for a server that does not support schemas."""
     schema = json.dumps(strict_schema(output), separators=(",", ":"))
     return f"Answer with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
 
@@ -56,81 +136,3 @@ def _make_strict(node: Any) -> None:
                 _make_strict(definition)
         elif keyword != "properties":
             _make_strict(child)
-
-
-@dataclass(frozen=True)
-class ChatMessage:
-    """One message to the model."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """A chat completion to ask for, before it is put into a server's dialect."""
-
-    model: str
-    messages: Sequence[ChatMessage]
-    output: type[BaseModel]
-    max_tokens: int
-    temperature: float
-
-
-@dataclass
-class Dialect:
-    """Starts with all that OpenAI itself understands, and gives up a feature that the server refuses.
-
-    `stream` is None until the server has answered: True when it streams, False when it does not.
-    """
-
-    structured: Literal["json_schema", "json_object", "text"] = "json_schema"
-    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: bool = True
-    stream: bool | None = None
-
-    def chat_body(self, request: ChatRequest) -> dict[str, Any]:
-        """The request's JSON body in this dialect."""
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        body: dict[str, Any] = {"model": request.model, "messages": messages, self.tokens_field: request.max_tokens}
-        if self.temperature:
-            body["temperature"] = request.temperature
-        if self.structured == "json_schema":
-            name, schema = schema_name(request.output), strict_schema(request.output)
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": name, "strict": True, "schema": schema},
-            }
-            return body
-        instruction = schema_instruction(request.output)
-        if messages and messages[0]["role"] == "system":
-            messages[0]["content"] += f"\n\n{instruction}"
-        else:
-            messages.insert(0, {"role": "system", "content": instruction})
-        if self.structured == "json_object":
-            body["response_format"] = {"type": "json_object"}
-        return body
-
-    def learn(self, body_sent: dict[str, Any], refusal: str) -> bool:
-        """Whether the server's refusal (its error's text) named a feature that can be done without from now on."""
-        refusal = refusal.lower()
-        if "response_format" in body_sent and ("response_format" in refusal or "json_schema" in refusal):
-            return self._simpler_than(body_sent["response_format"]["type"])
-        if "max_tokens" in body_sent and "max_completion_tokens" in refusal:
-            self.tokens_field = "max_completion_tokens"
-            return True
-        if self.stream is not False and "stream" in refusal:
-            self.stream = False
-            return True
-        if "temperature" in body_sent and "temperature" in refusal:
-            self.temperature = False
-            return True
-        return False
-
-    def _simpler_than(self, refused: str) -> bool:
-        # Of many calls in flight with the same refused format only the first one takes the step.
-        if refused == "json_schema" and self.structured == "json_schema":
-            self.structured = "json_object"
-        elif refused == "json_object" and self.structured == "json_object":
-            self.structured = "text"
-        return True

@@ -1,8 +1,8 @@
-"""Reads the structured answer out of a model's text, also where the text is not quite the JSON that was asked for.
+"""Parses the structured answer in a model's text, tolerating common deviations from the requested JSON.
 
-Accepted: words, `<think>` blocks or code fences around the object, the object twice, raw line breaks in strings,
-trailing commas, names in camelCase or with blanks, the object nested in another one, side fields that are missing, null
-or of a neighbouring type, and an answer that was cut off after its required fields.
+Accepted: text, `<think>` blocks or code fences around the object, the object twice, raw line breaks in strings,
+trailing commas, names in camelCase or with spaces, the object nested in another one, optional fields that are missing,
+null or of a similar type, and an answer that was cut off after its required fields.
 """
 
 import re
@@ -22,12 +22,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _DEEPEST = 4
-_SCHEMA_KEYWORDS = ("properties", "$defs", "definitions")  # the schema repeated is no answer
+_SCHEMA_KEYWORDS = ("properties", "$defs", "definitions")  # a repeated schema is not an answer
 _MOST_OBJECTS = 50
 
 
-class NotTheOutput(Exception):
-    """The text holds no object with the required fields. `hint` says why without a word of the text."""
+class InvalidOutput(Exception):
+    """The text holds no object with the required fields. `hint` says why and quotes nothing of the text."""
 
     def __init__(self, hint: str) -> None:
         super().__init__(hint)
@@ -37,8 +37,8 @@ class NotTheOutput(Exception):
 def read_output(text: str, output: type[T], *, cut_off: bool = False) -> T:
     """`text` as an `output`: required fields must be there and valid, the others fall back to their defaults.
 
-    With `cut_off`, the server says that the text ends too early; a string that is not closed is not used then.
-    Raises NotTheOutput.
+    `cut_off`: the server reported that the text was cut off, so an unclosed string is not used.
+    Raises InvalidOutput.
     """
     text = _UNFINISHED_THINKING.sub("", _THINKING.sub("", text))
     faults: list[str] = []
@@ -51,11 +51,11 @@ def read_output(text: str, output: type[T], *, cut_off: bool = False) -> T:
             except ValidationError as error:
                 faults.append(_hint(error))
     if faults or lacking:
-        raise NotTheOutput((faults or lacking)[0])
+        raise InvalidOutput((faults or lacking)[0])
     if "{" not in text:
-        raise NotTheOutput("it holds no JSON object")
+        raise InvalidOutput("it holds no JSON object")
     needed = ", ".join(name for name, field in output.model_fields.items() if field.is_required())
-    raise NotTheOutput(f"it was cut off before {needed} ended" if cut_off else f"it holds no object with {needed}")
+    raise InvalidOutput(f"it was cut off before {needed} ended" if cut_off else f"it holds no object with {needed}")
 
 
 def without_control_characters(text: str) -> str:
@@ -68,7 +68,7 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
     position, tried = text.find("{"), 0
     while position >= 0 and tried < _MOST_OBJECTS:
         tried += 1
-        source, end = _tidied(text, position)
+        source, end = _as_strict_json(text, position)
         try:
             value = from_json(source, allow_partial=end is None)
         except ValueError:
@@ -78,7 +78,7 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
         position = text.find("{", end if end is not None and isinstance(value, dict) else position + 1)
 
 
-def _tidied(text: str, start: int) -> tuple[str, int | None]:
+def _as_strict_json(text: str, start: int) -> tuple[str, int | None]:
     """The object that begins at `start` as strict JSON, and where it ends in `text`; None when it does not end.
 
     Raw control characters in strings are escaped, and commas before a closing bracket are dropped.
@@ -128,7 +128,7 @@ def _with_required_fields(value: Any, output: type[BaseModel], depth: int = 0) -
 
 
 def _missing(candidate: Mapping[str, Any], output: type[BaseModel]) -> list[str]:
-    """What an object that has some of the fields lacks or has wrong; nothing for any other object."""
+    """The faults of an object that has some of the fields; empty for any other object."""
     values = _values(candidate, output)
     if not values:
         return []
@@ -140,7 +140,7 @@ def _missing(candidate: Mapping[str, Any], output: type[BaseModel]) -> list[str]
 
 
 def _values(found: Mapping[str, Any], output: type[BaseModel]) -> dict[str, Any]:
-    """The values of `found` by field; of a side field only what fits its type."""
+    """The values of `found` by field. Optional fields of the wrong type are left out."""
     by_name = {_plain(name): item for name, item in found.items()}
     values: dict[str, Any] = {}
     for name, field in output.model_fields.items():
@@ -166,7 +166,7 @@ def _may_be_null(field: FieldInfo) -> bool:
 
 
 def _fitting(value: Any, annotation: Any) -> Any:
-    """`value` brought to a field's type where the intent is plain; None where it is not."""
+    """`value` converted to a field's type where its meaning is clear, else None."""
     arguments = [argument for argument in get_args(annotation) if argument is not NoneType]
     if get_origin(annotation) is list:
         items = value if isinstance(value, list) else [value]

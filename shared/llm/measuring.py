@@ -1,4 +1,4 @@
-"""One span per model call. Names, counts and outcomes only; never what was said."""
+"""Records a trace span and metrics for each model call, without its texts."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from shared.observability.tracing import tracer
 
 @dataclass
 class Outcome:
-    """How a call went, as far as it is known."""
+    """The outcome of a running call. `repaired` is set once an unusable answer was asked for again."""
 
     repaired: bool = False
 
 
 @contextmanager
 def measured(call: Call) -> Iterator[Outcome]:
-    """Around one call: a span with its outcome, its tokens and cost counted; re-raises what it raises."""
+    """Wraps one call in a span with its outcome, and counts its tokens and cost. Exceptions pass through."""
     outcome = Outcome()
     label = "ok"
     attributes = {"gen_ai.operation.name": call.operation, "gen_ai.request.model": call.spending.model}

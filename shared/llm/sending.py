@@ -1,4 +1,8 @@
-"""Sends one request to the model's server: within a slot, a time limit, and the breaker's permission."""
+"""Sends single requests to the model's server, with a limit on requests in flight, retries and the circuit breaker.
+
+`Requests.send` retries transient faults until the call's deadline or number of attempts is reached, and raises every
+other fault as a ModelError.
+"""
 
 import asyncio
 import contextlib
@@ -24,135 +28,39 @@ from shared.llm.streaming import Silence, StreamedAnswer, next_line
 from shared.llm.usage import Spending, count_request, observe_request
 from shared.observability.metrics import MODEL_IN_FLIGHT
 
-
-class Slots:
-    """`size` slots, handed out first come, first served. Those who wait can all be turned away at once."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @asynccontextmanager
-    async def one(self, wait_seconds: float) -> AsyncIterator[None]:
-        """Holds one slot. TimeoutError when none came free in time, BreakerOpen when turned away while waiting."""
-        if self._free > 0:
-            self._free -= 1
-        else:
-            await self._wait(wait_seconds)
-        MODEL_IN_FLIGHT.inc()
-        try:
-            yield
-        finally:
-            MODEL_IN_FLIGHT.dec()
-            self._release()
-
-    def turn_away(self) -> None:
-        """Ends all waits with BreakerOpen."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(BreakerOpen())
-
-    async def _wait(self, seconds: float) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            async with asyncio.timeout(seconds):
-                await future
-        except (TimeoutError, asyncio.CancelledError):
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._release()
-            raise
-
-    def _release(self) -> None:
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
-        self._free += 1
-
-
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 4.0
-
-
-class Clock:
-    """Counts down to a deadline (an aware datetime) less a reserve of seconds, on the monotonic clock."""
-
-    def __init__(self, deadline: datetime, reserve_seconds: float) -> None:
-        left = (deadline - datetime.now(UTC)).total_seconds() - reserve_seconds
-        self._end = time.monotonic() + left
-
-    def left(self) -> float:
-        """Seconds left; 0 or less when there are none."""
-        return self._end - time.monotonic()
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """What the answer's `Retry-After-Ms` or `Retry-After` (seconds or an HTTP date) asks for; None without one."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            continue
-        if 0 <= seconds < float("inf"):
-            return seconds
-    try:
-        moment = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, TypeError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-
-
-def backoff_seconds(failures: int) -> float:
-    """A random wait that grows with the failures so far, so that many callers do not come back at the same moment."""
-    longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311
-
-
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
-# A time-out that the deadline cut to less than this part of the usual one says nothing about the model.
-_TELLING_PART_OF_TIMEOUT = 0.5
+# Timeouts that the deadline cut to less than this share of the usual limit do not count against the model.
+_COUNTED_TIMEOUT_SHARE = 0.5
 _PROBE_SECONDS = 60.0
 _CHAT = "/chat/completions"
-
-# What OpenAI, llama.cpp, vLLM and Ollama say of a request that does not fit the model's context.
+# Error codes and texts of OpenAI, llama.cpp, vLLM and Ollama for a request that exceeds the model's context.
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _TOO_LONG = re.compile(
     r"context (?:length|size|window)|maximum (?:context|model) length|(?:prompt|input|request) is too (?:long|large)"
     r"|exceeds? the (?:available |maximum )?(?:context|input)|too many tokens",
     re.IGNORECASE,
 )
-_LEFT_ALONE = "The model has been failing and is left alone for a while; try again later."
+_BREAKER_OPEN = "The model has been failing and is left alone for a while; try again later."
 _OUT_OF_TIME = "The deadline leaves no time to ask the model."
 
 
-class _Retriable(Exception):
-    def __init__(self, outcome: str, detail: str, *, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.detail = detail
-        self.retry_after = retry_after
+class Clock:
+    """Counts down to `reserve_seconds` before `deadline` (an aware datetime), on the monotonic clock."""
 
+    def __init__(self, deadline: datetime, reserve_seconds: float) -> None:
+        left = (deadline - datetime.now(UTC)).total_seconds() - reserve_seconds
+        self._end = time.monotonic() + left
 
-class _Failing(_Retriable, Unavailability):
-    """Retriable, and a sign that the model is out."""
-
-
-class _Rejected(Exception):
-    def __init__(self, error: openai.APIStatusError) -> None:
-        self.status = error.status_code
-        self.code = str(error.code or "")
-        self.text = f"{error.param or ''} {error.message}"
+    def left(self) -> float:
+        """Seconds left; zero or negative when the time is up."""
+        return self._end - time.monotonic()
 
 
 @dataclass
 class Call:
-    """What the requests of one call share."""
+    """State shared by all requests of one call. `timed_out` is set after the first timeout of an attempt."""
 
     operation: str
     clock: Clock
@@ -167,12 +75,36 @@ class Call:
         return ModelUnavailable(detail, self.spending.usage())
 
 
-class Requests:
-    """Sends requests through one `openai` client, within the bound on requests in flight and the breaker.
+class _Retriable(Exception):
+    """A transient fault. `outcome` is its metric label; `retry_after` is in seconds."""
 
-    A chat completion is streamed where the server can: then an attempt ends when the model falls silent, however long
-    its answer takes. Where the server cannot, an attempt that took too long is followed by one that gets all the time
-    that is left. While the breaker is half open, a small request of our own probes the model, and no caller waits.
+    def __init__(self, outcome: str, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class _ServerFailing(_Retriable, Unavailability):
+    """A transient fault that counts against the model in the breaker."""
+
+
+class _Rejected(Exception):
+    """A status that a retry would not change."""
+
+    def __init__(self, error: openai.APIStatusError) -> None:
+        self.status = error.status_code
+        self.code = str(error.code or "")
+        self.text = f"{error.param or ''} {error.message}"
+
+
+class Requests:
+    """Sends requests through one `openai` client. All calls of a process share its slots, breaker and dialect.
+
+    Chat completions are streamed if the server supports it: an attempt then times out only when no data arrives for
+    `model_attempt_timeout_seconds`, and slow answers are waited for until the deadline. Without streaming, an attempt
+    that timed out is followed by one last attempt with all the remaining time. While the breaker is half open, a small
+    background request probes the model, and all calls are refused until it ends.
     """
 
     def __init__(self, client: openai.AsyncOpenAI, settings: ModelSettings, breaker: ModelBreaker) -> None:
@@ -182,16 +114,19 @@ class Requests:
         self._slots = Slots(settings.model_max_in_flight)
         self._dialect = Dialect()
         self._probe: asyncio.Task[None] | None = None
-        breaker.on_open(self._slots.turn_away)
+        breaker.on_open(self._slots.reject_waiting)
 
     async def stop(self) -> None:
-        """Ends a probe that is under way."""
+        """Cancels a running probe."""
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.wait([self._probe])
 
     async def send(self, path: str, body: Callable[[Dialect], dict[str, Any]], call: Call) -> bytes:
-        """The body of the server's 2xx answer. Raises ModelUnavailable, ModelTimeout or ModelRefused."""
+        """The body of the server's 2xx response to `body`, which is rendered again when the dialect changes.
+
+        Raises ModelUnavailable, ModelTimeout or ModelRefused.
+        """
         failures = 0
         while True:
             rendered = body(self._dialect)
@@ -199,22 +134,22 @@ class Requests:
                 return await self._attempt(path, rendered, call)
             except BreakerOpen:
                 count_request(call.operation, "breaker_open")
-                raise call.unavailable(_LEFT_ALONE) from None
+                raise call.unavailable(_BREAKER_OPEN) from None
             except _Rejected as rejected:
                 count_request(call.operation, "rejected")
                 if rejected.status not in (400, 422) or not self._dialect.learn(rendered, rejected.text):
-                    raise _explained(rejected, call) from None
+                    raise _model_error(rejected, call) from None
             except _Retriable as failure:
                 count_request(call.operation, failure.outcome)
                 failures += 1
-                await self._before_retry(failure, failures, call)
+                await self._wait_before_retry(failure, failures, call)
 
-    async def _before_retry(self, failure: _Retriable, failures: int, call: Call) -> None:
+    async def _wait_before_retry(self, failure: _Retriable, failures: int, call: Call) -> None:
         error = ModelTimeout if failure.outcome == "timeout" else ModelUnavailable
         if call.retries_left <= 0 or call.timed_out:
             raise error(failure.detail, call.spending.usage()) from None
         if failure.outcome == "timeout":
-            # The next attempt gets all the time that is left, and is the last one.
+            # The next attempt gets all the remaining time, and is the last one.
             call.timed_out = True
             if call.clock.left() <= 0:
                 raise error(failure.detail, call.spending.usage()) from None
@@ -237,17 +172,17 @@ class Requests:
         try:
             slot = self._slots.one(left)
             async with slot:
-                return await self._guarded(path, body, call)
+                return await self._attempt_in_slot(path, body, call)
         except TimeoutError:
             raise call.out_of_time() from None
 
-    async def _guarded(self, path: str, body: dict[str, Any], call: Call) -> bytes:
+    async def _attempt_in_slot(self, path: str, body: dict[str, Any], call: Call) -> bytes:
         left = call.clock.left()
         if left <= 0:
             raise call.out_of_time()
         usual = self._settings.model_attempt_timeout_seconds
         streamed = path == _CHAT and self._dialect.stream is not False
-        # Whoever has run out of time once waits for as long as the deadline allows.
+        # After a timeout, the last attempt may take until the deadline.
         allowed = left if call.timed_out else min(usual, left)
         with self._breaker.calling():
             call.spending.attempts += 1
@@ -260,32 +195,33 @@ class Requests:
             except (TimeoutError, Silence) as error:
                 waited = time.monotonic() - began
                 detail = f"The model did not answer within {waited:.1f} s."
-                raise self._too_late(error, allowed, usual, call, detail) from None
+                raise self._timeout_fault(error, allowed, usual, call, detail) from None
             finally:
                 observe_request(call.operation, time.monotonic() - began)
 
-    def _too_late(self, error: Exception, allowed: float, usual: float, call: Call, detail: str) -> "_Retriable":
-        """What a time-out says about the model: silence is a sign of an outage, and slowness is none.
+    def _timeout_fault(self, error: Exception, allowed: float, usual: float, call: Call, detail: str) -> _Retriable:
+        """The fault of a timeout: whether it counts against the model in the breaker.
 
-        A server that does not stream cannot show that it is at work; there, only the second time-out is a sign.
+        Silence in a stream counts and slowness does not. Without streaming the two look alike, so only the second
+        timeout of a call counts.
         """
-        telling = allowed >= usual * _TELLING_PART_OF_TIMEOUT
+        counts = allowed >= usual * _COUNTED_TIMEOUT_SHARE
         silent = isinstance(error, Silence) and self._dialect.stream is True
-        return (_Failing if telling and (silent or call.timed_out) else _Retriable)("timeout", detail)
+        return (_ServerFailing if counts and (silent or call.timed_out) else _Retriable)("timeout", detail)
 
     async def _stream(self, body: dict[str, Any], silence_seconds: float, left_seconds: float) -> bytes:
-        """The answer to a chat request, read as it comes. Raises Silence, and TimeoutError at the deadline."""
+        """The answer to a chat request, read as a stream. Raises Silence, or TimeoutError at the deadline."""
         answer = StreamedAnswer()
         request = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
             async with asyncio.timeout(left_seconds):
                 return await self._read_stream(request, answer, silence_seconds)
         except TimeoutError:
-            raise  # an OSError, and no fault of the connection
+            raise  # TimeoutError is an OSError, but no connection fault
         except openai.APIStatusError as error:
-            raise _of_status(error) from None
+            raise _fault_of_status(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
-            raise _Failing("connection", "The connection to the model failed.") from None
+            raise _ServerFailing("connection", "The connection to the model failed.") from None
 
     async def _read_stream(self, request: dict[str, Any], answer: StreamedAnswer, silence_seconds: float) -> bytes:
         creating = self._client.chat.completions.with_streaming_response.create(**request)
@@ -310,13 +246,13 @@ class Requests:
         try:
             response = await self._client.post(path, body=body, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
-            raise _of_status(error) from None
+            raise _fault_of_status(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
-            raise _Failing("connection", "The connection to the model failed.") from None
+            raise _ServerFailing("connection", "The connection to the model failed.") from None
         return response.content
 
     def _start_probe(self, path: str, body: dict[str, Any]) -> None:
-        """Asks the model for one token, or one embedding, in the background."""
+        """Requests one token, or one embedding, in the background."""
         if path == _CHAT:
             tokens = self._dialect.tokens_field
             ping = {"model": body["model"], "messages": [{"role": "user", "content": "ping"}], tokens: 1}
@@ -325,18 +261,92 @@ class Requests:
         self._probe = asyncio.create_task(self._run_probe(path, ping), name="model probe")
 
     async def _run_probe(self, path: str, ping: dict[str, Any]) -> None:
-        """The breaker closes or opens by what comes of it."""
+        """Sends the probe; its outcome closes the breaker or opens it again."""
         with contextlib.suppress(BreakerOpen, _Retriable, _Rejected), self._breaker.calling():
             try:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     await self._post(path, ping)
             except TimeoutError:
-                raise _Failing("timeout", "The model did not answer the probe.") from None
+                raise _ServerFailing("timeout", "The model did not answer the probe.") from None
             except _Rejected:
-                pass  # It answers, if only to say that it does not take this request.
+                pass  # The server is up, even if it rejects this request.
 
 
-def _of_status(error: openai.APIStatusError) -> Exception:
+class Slots:
+    """`size` slots, assigned in the order of requests. All waiting requests can be rejected at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def one(self, wait_seconds: float) -> AsyncIterator[None]:
+        """Holds one slot. Raises TimeoutError after `wait_seconds` without one, BreakerOpen when rejected."""
+        if self._free > 0:
+            self._free -= 1
+        else:
+            await self._wait(wait_seconds)
+        MODEL_IN_FLIGHT.inc()
+        try:
+            yield
+        finally:
+            MODEL_IN_FLIGHT.dec()
+            self._release()
+
+    def reject_waiting(self) -> None:
+        """Ends all waits with BreakerOpen."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(BreakerOpen())
+
+    async def _wait(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except (TimeoutError, asyncio.CancelledError):
+            # The slot may have been assigned at the same moment; it must not be lost.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1
+
+
+def backoff_seconds(failures: int) -> float:
+    """Seconds to wait after that many failures: exponential, with jitter so that callers do not retry in step."""
+    longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """The wait in `Retry-After-Ms` or `Retry-After` (seconds or an HTTP date), or None without a valid one."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except (ValueError, TypeError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _fault_of_status(error: openai.APIStatusError) -> Exception:
     status = error.status_code
     if status not in _RETRIED_STATUSES or error.code == "insufficient_quota":
         return _Rejected(error)
@@ -345,10 +355,10 @@ def _of_status(error: openai.APIStatusError) -> Exception:
         return _Retriable(
             "rate_limited", "The model's server takes no more requests at the moment (HTTP 429).", retry_after=wait
         )
-    return _Failing("server_fault", f"The model's server has a fault (HTTP {status}).", retry_after=wait)
+    return _ServerFailing("server_fault", f"The model's server has a fault (HTTP {status}).", retry_after=wait)
 
 
-def _explained(rejected: _Rejected, call: Call) -> Exception:
+def _model_error(rejected: _Rejected, call: Call) -> Exception:
     status, code = rejected.status, rejected.code
     if code in ("content_filter", "content_policy_violation"):
         return ModelRefused("The model's server declined to answer this request.", call.spending.usage())

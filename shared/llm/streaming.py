@@ -1,4 +1,4 @@
-"""Reads a chat completion as it is written, and gives up when the model falls silent, not when it takes long."""
+"""Assembles a streamed chat completion, with a time limit between lines and none on the whole answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,11 +8,11 @@ import orjson
 
 
 class Silence(Exception):
-    """Nothing came for as long as is waited."""
+    """No data arrived within the time limit."""
 
 
 class StreamedAnswer:
-    """Puts the chunks of a streamed chat completion together to the body of one that is not streamed."""
+    """Assembles the chunks of a streamed chat completion into the body of a completion without streaming."""
 
     def __init__(self) -> None:
         self._body: dict[str, Any] = {}
@@ -21,7 +21,7 @@ class StreamedAnswer:
         self._finish_reason: str | None = None
 
     def add(self, line: str) -> bool:
-        """Takes in one line of the event stream; returns whether it was the last one."""
+        """Adds one line of the event stream. Returns whether it was the last one."""
         if not line.startswith("data:"):
             return False
         data = line.removeprefix("data:").strip()
@@ -36,7 +36,7 @@ class StreamedAnswer:
         return False
 
     def body(self) -> bytes:
-        """The body as JSON."""
+        """The assembled body as JSON."""
         message = {"role": "assistant", "content": "".join(self._content), "refusal": "".join(self._refusal) or None}
         choice = {"index": 0, "message": message, "finish_reason": self._finish_reason}
         return orjson.dumps({**self._body, "object": "chat.completion", "choices": [choice]})
@@ -57,7 +57,7 @@ class StreamedAnswer:
 
 
 async def next_line(lines: AsyncIterator[str], silence_seconds: float) -> str | None:
-    """The next line of a stream, None at its end. Raises Silence when none comes in time."""
+    """The next line of a stream, None at its end. Raises Silence when none arrives in time."""
     try:
         async with asyncio.timeout(silence_seconds):
             return await anext(lines, None)

@@ -1,4 +1,4 @@
-"""What model calls use: tokens, prices in nano-dollars, metrics, and the usage reported with an upgrade."""
+"""Usage of model calls: tokens, cost in integer nano-dollars, and their conversion to metrics and ComponentUsage."""
 
 import math
 import time
@@ -13,77 +13,27 @@ from shared.contracts.problems import WarningCode
 from shared.contracts.upgrade_tasks import ComponentUsage, UpgradeWarning
 from shared.observability import metrics
 
-# A proxy or a gateway has an address of its own; these vendors' model names are theirs alone, so their price holds
-# there too. Names of open models are everybody's: on an unknown server they have no known price.
+# Vendors whose model names are unique to them, so that their prices also apply behind a proxy's address. Anybody can
+# serve an open model, so on an unknown server its price is unknown.
 _VENDORS_BY_MODEL_NAME = ("openai", "anthropic")
 _OPEN_MODELS = ("gpt-oss",)
+OFFLINE_MODEL_PREFIX = "offline-"
+_TOKENS_OF_A_MESSAGE = 4
+_BYTES_PER_TOKEN = 3
 
 
 class ModelPrice(NamedTuple):
-    """What a model costs, in dollars per million tokens in and out. 0 is a price."""
+    """Price of a model in dollars per million input and output tokens. 0 is a valid price."""
 
     tokens_in: Decimal
     tokens_out: Decimal
 
 
-def parse_model_prices(text: str) -> dict[str, ModelPrice]:
-    """Prices by model name from `name=IN/OUT, name=BOTH`, in dollars per million tokens. Raises ValueError."""
-    prices = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, amounts = (part.strip() for part in entry.rpartition("="))
-        first, _, second = amounts.partition("/")
-        try:
-            price = ModelPrice(Decimal(first), Decimal(second or first))
-        except InvalidOperation:
-            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens") from None
-        if not equals or not name or not all(amount.is_finite() and amount >= 0 for amount in price):
-            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens")
-        prices[name] = price
-    return prices
-
-
-def price_nano_usd(
-    model: str, tokens_in: int, tokens_out: int = 0, *, cached_in: int = 0, base_url: str | None = None
-) -> int | None:
-    """What a call costs, rounded up to a whole nano-dollar; None when the price is not known.
-
-    `cached_in` of the `tokens_in` were read from the vendor's cache. `base_url` None is OpenAI itself.
-    """
-    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, cache_read_tokens=min(cached_in, tokens_in))
-    if base_url is None:
-        return _price(usage, model, provider_id="openai")
-    by_address = _price(usage, model, provider_api_url=base_url)
-    if by_address is not None or model.startswith(_OPEN_MODELS):
-        return by_address
-    prices = (_price(usage, model, provider_id=vendor) for vendor in _VENDORS_BY_MODEL_NAME)
-    return next((price for price in prices if price is not None), None)
-
-
-def _price(
-    usage: Usage, model: str, *, provider_id: str | None = None, provider_api_url: str | None = None
-) -> int | None:
-    try:
-        if provider_id is not None:
-            total = calc_price(usage, model, provider_id=provider_id).total_price
-        else:
-            total = calc_price(usage, model, provider_api_url=provider_api_url).total_price
-    except (LookupError, ValueError):
-        return None
-    return math.ceil(total * 1_000_000_000)
-
-
-OFFLINE_MODEL_PREFIX = "offline-"
-
-_TOKENS_OF_A_MESSAGE = 4
-_BYTES_PER_TOKEN = 3
-
-
 @dataclass(frozen=True)
 class ModelUsage:
-    """What one call used over all its requests. Cost in nano-dollars, latency in milliseconds, waits included.
+    """Usage of one call over all its requests. Latency is in milliseconds and includes waits.
 
-    `price_known` is False when tokens were used at a price that nobody knows; they cost 0 here.
-    `attempts` are requests that were sent.
+    `price_known` is False when some tokens had no known price; those cost 0 here. `attempts` counts requests sent.
     """
 
     model: str
@@ -97,24 +47,14 @@ class ModelUsage:
     attempts: int = 0
 
 
-def estimate_tokens(texts: Iterable[str]) -> int:
-    """Tokens of texts for a server that does not count: a third of their UTF-8 bytes, rounded up, and 4 a text.
-
-    English has about 4 bytes a token and most scripts at most 3, so this is rather too much than too little.
-    """
-    return sum(
-        _TOKENS_OF_A_MESSAGE + math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) for text in texts
-    )
-
-
 @dataclass
 class Spending:
-    """Adds up what the requests of one call use, while it runs.
+    """Adds up the usage of one call's requests while the call runs.
 
-    `prices` are those that the operator has set, by the name that is asked for or the one that the server reports.
+    `prices` are the operator's, by the requested name or the one that the server reports. `base_url` None is OpenAI.
 
-    A request without an answer (an error status, a cut connection, a time-out) counts as an attempt and no tokens:
-    nothing says that it was charged.
+    Requests without an answer (an error status, a broken connection, a timeout) count as attempts without tokens,
+    since nothing shows that the server charged for them.
     """
 
     model: str
@@ -131,7 +71,7 @@ class Spending:
     def add_answer(
         self, body: dict[str, Any] | None, *, sent: Iterable[str], received: str = "", embeddings: int = 0
     ) -> None:
-        """Counts an answered request. `body` is its JSON or None when it was none; texts are for the estimate."""
+        """Counts an answered request. `body` is its JSON object, if any; the texts are for estimates of missing counts."""
         body = body or {}
         set_price = self.prices.get(self.model)
         if isinstance(body.get("model"), str) and body["model"]:
@@ -164,7 +104,7 @@ class Spending:
         return self.model.startswith(OFFLINE_MODEL_PREFIX)
 
     def usage(self) -> ModelUsage:
-        """What was used until now."""
+        """The usage so far."""
         return ModelUsage(
             model=self.model,
             tokens_in=self._tokens_in,
@@ -178,32 +118,51 @@ class Spending:
         )
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def parse_model_prices(text: str) -> dict[str, ModelPrice]:
+    """Prices by model name from `name=IN/OUT, name=BOTH`, in dollars per million tokens. Raises ValueError."""
+    prices = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, amounts = (part.strip() for part in entry.rpartition("="))
+        first, _, second = amounts.partition("/")
+        try:
+            price = ModelPrice(Decimal(first), Decimal(second or first))
+        except InvalidOperation:
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens") from None
+        if not equals or not name or not all(amount.is_finite() and amount >= 0 for amount in price):
+            raise ValueError(f"`{entry}` is not name=IN/OUT in dollars per million tokens")
+        prices[name] = price
+    return prices
 
 
-def count_request(operation: str, outcome: str) -> None:
-    """One request that came to its end: `ok`, `invalid` and `refused` were answered.
+def price_nano_usd(
+    model: str, tokens_in: int, tokens_out: int = 0, *, cached_in: int = 0, base_url: str | None = None
+) -> int | None:
+    """Cost of a call, rounded up to a whole nano-dollar; None when the price is not known.
 
-    `timeout`, `connection`, `rate_limited`, `server_fault` and `rejected` were not, `breaker_open` was not even sent.
+    `cached_in` of the `tokens_in` were read from the vendor's cache. `base_url` None is OpenAI itself.
     """
-    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, cache_read_tokens=min(cached_in, tokens_in))
+    if base_url is None:
+        return _price(usage, model, provider_id="openai")
+    by_address = _price(usage, model, provider_api_url=base_url)
+    if by_address is not None or model.startswith(_OPEN_MODELS):
+        return by_address
+    prices = (_price(usage, model, provider_id=vendor) for vendor in _VENDORS_BY_MODEL_NAME)
+    return next((price for price in prices if price is not None), None)
 
 
-def observe_request(operation: str, seconds: float) -> None:
-    """How long one request was in flight."""
-    metrics.MODEL_LATENCY.labels(operation=operation).observe(seconds)
+def estimate_tokens(texts: Iterable[str]) -> int:
+    """Estimates the tokens of texts if the server reports none: a third of the UTF-8 bytes, rounded up, plus 4 per text.
 
-
-def count_usage(operation: str, usage: ModelUsage) -> None:
-    """What one call used over all its requests."""
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
-    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
-    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+    English has about 4 bytes per token and most scripts at most 3, so the estimate tends to be high.
+    """
+    return sum(
+        _TOKENS_OF_A_MESSAGE + math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) for text in texts
+    )
 
 
 def component_usage(component: str, operation: str, usage: ModelUsage) -> ComponentUsage:
-    """One line of an upgrade's usage from one model call with all its attempts."""
+    """The usage of one model call, all attempts included, as an entry of an upgrade's usage."""
     return ComponentUsage(
         component=component,
         operation=operation,
@@ -217,7 +176,7 @@ def component_usage(component: str, operation: str, usage: ModelUsage) -> Compon
 
 
 def usage_warnings(usage: ModelUsage) -> list[UpgradeWarning]:
-    """What the client should know of the model that was used."""
+    """Warnings for the client about the model: offline, or of unknown price."""
     warnings = []
     if usage.offline:
         detail = "Made by the offline model, by fixed rules, without a language model."
@@ -226,3 +185,40 @@ def usage_warnings(usage: ModelUsage) -> list[UpgradeWarning]:
         detail = f"No price is known for the model {usage.model}; its cost is counted as 0."
         warnings.append(UpgradeWarning(code=WarningCode.PRICE_UNKNOWN, detail=detail))
     return warnings
+
+
+def count_request(operation: str, outcome: str) -> None:
+    """Counts one finished request: `ok`, `invalid` and `refused` were answered.
+
+    `timeout`, `connection`, `rate_limited`, `server_fault` and `rejected` were not; `breaker_open` was not sent.
+    """
+    metrics.MODEL_CALLS.labels(operation=operation, outcome=outcome).inc()
+
+
+def observe_request(operation: str, seconds: float) -> None:
+    """Records how long one request was in flight."""
+    metrics.MODEL_LATENCY.labels(operation=operation).observe(seconds)
+
+
+def count_usage(operation: str, usage: ModelUsage) -> None:
+    """Counts the usage of one call in the metrics."""
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="in").inc(usage.tokens_in)
+    metrics.MODEL_TOKENS.labels(operation=operation, direction="out").inc(usage.tokens_out)
+    metrics.MODEL_COST.labels(operation=operation).inc(usage.cost_nano_usd)
+
+
+def _price(
+    usage: Usage, model: str, *, provider_id: str | None = None, provider_api_url: str | None = None
+) -> int | None:
+    try:
+        if provider_id is not None:
+            total = calc_price(usage, model, provider_id=provider_id).total_price
+        else:
+            total = calc_price(usage, model, provider_api_url=provider_api_url).total_price
+    except (LookupError, ValueError):
+        return None
+    return math.ceil(total * 1_000_000_000)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -165,7 +165,7 @@ async def test_all_who_wait_can_be_turned_away() -> None:
     async with slots.one(1):
         waiters = [asyncio.create_task(_take(slots)) for _ in range(3)]
         await asyncio.sleep(0)
-        slots.turn_away()
+        slots.reject_waiting()
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
 
     assert all(isinstance(outcome, BreakerOpen) for outcome in outcomes)

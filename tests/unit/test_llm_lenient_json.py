@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from shared.llm.lenient_json import NotTheOutput, read_output
+from shared.llm.lenient_json import InvalidOutput, read_output
 
 
 class Answer(BaseModel):
@@ -152,11 +152,11 @@ def test_raw_line_breaks_of_the_prompt_are_kept() -> None:
     ],
 )
 def test_what_holds_no_prompt_is_refused(text: str) -> None:
-    with pytest.raises(NotTheOutput):
+    with pytest.raises(InvalidOutput):
         read_output(text, Answer)
 
 
 def test_the_hint_names_what_was_cut_off() -> None:
-    with pytest.raises(NotTheOutput) as fault:
+    with pytest.raises(InvalidOutput) as fault:
         read_output('{"upgraded_prompt": "cut off in the pro', Answer, cut_off=True)
     assert fault.value.hint == "it was cut off before upgraded_prompt ended"

@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from shared.llm.dialect import ChatMessage, ChatRequest, Dialect, schema_name, strict_schema
-from shared.llm.lenient_json import NotTheOutput, read_output
+from shared.llm.lenient_json import InvalidOutput, read_output
 
 
 class Item(BaseModel):
@@ -73,7 +73,7 @@ def test_an_object_is_found_in_what_surrounds_it(text: str) -> None:
     ],
 )
 def test_the_hint_names_the_fault_and_quotes_nothing(text: str, hint: str) -> None:
-    with pytest.raises(NotTheOutput) as fault:
+    with pytest.raises(InvalidOutput) as fault:
         read_output(text, ShoppingList)
 
     assert hint in fault.value.hint

@@ -10,7 +10,10 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "follow_up_cues"
 _FALLBACK = "en"
-
+_SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff々]|[a-z0-9][a-z0-9.+#-]*")
+_RUN = re.compile(r"[\u3400-\u9fff々]+|[\u30a0-\u30ff]+|[a-z0-9][a-z0-9.+#-]*")
+_GOES_ON_AT_END = re.compile(r"(?:呢|は)[?？。！!\s]*$")
+_POLITE_START = re.compile(r"^[\s、,，]*(?:请|請|现在|現在|麻烦|能不能|可以|帮我把|今度は|では|それでは)?[\s、,，]*")
 Phrase = tuple[str, ...]
 
 
@@ -63,12 +66,6 @@ def words_of_all_languages(name: str) -> frozenset[str]:
     """One of the word lists that do not depend on the language: articles, pronouns and so on."""
     tables = tomllib.loads((_FOLDER / "all_languages.toml").read_text(encoding="utf-8"))
     return frozenset(tables[name].split())
-
-
-_SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff々]|[a-z0-9][a-z0-9.+#-]*")
-_RUN = re.compile(r"[\u3400-\u9fff々]+|[\u30a0-\u30ff]+|[a-z0-9][a-z0-9.+#-]*")
-_GOES_ON_AT_END = re.compile(r"(?:呢|は)[?？。！!\s]*$")
-_POLITE_START = re.compile(r"^[\s、,，]*(?:请|請|现在|現在|麻烦|能不能|可以|帮我把|今度は|では|それでは)?[\s、,，]*")
 
 
 def is_ideographic(language: str) -> bool:

@@ -48,7 +48,6 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NAME_WITH_PARTICLE = re.compile(
     r"(?<=\w )[A-ZÀ-ÖØ-Þ]\w+ (?:da|de|del|della|di|do|dos|du|el|la|le|van) (?=[A-ZÀ-ÖØ-Þ])"
 )
-
 # A script's range -> its language where it has only one (or one that is meant unless letters say otherwise).
 _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("kana", r"[\u3040-\u30ff\uff66-\uff9f]"),
@@ -105,6 +104,27 @@ def detect_language(prompt: str, history: Sequence[ConversationMessage] = ()) ->
     reading.scores[earlier] += _CONVERSATION
     weighed = _weigh(reading)
     return weighed.best if weighed.is_clear else earlier
+
+
+def load_language_model() -> None:
+    """Loads the statistical model. Takes about a second, so call it off the event loop, at the start."""
+    _model()
+
+
+class LanguageModelLoading:
+    """A component that loads the model in a thread while the service starts. Until then, whoever needs it loads it."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins to load; does not wait for it."""
+        self._task = asyncio.create_task(asyncio.to_thread(load_language_model))
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Waits for the thread, which cannot be cut short, within the grace."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=grace_seconds)
 
 
 @dataclass
@@ -291,11 +311,6 @@ def _languages_with(word: str) -> tuple[str, ...]:
     return tuple(language for language, words in _words().items() if word in words)
 
 
-def load_language_model() -> None:
-    """Loads the statistical model. Takes about a second, so call it off the event loop, at the start."""
-    _model()
-
-
 @cache
 def _model() -> "LanguageIdentifier":
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -315,19 +330,3 @@ def _in_a_file(table: "array[int]") -> Any:
         file.flush()
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return memoryview(mapped).cast(table.typecode)  # type: ignore[arg-type]
-
-
-class LanguageModelLoading:
-    """A component that loads the model in a thread while the service starts. Until then, whoever needs it loads it."""
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begins to load; does not wait for it."""
-        self._task = asyncio.create_task(asyncio.to_thread(load_language_model))
-
-    async def stop(self, grace_seconds: float) -> None:
-        """Waits for the thread, which cannot be cut short, within the grace."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=grace_seconds)

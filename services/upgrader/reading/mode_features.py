@@ -30,118 +30,6 @@ _PRONOUNS = words_of_all_languages("pronouns")
 _JOINING = words_of_all_languages("joining")
 
 
-def features_of(text: str, reading: "Reading", language: str) -> dict[str, float]:
-    """The features of a prompt, each 0 to 1. `text` is the prompt in its own case, `reading` the same in lower case."""
-    parts = [part for part in _SENTENCES.split(text.strip()) if part.strip()]
-    if len(parts) > 1 and len(words(parts[0])) <= 3 and not parts[0].strip().endswith(_QUESTION):
-        # An interjection in front of what is meant: "Oh wow. Why did they break in?"
-        text = " ".join(parts[1:])
-        reading = Reading(text.lower(), reading.said, reading.cues)
-    own = _ideographic_features(reading, language) if is_ideographic(language) else _features(reading, language)
-    asked = any(mark in text for mark in _QUESTION)
-    content = content_stems(text, language)
-    known = in_common(content, content_stems(reading.said, language))
-    new = own.pop("new")
-    asks, task = bool(own["question"] or asked), bool(own["task"])
-    return {
-        **own,
-        **{f"new{count}": float(min(new, 4) == count) for count in range(1, 5)},
-        "nothing": float(new == 0),
-        "known": min(known, 3) / 3,
-        "known_share": known / len(content) if content else 0.0,
-        "mark": float(asked),
-        "short_mark": float(asked and len(words(text)) <= 5),
-        "statement": float(text.strip()[-1:] in (".", "!", "。", "！")),
-        "name": float(_NAME.search(text) is not None),
-        "asks_or_orders": float(bool(own["question"]) or task),
-        "asks_new1": float(asks and new == 1),
-        "asks_new2": float(asks and new >= 2),
-        "asks_new3": float(asks and new >= 3),
-        "orders_new1": float(task and new == 1),
-        "orders_new2": float(task and new >= 2),
-        "neither_new2": float(new >= 2 and not asks and not task),
-        "refers_asking": own["refers"] * float(asks),
-        "refers_new2": own["refers"] * float(new >= 2),
-        "rule_new2": own["rule"] * float(new >= 2),
-        "rule_new3": own["rule"] * float(new >= 3),
-    }
-
-
-def _features(reading: "Reading", language: str) -> dict[str, float]:
-    """Features by the cue tables of a language with spaces. `new` is a count."""
-    cues, count = reading.cues, len(reading.words)
-    content = content_stems(reading.text, language)
-    return {
-        "rule": float(_looks_like_a_follow_up(reading)),
-        "task": float(reading.matches(cues.tasks, reading.head) > 0),
-        "question": float(reading.asks()),
-        "refers_first": float(reading.refers_back()),
-        "refers": float(reading.refers_anywhere()),
-        "degree": float(reading.compares_first()),
-        "opener": float(reading.opener_length() > 0),
-        "fragment": float(reading.matches(cues.fragments, reading.head) > 0),
-        "mentions": float(reading.mentions_known()),
-        "new": len(content) - in_common(content, content_stems(reading.said, language)),
-        **_by_length(count, (2, 4, 6, 9)),
-    }
-
-
-def _ideographic_features(reading: "Reading", language: str) -> dict[str, float]:
-    """The same for Chinese and Japanese, where cues are looked for anywhere."""
-    cues, text = reading.cues, reading.text
-    return {
-        "rule": float(is_ideographic_follow_up(text, reading.said, cues, False)),
-        "task": float(_is_in(cues.tasks, text)),
-        "question": float(_is_in(cues.questions, text)),
-        "refers_first": float(_is_in(cues.references, text)),
-        "refers": float(_is_in(cues.references, text)),
-        "degree": float(_is_in(cues.degrees, text)),
-        "opener": float(any(text.startswith(cue) for (cue,) in cues.openers)),
-        "fragment": 0.0,
-        "mentions": 0.0,
-        "new": new_runs(text, reading.said, cues, language),
-        **_by_length(len(text.strip("。？?！! ")), (4, 8, 11, 16)),
-    }
-
-
-def ideographic_goes_on(reading: "Reading", payload: bool) -> bool:
-    """What the rules alone say of a Chinese or Japanese prompt."""
-    return is_ideographic_follow_up(reading.text, reading.said, reading.cues, payload)
-
-
-def _by_length(length: int, bounds: tuple[int, ...]) -> dict[str, float]:
-    lowest = 0
-    found = {}
-    for number, bound in enumerate(bounds):
-        found[f"length{number}"] = float(lowest < length <= bound)
-        lowest = bound
-    return found
-
-
-def _is_in(phrases: frozenset[Phrase], text: str) -> bool:
-    return any(phrase[0] in text for phrase in phrases if len(phrase) == 1)
-
-
-def _looks_like_a_follow_up(reading: "Reading") -> bool:
-    if len(reading.words) > _LONG:
-        return reading.refers_back() and reading.mostly_known()
-    return (
-        _goes_on(reading)
-        or reading.refers_back()
-        or reading.compares()
-        or reading.edits()
-        or reading.is_fragment()
-        or reading.mentions_known()
-        or reading.mostly_known()
-        or (len(reading.words) <= 3 and not reading.is_request())
-    )
-
-
-def _goes_on(reading: "Reading") -> bool:
-    opener = reading.opener_length()
-    return opener > 0 and len(reading.words) <= 25 and not reading.asks_anew(opener)
-
-
 @dataclass(frozen=True)
 class Reading:
     """A prompt with what was said before, read with the cues of its language. Texts are in lower case."""
@@ -301,6 +189,118 @@ class Reading:
         if self.is_request():
             return self.asks() and known >= 2 and known > len(self.new)
         return known > len(self.new)
+
+
+def features_of(text: str, reading: "Reading", language: str) -> dict[str, float]:
+    """The features of a prompt, each 0 to 1. `text` is the prompt in its own case, `reading` the same in lower case."""
+    parts = [part for part in _SENTENCES.split(text.strip()) if part.strip()]
+    if len(parts) > 1 and len(words(parts[0])) <= 3 and not parts[0].strip().endswith(_QUESTION):
+        # An interjection in front of what is meant: "Oh wow. Why did they break in?"
+        text = " ".join(parts[1:])
+        reading = Reading(text.lower(), reading.said, reading.cues)
+    own = _ideographic_features(reading, language) if is_ideographic(language) else _features(reading, language)
+    asked = any(mark in text for mark in _QUESTION)
+    content = content_stems(text, language)
+    known = in_common(content, content_stems(reading.said, language))
+    new = own.pop("new")
+    asks, task = bool(own["question"] or asked), bool(own["task"])
+    return {
+        **own,
+        **{f"new{count}": float(min(new, 4) == count) for count in range(1, 5)},
+        "nothing": float(new == 0),
+        "known": min(known, 3) / 3,
+        "known_share": known / len(content) if content else 0.0,
+        "mark": float(asked),
+        "short_mark": float(asked and len(words(text)) <= 5),
+        "statement": float(text.strip()[-1:] in (".", "!", "。", "！")),
+        "name": float(_NAME.search(text) is not None),
+        "asks_or_orders": float(bool(own["question"]) or task),
+        "asks_new1": float(asks and new == 1),
+        "asks_new2": float(asks and new >= 2),
+        "asks_new3": float(asks and new >= 3),
+        "orders_new1": float(task and new == 1),
+        "orders_new2": float(task and new >= 2),
+        "neither_new2": float(new >= 2 and not asks and not task),
+        "refers_asking": own["refers"] * float(asks),
+        "refers_new2": own["refers"] * float(new >= 2),
+        "rule_new2": own["rule"] * float(new >= 2),
+        "rule_new3": own["rule"] * float(new >= 3),
+    }
+
+
+def ideographic_goes_on(reading: "Reading", payload: bool) -> bool:
+    """What the rules alone say of a Chinese or Japanese prompt."""
+    return is_ideographic_follow_up(reading.text, reading.said, reading.cues, payload)
+
+
+def _features(reading: "Reading", language: str) -> dict[str, float]:
+    """Features by the cue tables of a language with spaces. `new` is a count."""
+    cues, count = reading.cues, len(reading.words)
+    content = content_stems(reading.text, language)
+    return {
+        "rule": float(_looks_like_a_follow_up(reading)),
+        "task": float(reading.matches(cues.tasks, reading.head) > 0),
+        "question": float(reading.asks()),
+        "refers_first": float(reading.refers_back()),
+        "refers": float(reading.refers_anywhere()),
+        "degree": float(reading.compares_first()),
+        "opener": float(reading.opener_length() > 0),
+        "fragment": float(reading.matches(cues.fragments, reading.head) > 0),
+        "mentions": float(reading.mentions_known()),
+        "new": len(content) - in_common(content, content_stems(reading.said, language)),
+        **_by_length(count, (2, 4, 6, 9)),
+    }
+
+
+def _ideographic_features(reading: "Reading", language: str) -> dict[str, float]:
+    """The same for Chinese and Japanese, where cues are looked for anywhere."""
+    cues, text = reading.cues, reading.text
+    return {
+        "rule": float(is_ideographic_follow_up(text, reading.said, cues, False)),
+        "task": float(_is_in(cues.tasks, text)),
+        "question": float(_is_in(cues.questions, text)),
+        "refers_first": float(_is_in(cues.references, text)),
+        "refers": float(_is_in(cues.references, text)),
+        "degree": float(_is_in(cues.degrees, text)),
+        "opener": float(any(text.startswith(cue) for (cue,) in cues.openers)),
+        "fragment": 0.0,
+        "mentions": 0.0,
+        "new": new_runs(text, reading.said, cues, language),
+        **_by_length(len(text.strip("。？?！! ")), (4, 8, 11, 16)),
+    }
+
+
+def _by_length(length: int, bounds: tuple[int, ...]) -> dict[str, float]:
+    lowest = 0
+    found = {}
+    for number, bound in enumerate(bounds):
+        found[f"length{number}"] = float(lowest < length <= bound)
+        lowest = bound
+    return found
+
+
+def _is_in(phrases: frozenset[Phrase], text: str) -> bool:
+    return any(phrase[0] in text for phrase in phrases if len(phrase) == 1)
+
+
+def _looks_like_a_follow_up(reading: "Reading") -> bool:
+    if len(reading.words) > _LONG:
+        return reading.refers_back() and reading.mostly_known()
+    return (
+        _goes_on(reading)
+        or reading.refers_back()
+        or reading.compares()
+        or reading.edits()
+        or reading.is_fragment()
+        or reading.mentions_known()
+        or reading.mostly_known()
+        or (len(reading.words) <= 3 and not reading.is_request())
+    )
+
+
+def _goes_on(reading: "Reading") -> bool:
+    opener = reading.opener_length()
+    return opener > 0 and len(reading.words) <= 25 and not reading.asks_anew(opener)
 
 
 def _stem(word: str) -> str:
