@@ -1,4 +1,4 @@
-"""Builds the upgrader from its settings. The only place here that makes adapters."""
+"""Builds the upgrader from its settings: the composition root, where adapters are created."""
 
 from datetime import timedelta
 from functools import partial
@@ -37,7 +37,7 @@ _PROMPT_CHANGES_EVERY_SECONDS = 1.0
 
 
 def build_app(settings: UpgraderSettings) -> ServiceApp:
-    """All adapters of the upgrader, wired; nothing is started yet."""
+    """Creates and connects all parts of the upgrader; starts none of them."""
     telemetry = setup(SERVICE, settings)
     token = settings.internal_token.get_secret_value()
     database = open_database(settings, SERVICE)
@@ -51,16 +51,16 @@ def build_app(settings: UpgraderSettings) -> ServiceApp:
     vault = Vault.from_settings(settings)
     repair_holds = GatewayRepairHolds(Stage.UPGRADER, settings.gateway_url, token)
 
-    def model_of(asked: ModelClient) -> LlmRewriteModel:
+    def rewrite_model(model_client: ModelClient) -> LlmRewriteModel:
         limits = settings.upgrader_max_tokens, settings.upgrader_temperature
-        return LlmRewriteModel(asked, vault, repair_holds, *limits)
+        return LlmRewriteModel(model_client, vault, repair_holds, *limits)
 
     second = settings.fallback_model()
     fallback_client = ModelClient(second, name="fallback") if second is not None else None
     ladder = Ladder(
-        model_of(client),
+        rewrite_model(client),
         results,
-        fallback=model_of(fallback_client) if fallback_client is not None else None,
+        fallback=rewrite_model(fallback_client) if fallback_client is not None else None,
         cached_for=timedelta(hours=settings.cached_answer_max_age_hours),
     )
     library = PromptLibrary(database.collection(VERSIONS), database.collection(LINES), PromptEvents(producer))

@@ -1,5 +1,6 @@
-"""The upgrader's results, one per ended upgrade; the first one written stands. Served to the gateway over internal
-HTTP.
+"""Stores the result of every ended upgrade, and serves results to the gateway over internal HTTP.
+
+There is one record per upgrade id. The first result written is final: later attempts read it back.
 """
 
 import hashlib
@@ -32,14 +33,14 @@ RESULTS = CollectionSpec(
         Index(fields=("content.questionKey", "createdAt"), only_when_present="content.questionKey"),
     ),
 )
-ERASED = "[erased]"
-_MOST_CACHED = 20
-MAX_LOOKUP = 500
+_ERASED = "[erased]"
+_MAX_CANDIDATES = 20
+_MAX_LOOKUP = 500
 
 
 @dataclass(frozen=True)
 class RecordedEnd:
-    """The end of an upgrade that stands, and the record that owes its facts."""
+    """The final result of an upgrade, and the outbox record that holds its facts."""
 
     result: UpgradeResult
     record: dict[str, Any]
@@ -54,30 +55,33 @@ class CachedAnswer:
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked: the same key means the same question of the same tenant. `documents` is what it was given."""
+    """Identity of a question: equal keys are the same question of one tenant. `documents` is a hash of its chunks."""
 
     key: str
     documents: str
 
 
 class Results:
-    """Results by upgrade id, behind the outbox that owes their facts."""
+    """Results by upgrade id, recorded in an outbox together with the facts that follow from them."""
 
     def __init__(self, outbox: FactOutbox) -> None:
         self._outbox = outbox
 
     async def find(self, upgrade_id: str) -> UpgradeResult | None:
-        """The result of an upgrade of any tenant, or None. Raises Transient while the store is out."""
+        """The result of an upgrade of any tenant, or None. Raises Transient when the store is down."""
         end = await self.find_end(upgrade_id)
         return end.result if end else None
 
     async def find_end(self, upgrade_id: str) -> RecordedEnd | None:
-        """How an upgrade of any tenant ended, or None. Raises Transient while the store is out."""
+        """The recorded end of an upgrade of any tenant, or None. Raises Transient when the store is down."""
         record = await self._outbox.find(upgrade_id)
         return RecordedEnd(UpgradeResult.model_validate(record["content"]), record) if record else None
 
     async def end(self, task: UpgradeTask, result: UpgradeResult) -> RecordedEnd:
-        """Records how an upgrade ended unless it has ended already; gives the end that stands."""
+        """Records `result` unless the upgrade has ended already. Returns the recorded end, which may be another one.
+
+        Raises Transient when the store is down.
+        """
         key, completed = completed_fact(result)
         facts = [
             Fact(COMPLETED, key, completed_event_id(result.upgrade_id), completed, result.upgrade_id),
@@ -90,16 +94,16 @@ class Results:
         return RecordedEnd(result if ours else UpgradeResult.model_validate(record["content"]), record)
 
     async def cached_answer(self, task: UpgradeTask, not_before: datetime) -> CachedAnswer | None:
-        """The tenant's last answer to the same question that may serve again, or None. Raises Transient.
+        """The tenant's newest reusable answer to the same question after `not_before`, or None. Raises Transient.
 
-        Where the task's documents are not known, since retrieval failed, only an answer without documents serves.
+        If retrieval failed, the task's documents are not known, and only an answer without documents is returned.
         """
         question = question_of(task, None)
         if question is None:
             return None
         where = {"content.questionKey": question.key, "createdAt": {"$gt": format_utc(not_before)}}
         try:
-            found = await self._outbox.records.find(where, sort=[("createdAt", -1)], limit=_MOST_CACHED)
+            found = await self._outbox.records.find(where, sort=[("createdAt", -1)], limit=_MAX_CANDIDATES)
         except StorageUnavailable as error:
             raise Transient(f"storage: {error}") from error
         for record in found:
@@ -108,18 +112,18 @@ class Results:
         return None
 
     async def publish_facts(self, end: RecordedEnd) -> None:
-        """Publishes what an end owes, unless the ledger has it."""
+        """Publishes the facts of an end unless they are settled. The outbox sweep retries what fails here."""
         await self._outbox.publish(end.record)
 
     async def among(self, upgrade_ids: Sequence[str]) -> list[UpgradeResult]:
-        """The results among those ids, in their order."""
+        """The results of those upgrades that have ended, in the order of `upgrade_ids`."""
         found = {record["_id"]: record for record in await self._outbox.records.get_many(list(upgrade_ids))}
         return [UpgradeResult.model_validate(found[i]["content"]) for i in upgrade_ids if i in found]
 
     async def of_tenant(
         self, tenant_id: str, *, status: str | None, user_ref: str | None, before: str | None, limit: int
     ) -> list[UpgradeResult]:
-        """A tenant's results, newest first, from before the upgrade id `before` on."""
+        """Up to `limit` results of a tenant, newest first, older than the upgrade id `before` if given."""
         where: dict[str, Any] = {"tenantId": tenant_id}
         if status:
             where["content.status"] = status
@@ -131,16 +135,16 @@ class Results:
         return [UpgradeResult.model_validate(record["content"]) for record in records]
 
     async def erase(self, tenant_id: str, upgrade_id: str) -> bool:
-        """Removes what an upgrade said, and keeps that it ended and what it used. False when there is none.
+        """Removes the texts of a result, and keeps its status and usage. False when the tenant has no such result.
 
-        The fact that it owes loses its content too: whoever has not read it yet gets it without.
+        The texts also leave the recorded `upgrades.completed.v1`, in case it is published again.
         """
         record = await self._outbox.records.get(upgrade_id)
         if record is None or record["tenantId"] != tenant_id:
             return False
         gone: dict[str, Any] = {
             "facts": [_without_content(fact) for fact in record["facts"]],
-            "content.userPrompt": ERASED,
+            "content.userPrompt": _ERASED,
             "content.upgradedPrompt": None,
             "content.reasoning": "",
             "content.missingQuestions": [],
@@ -154,7 +158,7 @@ class Results:
         return changed > 0
 
     async def expire(self, created_before: datetime) -> int:
-        """Deletes settled results made before that moment; gives how many."""
+        """Deletes settled results recorded before that time. Returns how many."""
         return await self._outbox.records.delete_many(
             {"createdAt": {"$lt": format_utc(created_before)}, "unsettledSince": {"$exists": False}}
         )
@@ -166,22 +170,22 @@ def completed_event_id(upgrade_id: str) -> str:
 
 
 def completed_fact(result: UpgradeResult) -> tuple[str, UpgradeCompleted]:
-    """The key and the data of the fact that an upgrade has ended, on the topic COMPLETED."""
-    assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry says what the key is
+    """The key and the data of the `upgrades.completed.v1` event of a result."""
+    assert COMPLETED.key == "tenantId"  # noqa: S101 -- the registry defines the key
     return result.tenant_id, UpgradeCompleted.of(result)
 
 
 def own_usage(result: UpgradeResult) -> StageOutput:
-    """The upgrader's share of a result's usage: what it, and no stage before it, owes the ledger."""
+    """The part of a result's usage that the upgrader reports; earlier stages report their own."""
     return StageOutput(stage=Stage.UPGRADER, usage=[item for item in result.usage if item.component == COMPONENT])
 
 
 def question_of(task: UpgradeTask, answer: UpgradeResult | None) -> Question | None:
-    """The question of an upgrade; None where its answer must not serve another one.
+    """The question of an upgrade, or None if its answer must not be reused for another upgrade.
 
-    Texts are compared with their placeholders, which each upgrade numbers from 1: the values may differ, and the
-    answer is restored with those of the upgrade that it serves. So an answer with placeholders of documents, or with
-    values that the model was shown, serves nobody else.
+    Texts are compared with their placeholders, which each upgrade numbers from 1: the values may differ, and a reused
+    answer is restored with the values of the upgrade that reuses it. So an answer with placeholders from documents, or
+    of a model that saw the values, is not reused.
     """
     if not task.options.enable_pii_redaction:
         return None
@@ -197,7 +201,7 @@ def question_of(task: UpgradeTask, answer: UpgradeResult | None) -> Question | N
 
 
 def result_routes(results: Results) -> APIRouter:
-    """The routes under `/internal/upgrades`; the caller names the tenant, and sees nothing of another."""
+    """The routes under `/internal/upgrades`. Reading, listing and erasing are limited to the tenant in the request."""
     router = APIRouter(prefix="/internal/upgrades")
 
     @router.get("/{upgrade_id}")
@@ -209,7 +213,7 @@ def result_routes(results: Results) -> APIRouter:
 
     @router.post("/lookup")
     async def lookup(question: ResultLookup) -> Response:
-        return _json(_page(await results.among(question.upgrade_ids[:MAX_LOOKUP])))
+        return _json(_page(await results.among(question.upgrade_ids[:_MAX_LOOKUP])))
 
     @router.get("")
     async def page(
@@ -234,7 +238,7 @@ def result_routes(results: Results) -> APIRouter:
 def _without_content(fact: dict[str, Any]) -> dict[str, Any]:
     if fact["topic"] != COMPLETED.name:
         return fact
-    gone: dict[str, Any] = {"userPrompt": ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
+    gone: dict[str, Any] = {"userPrompt": _ERASED, "upgradedPrompt": None, "reasoning": "", "missingQuestions": []}
     return {**fact, "data": {**fact["data"], **gone, "citations": []}}
 
 

@@ -22,12 +22,12 @@ class UpgraderSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySet
         ge=0,
         le=24 * 365,
         validation_alias="CACHED_ANSWER_MAX_AGE_HOURS",
-        description="how old an earlier answer to the same question may be that serves while the model is out; 0: none",
+        description="maximum age of earlier answers that are reused while the model is down; 0: none",
     )
     openai_fallback_base_url: str | None = Field(
         default=None,
         validation_alias="OPENAI_FALLBACK_BASE_URL",
-        description="a second server for rewrites, asked when the first is out; unset with a model: the first one's",
+        description="second server for rewrites, used when the first fails; unset: the first one",
     )
     openai_fallback_api_key: SecretStr | None = Field(
         default=None,
@@ -42,7 +42,7 @@ class UpgraderSettings(KafkaSettings, StorageSettings, ModelSettings, PrivacySet
     usage_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the usage service")
 
     def fallback_model(self) -> ModelSettings | None:
-        """How the second model is asked: as the first one, but for server, key and name. None where none is set."""
+        """Settings of the second model: those of the first with another server, key or name. None without one."""
         if self.openai_fallback_model is None and self.openai_fallback_base_url is None:
             return None
         changed = {

@@ -112,7 +112,7 @@ class ModelClient:
         deadline: datetime,
         may_repair: MayRepair = always,
     ) -> Completion[T]:
-        """The model's answer as an `output`. Asks once more, with a hint, when it is unusable and `may_repair` allows it.
+        """The model's answer as an `output`. An unusable one is asked for once more, with a hint, if `may_repair`.
 
         `operation` names the call in metrics and traces. Raises a ModelError, see the class.
         """

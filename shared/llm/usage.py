@@ -71,7 +71,7 @@ class Spending:
     def add_answer(
         self, body: dict[str, Any] | None, *, sent: Iterable[str], received: str = "", embeddings: int = 0
     ) -> None:
-        """Counts an answered request. `body` is its JSON object, if any; the texts are for estimates of missing counts."""
+        """Counts an answered request. `body` is its JSON object, if any; the texts are for estimates."""
         body = body or {}
         set_price = self.prices.get(self.model)
         if isinstance(body.get("model"), str) and body["model"]:
@@ -152,7 +152,7 @@ def price_nano_usd(
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:
-    """Estimates the tokens of texts if the server reports none: a third of the UTF-8 bytes, rounded up, plus 4 per text.
+    """Estimates the tokens of texts if the server reports none: a third of the UTF-8 bytes, plus 4 per text.
 
     English has about 4 bytes per token and most scripts at most 3, so the estimate tends to be high.
     """

@@ -25,7 +25,7 @@ def looked_at_after_each_run(
         if waiting[0] and waiting[2]:
             evidence = evidence.after(Block(*waiting))
             waiting = [0, 0, 0, 0]
-            if evidence.speaks_against(ALPHA):
+            if evidence.is_against(ALPHA):
                 return canary_runs
     return None
 
@@ -41,11 +41,11 @@ def test_a_much_worse_canary_is_found_soon() -> None:
     assert sum(runs is not None for runs in found) >= 95
 
 
-def test_an_outage_of_both_tracks_speaks_against_neither() -> None:
+def test_an_outage_of_both_tracks_is_against_neither() -> None:
     evidence = Evidence()
     for _ in range(50):
         evidence = evidence.after(Block(1, 1, 19, 19))
-    assert not evidence.speaks_against(ALPHA)
+    assert not evidence.is_against(ALPHA)
 
 
 def test_a_better_canary_is_no_evidence() -> None:
@@ -65,7 +65,7 @@ def test_overwhelming_evidence_does_not_overflow() -> None:
     evidence = Evidence()
     for _ in range(2_000):
         evidence = evidence.after(Block(50, 50, 50, 0))
-    assert evidence.speaks_against(1e-9)
+    assert evidence.is_against(1e-9)
 
 
 @pytest.mark.parametrize("numbers", [(1, 2, 0, 0), (0, 0, 1, -1), (-1, -1, 0, 0)])

@@ -1,12 +1,12 @@
-"""Evidence that a canary fails more often than stable, valid however often one looks.
+"""Sequential test of whether a canary fails more often than stable, valid however often it is evaluated.
 
 The e-process for two proportions of Turner, Ly and Grünwald (2021), "Generic E-variables for exact sequential k-sample
 tests that allow for optional stopping", over blocks of runs, averaged over a grid of how many times worse the canary
-could be. Its value exceeds 1/alpha with a probability of at most alpha when the canary is not worse, at whatever moment
-one looks. An outage that hits both tracks inside one block cancels out.
+could be. Its value exceeds 1/alpha with a probability of at most alpha when the canary is not worse, whenever it
+is evaluated. An outage that hits both tracks inside one block cancels out.
 
 Users keep their track, so runs of one user depend on each other. Callers pass only the first `RUNS_OF_A_USER` runs of
-each user in a rollout: simulations with users of unequal error rates raise 2.4 % false alarms so, and 15.6 % with all.
+each user in a rollout: in simulations with users of unequal error rates, 2.4 % were false alarms, and 15.6 % with all.
 """
 
 import math
@@ -20,7 +20,7 @@ _PRIOR_FAILURES, _PRIOR_RUNS = 1, 40
 
 @dataclass(frozen=True)
 class Block:
-    """Runs of both tracks since the last look."""
+    """Runs of both tracks since the last evaluation."""
 
     canary_runs: int
     canary_failures: int
@@ -60,8 +60,8 @@ class Evidence:
             return math.inf
         return sum(math.exp(weight) for weight in self.log_weights) / len(self.log_weights)
 
-    def speaks_against(self, alpha: float) -> bool:
-        """Whether to roll back at the level `alpha`: the chance to do so for a canary that is not worse."""
+    def is_against(self, alpha: float) -> bool:
+        """Whether the evidence suffices at `alpha`, the probability of a false alarm."""
         return self.value >= 1 / alpha
 
 

@@ -1,8 +1,8 @@
-"""Every version of every prompt template, and the line of versions that each name is.
+"""Stores the versions of prompt templates, and one line per template name and tenant.
 
-A version is immutable. What changes is its line: one document per name and tenant, written only where its revision is
-still the one that was read. A changed line is published as `prompts.changed.v1`, one event per version, at least once:
-the line keeps `unpublishedSince` until that is done.
+Versions are immutable. The line holds the state of a name's versions (in production, in a rollout, retired) and is
+written by compare-and-set on its revision. A changed line is published as `prompts.changed.v1`, one event per version,
+at least once: the line has `unpublishedSince` until then.
 """
 
 import contextlib
@@ -59,11 +59,11 @@ class Version(Contract):
 
 
 class NoSuchPrompt(Exception):
-    """There is no such version for this tenant."""
+    """The tenant has no such version or line."""
 
 
 class PromptRefused(Exception):
-    """The version cannot be made; `field` names what is wrong."""
+    """The version cannot be created; `field` is the field at fault."""
 
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
@@ -78,7 +78,7 @@ class Publish(Protocol):
 
 @dataclass(frozen=True)
 class NewVersion:
-    """What a version is made of. `by` is its author, as the audit names them."""
+    """The content of a new version. `by` is its author, as named in the audit."""
 
     name: str
     type: PromptType
@@ -104,9 +104,9 @@ class PromptLibrary:
         self._clock = clock
 
     async def create(self, tenant_id: str | None, new: NewVersion, prompt_id: str) -> tuple[Version, PromptLine]:
-        """Stores the next version of a name; the same `prompt_id` again gives the version that is there.
+        """Stores the next version of a name. With a known `prompt_id`, returns that version instead.
 
-        Raises PromptRefused, and TemplateRefused for the text.
+        Raises PromptRefused, or TemplateRefused for the template text.
         """
         if BUILT_IN_NAMES.get(new.name, new.type) is not new.type:
             raise PromptRefused("type", f"{new.name} is a template of type {BUILT_IN_NAMES[new.name]}")
@@ -155,7 +155,7 @@ class PromptLibrary:
     async def page(
         self, tenant_id: str, *, name: str | None, type_: PromptType | None, before: str | None, limit: int
     ) -> list[Version]:
-        """Versions of the tenant and of the platform, newest first, from before the id `before` on."""
+        """Versions of the tenant and of the platform, newest first, older than the id `before` if given."""
         where: dict[str, Any] = {"tenantId": {"$in": [tenant_id, PLATFORM]}}
         if name is not None:
             where["content.name"] = name
@@ -173,15 +173,15 @@ class PromptLibrary:
         return _line(document)
 
     async def lines_with_rollouts(self) -> list[PromptLine]:
-        """The lines that have a version on its way."""
+        """Up to 100 lines with a running rollout, oldest rollout first."""
         found = await self._lines.find({"rolloutSince": {"$exists": True}}, sort=[("rolloutSince", 1)], limit=_BATCH)
         return [_line(document) for document in found]
 
     async def step(self, tenant_id: str | None, name: str, change: Callable[[PromptLine], PromptLine]) -> PromptLine:
-        """Changes a line by compare-and-set and publishes what it is now; gives the new line.
+        """Changes a line by compare-and-set and publishes it. Returns the new line.
 
-        `change` may be called several times, and raises what refuses the step. A line that it gives back as it was is
-        not written. Raises NoSuchPrompt and RolloutRefused.
+        `change` may be called several times and may raise RolloutRefused. A line that it returns unchanged is not
+        written. Raises NoSuchPrompt and RolloutRefused.
         """
         for _ in range(_STEP_ATTEMPTS):
             old = await self.line(tenant_id, name)
@@ -199,7 +199,7 @@ class PromptLibrary:
         raise RolloutRefused("The prompt is being changed by others; try again.")
 
     async def publish_unpublished(self) -> int:
-        """Publishes lines whose change has not gone out yet; gives how many."""
+        """Publishes up to 100 lines with unpublished changes. Returns how many."""
         where = {"unpublishedSince": {"$exists": True}}
         found = await self._lines.find(where, sort=[("unpublishedSince", 1)], limit=_BATCH)
         for document in found:
@@ -207,11 +207,11 @@ class PromptLibrary:
         return len(found)
 
     async def publish_all(self) -> int:
-        """Marks every line as unpublished: the topic was lost. Gives how many."""
+        """Marks every line as unpublished, for when the topic was lost. Returns how many."""
         return await self._lines.update_many({}, {"$set": {"unpublishedSince": format_utc(self._clock())}})
 
     async def install_platform(self) -> None:
-        """Stores the platform's versions that are not there yet. A name without a version starts with its first one."""
+        """Stores missing versions of the platform's templates, and puts the listed one in production if none is."""
         for platform in platform_versions():
             new = NewVersion(
                 platform.name, platform.type, platform.text, platform.description, platform.parameters, PLATFORM
@@ -222,7 +222,7 @@ class PromptLibrary:
                 await self.step(None, platform.name, partial(_starting_with, version=first))
 
     async def _publish_line(self, line: PromptLine) -> None:
-        """Publishes every version of a line, and clears its mark unless it has changed meanwhile."""
+        """Publishes every version of a line, and clears its mark unless the line has changed meanwhile."""
         where = {"line": line_id(line.tenant_id, line.name)}
         for document in await self._versions.find(where, sort=[("version", 1)], limit=MOST_VERSIONS):
             version = _version(document)
@@ -253,7 +253,7 @@ class PromptLibrary:
         return _line(document)
 
     async def _count_versions(self, line: PromptLine) -> None:
-        """Brings the count of versions up to date that a killed process left behind."""
+        """Corrects the count of versions after a process died between storing a version and counting it."""
         where = {"line": line_id(line.tenant_id, line.name)}
         last = await self._versions.find(where, sort=[("version", -1)], limit=1)
         if last:
@@ -270,7 +270,7 @@ class PromptLibrary:
 
 
 def line_id(tenant_id: str | None, name: str) -> str:
-    """The id of a name's line: its tenant, or the platform, and the name."""
+    """The id of a name's line, from its tenant (or the platform) and the name."""
     return f"{tenant_id or PLATFORM}:{name}"
 
 
@@ -283,7 +283,7 @@ def _starting_with(line: PromptLine, version: PromptRef) -> PromptLine:
 
 
 def _published_part(line: PromptLine) -> tuple[object, ...]:
-    """What subscribers are told of a line; counters of runs are not among it."""
+    """The part of a line that is published; counters of runs are not."""
     rollout = line.rollout and (line.rollout.prompt_id, line.rollout.stage)
     return line.production, line.previous, line.rolled_back, rollout, line.versions
 

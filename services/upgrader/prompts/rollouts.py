@@ -1,8 +1,7 @@
-"""The rollout of a prompt version: from a canary of 5 % to production or back, one step at a time.
+"""The steps of a prompt version's rollout: from a canary with 5 % of upgrades to production, or back.
 
-Everything here is a pure function of a `PromptLine`: the versions of one template name of one tenant, or of the
-platform. The store writes a line back only where its revision is still the one that was read, so each step is done
-once.
+All steps are pure functions of a `PromptLine`: the versions of one template name of one tenant, or of the platform.
+The store writes lines by compare-and-set on their revision, so each step is done once.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ class RolloutRefused(Exception):
 
 
 class TrackTotals(Contract):
-    """Runs of one track. Latencies are counts by upper bound in ms."""
+    """Totals of the runs of one track. `latencies` are counts by upper bound in ms."""
 
     runs: int = 0
     errors: int = 0
@@ -56,7 +55,7 @@ class TrackTotals(Contract):
         return None
 
     def plus(self, other: "TrackTotals") -> "TrackTotals":
-        """Both together."""
+        """The sum of both totals."""
         summed = {
             name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields if name != "latencies"
         }
@@ -74,7 +73,7 @@ class EvidenceState(Contract):
     log_weights: list[float] = list(Evidence().log_weights)
 
     def after(self, block: Block) -> "EvidenceState":
-        """With one more block."""
+        """The state after one more block."""
         evidence = self.evidence().after(block)
         return EvidenceState(runs=evidence.runs, failures=evidence.failures, log_weights=list(evidence.log_weights))
 
@@ -83,7 +82,7 @@ class EvidenceState(Contract):
 
 
 class Verdict(Contract):
-    """What was decided about a canary, and on which numbers."""
+    """A decision about a canary, with its reason and the numbers behind it."""
 
     decision: Decision
     reason: str
@@ -92,7 +91,7 @@ class Verdict(Contract):
 
 
 class HistoryEntry(Contract):
-    """A step of a line: who or what took it and why."""
+    """One step in the history of a line. `by` is a person or an automatic check."""
 
     at: Timestamp
     prompt_id: str
@@ -110,7 +109,7 @@ class PromptRef(Contract):
 
 
 class Rollout(Contract):
-    """A version on its way. `totals` are of the whole rollout, `stage_totals` of its present stage."""
+    """A version in rollout. `totals` cover the whole rollout, `stage_totals` its current stage."""
 
     prompt_id: str
     version: int
@@ -148,7 +147,7 @@ class PromptLine(Contract):
     revision: int = 0
 
     def stage_of(self, prompt_id: str) -> PromptStage:
-        """How far a version of this line has come."""
+        """The stage of a version of this line."""
         if self.rollout is not None and self.rollout.prompt_id == prompt_id:
             return self.rollout.stage
         if self.production is not None and self.production.prompt_id == prompt_id:
@@ -170,9 +169,9 @@ def start_rollout(
     by: str,
     now: datetime,
 ) -> PromptLine:
-    """The line with `version` at 5 %.
+    """The line with `version` as a canary at 5 %.
 
-    Raises RolloutRefused when a version is on its way already, or this one is in production.
+    Raises RolloutRefused if a rollout is running, or this version is in production.
     """
     if line.rollout is not None:
         raise RolloutRefused(f"Version {line.rollout.version} of this name is on its way; one rollout at a time.")
@@ -195,9 +194,9 @@ def start_rollout(
 
 
 def promote(line: PromptLine, reason: str, by: str, now: datetime) -> PromptLine:
-    """The line with its rollout one stage further; after 50 % it is in production and the rollout has ended.
+    """The line with its rollout at the next stage. After 50 % the version is in production and the rollout ends.
 
-    Raises RolloutRefused when nothing is on its way.
+    Raises RolloutRefused if no rollout is running.
     """
     rollout = line.rollout
     if rollout is None:
@@ -221,9 +220,9 @@ def promote(line: PromptLine, reason: str, by: str, now: datetime) -> PromptLine
 
 
 def roll_back(line: PromptLine, prompt_id: str, reason: str, by: str, now: datetime) -> PromptLine:
-    """The line without its canary, or with the version before in production again.
+    """The line without its canary, or with the previous version in production again.
 
-    Raises RolloutRefused when the version is neither on its way nor in production, or nothing came before it.
+    Raises RolloutRefused if the version is neither in rollout nor in production, or the platform has no previous one.
     """
     if line.rollout is not None and line.rollout.prompt_id == prompt_id:
         version = PromptRef(prompt_id=prompt_id, version=line.rollout.version)
@@ -236,7 +235,7 @@ def roll_back(line: PromptLine, prompt_id: str, reason: str, by: str, now: datet
         raise RolloutRefused("This version is neither on its way nor in production.")
     if not line.previous and line.tenant_id is None:
         raise RolloutRefused("There is no version before this one.")
-    # Without a version before it, the platform's serves the tenant again.
+    # Without a previous version, the tenant gets the platform's version again.
     before = line.previous[-1] if line.previous else None
     restored: dict[str, object] = {
         "production": before,

@@ -1,4 +1,4 @@
-"""Verdicts on a canary: the guard that may roll it back after any run, and the daily decision to promote it."""
+"""Decides about canaries: whether to roll one back (after any run) and whether to promote it (once a day)."""
 
 import math
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 from services.upgrader.prompts.rollouts import Rollout, TrackTotals, Verdict
 
 FALSE_ALARMS = 0.05
-"""The chance to roll back a canary that is not worse, over a whole rollout, split between three questions."""
+"""Probability of rolling back a canary that is not worse, over a whole rollout and all three e-processes."""
 _ALPHA = FALSE_ALARMS / 3
 _RUNS_FOR_MARGINS = 100
 _TIMES_STABLE = 2.0
@@ -17,9 +17,9 @@ _Z_95 = 1.959964
 
 
 def guard(rollout: Rollout, now: datetime) -> Verdict | None:
-    """A rollback when the evidence is there, else None. May be asked after every run."""
+    """A rollback if the evidence suffices, else None. Can be evaluated after every run."""
     for name, state in (("errors", rollout.errors), ("PII leaks", rollout.leaks), ("injections", rollout.injections)):
-        if state.evidence().speaks_against(_ALPHA):
+        if state.evidence().is_against(_ALPHA):
             value = min(state.evidence().value, 1e12)
             return _verdict(
                 "rollback",
@@ -41,7 +41,7 @@ def guard(rollout: Rollout, now: datetime) -> Verdict | None:
 
 
 def daily(rollout: Rollout, now: datetime) -> Verdict:
-    """Whether the canary goes up one stage today, on the strength of the runs of its present stage alone."""
+    """Whether to promote the canary by one stage, based on the runs of its current stage."""
     canary, stable = rollout.stage_totals["canary"], rollout.stage_totals["stable"]
     if canary.runs < rollout.minimum_runs:
         reason = f"{canary.runs} of {rollout.minimum_runs} runs that are needed in this stage"
@@ -68,7 +68,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def _scores_are_lower(canary: TrackTotals, stable: TrackTotals) -> bool:
-    """Whether the mean score is lower by the margin, and the interval of the difference is clear of 0."""
+    """Whether the mean score is lower by the margin, and the 95 % interval of the difference excludes 0."""
     if min(canary.scored, stable.scored) < _SCORES_FOR_MARGIN:
         return False
     difference = stable.score_sum / stable.scored - canary.score_sum / canary.scored

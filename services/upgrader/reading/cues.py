@@ -1,5 +1,6 @@
-"""Cues of follow-ups by language, from the tables in `follow_up_cues/`, and how they are looked for in Chinese and
-Japanese.
+"""Loads the follow-up cues of each language from `follow_up_cues/`, and applies them to Chinese and Japanese.
+
+A cue is a word or phrase that suggests that a prompt continues the conversation, or that it does not.
 """
 
 import re
@@ -32,7 +33,7 @@ class Cues:
     fillers: frozenset[Phrase]
 
     def subjectless(self) -> frozenset[str]:
-        """All single words that say nothing about a prompt's subject."""
+        """All single words among the cues; none of them names a prompt's subject."""
         return frozenset(
             phrase[0] for field in fields(self) for phrase in getattr(self, field.name) if len(phrase) == 1
         )
@@ -40,7 +41,7 @@ class Cues:
 
 @cache
 def cues_for(language: str) -> Cues:
-    """The cues of a BCP 47 language; English ones for a language without a table."""
+    """The cues of a BCP 47 language; the English ones for a language without a table."""
     path = _FOLDER / f"{language.partition('-')[0]}.toml"
     if not path.is_file():
         path = _FOLDER / f"{_FALLBACK}.toml"
@@ -74,7 +75,7 @@ def is_ideographic(language: str) -> bool:
 
 
 def is_ideographic_follow_up(text: str, said: str, cues: Cues, payload: bool) -> bool:
-    """The rules of `mode` for a text without spaces; both texts in lower case."""
+    """Whether the cues show a follow-up in a text without spaces. Both texts are in lower case."""
     text = _POLITE_START.sub("", text)
     if _first(cues.breaks, text[:16]) is not None:
         return False
@@ -102,7 +103,7 @@ def is_ideographic_follow_up(text: str, said: str, cues: Cues, payload: bool) ->
 
 
 def new_runs(text: str, said: str, cues: Cues, language: str) -> int:
-    """About how many words of `text`, cues apart, the conversation does not have. Both texts in lower case."""
+    """Estimates how many words of `text`, without cues, are new to the conversation. Both texts are in lower case."""
     rest = _without_cues(_POLITE_START.sub("", text), cues)
     runs = [run for run in _RUN.findall(rest) if run not in said]
     if language.startswith("zh"):
@@ -126,5 +127,5 @@ def _without_cues(text: str, cues: Cues) -> str:
 
 
 def _new_signs(rest: str, said: str) -> list[str]:
-    """Signs and Latin words of what is left that the conversation does not have."""
+    """Characters and Latin words of `rest` that do not occur in the conversation."""
     return [sign for sign in _SIGN.findall(rest) if sign not in said]

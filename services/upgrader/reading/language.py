@@ -1,6 +1,7 @@
-"""Detects the language of a prompt as a BCP 47 tag. Made for prompts of a few words.
+"""Detects the language of a prompt as a BCP 47 tag, also for prompts of a few words.
 
-Scripts come first, then tables of function words, letters and endings, then the conversation, then a statistical model.
+Evidence in order of precedence: the script; tables of frequent words, letters and endings; the conversation; a
+statistical model.
 """
 
 import asyncio
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 DEFAULT_LANGUAGE = "en"
-_LONGEST_LOOKED_AT = 2_000
-# Below that many words, the statistical model needs support from the tables, the letters or the conversation.
+_MAX_CHARACTERS = 2_000
+# Below this number of words, the statistical model needs support from the tables, the letters or the conversation.
 _WORDS_FOR_MODEL = 6
-# A single telling word does not decide if that many other words are in no table.
+# A single word from the tables does not decide if this many other words are in no table.
 _MOST_UNKNOWN = 2
 # The value of a table point in the model's unit, the logarithm of a probability.
 _POINT = 6.0
@@ -48,7 +49,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NAME_WITH_PARTICLE = re.compile(
     r"(?<=\w )[A-ZÀ-ÖØ-Þ]\w+ (?:da|de|del|della|di|do|dos|du|el|la|le|van) (?=[A-ZÀ-ÖØ-Þ])"
 )
-# A script's range -> its language where it has only one (or one that is meant unless letters say otherwise).
+# Name and character range of each script. Scripts of one language have its tag as name.
 _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("kana", r"[\u3040-\u30ff\uff66-\uff9f]"),
     ("han", r"[\u3400-\u4dbf\u4e00-\u9fff々]"),
@@ -78,7 +79,7 @@ _SPACELESS = re.compile(
     r"[\u3040-\u30ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff々\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+"
 )
 _SCRIPT = re.compile("|".join(f"(?P<{name}>{letters}+)" for name, letters in _SCRIPTS))
-# Signs of an ideographic script say more than one letter of an alphabet does.
+# One of these characters carries more text than one letter of an alphabet.
 _WEIGHT = {"kana": 2.5, "han": 3.5, "ko": 2.5}
 _FAMILIES: dict[str, tuple[tuple[str, str], ...]] = {
     "cyrillic": (("uk", "іїєґ"), ("sr", "ђјљњћџ"), ("be", "ў"), ("mk", "ѓќѕ"), ("ru", "ыэё")),
@@ -107,22 +108,22 @@ def detect_language(prompt: str, history: Sequence[ConversationMessage] = ()) ->
 
 
 def load_language_model() -> None:
-    """Loads the statistical model. Takes about a second, so call it off the event loop, at the start."""
+    """Loads the statistical model. This takes about a second, so call it outside the event loop, at the start."""
     _model()
 
 
 class LanguageModelLoading:
-    """A component that loads the model in a thread while the service starts. Until then, whoever needs it loads it."""
+    """A component that loads the model in a thread while the service starts. Earlier detections load it themselves."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begins to load; does not wait for it."""
+        """Starts loading and returns at once."""
         self._task = asyncio.create_task(asyncio.to_thread(load_language_model))
 
     async def stop(self, grace_seconds: float) -> None:
-        """Waits for the thread, which cannot be cut short, within the grace."""
+        """Waits up to `grace_seconds` for the thread, which cannot be cancelled."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=grace_seconds)
 
@@ -151,7 +152,7 @@ def _language_of_conversation(history: Sequence[ConversationMessage]) -> str | N
 
 
 def _read(text: str) -> _Reading:
-    letters = _NOT_LANGUAGE.sub(" ", unicodedata.normalize("NFC", text[:_LONGEST_LOOKED_AT]))
+    letters = _NOT_LANGUAGE.sub(" ", unicodedata.normalize("NFC", text[:_MAX_CHARACTERS]))
     unquoted = _QUOTED.sub(" ", letters)
     plain = unquoted if _WORD.search(unquoted) else letters
     other = _other_script(plain)
@@ -317,14 +318,14 @@ def _model() -> "LanguageIdentifier":
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages([*_words(), "ca", "hr", "sk", "sl", "et", "lv", "lt", "sq", "tl", "ms", "sw", "af", "eu"])
-    # What choosing other languages would need: 28 MB that nothing reads any more.
+    # Frees 28 MB that are only needed to choose other languages.
     identifier._full_model = None  # noqa: SLF001 -- the version is pinned
-    identifier.tk_nextmove = _in_a_file(identifier.tk_nextmove)
+    identifier.tk_nextmove = _mapped_from_file(identifier.tk_nextmove)
     return identifier
 
 
-def _in_a_file(table: "array[int]") -> Any:
-    """The same numbers in a mapped file without a name: of 42 MB only what is looked at takes memory."""
+def _mapped_from_file(table: "array[int]") -> Any:
+    """The same numbers in a memory-mapped temporary file: of 42 MB only the pages in use take memory."""
     with tempfile.TemporaryFile() as file:
         table.tofile(file)
         file.flush()

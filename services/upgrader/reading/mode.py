@@ -1,8 +1,8 @@
-"""Guesses whether a prompt starts something (`full`) or goes on with the conversation (`contextual`).
+"""Guesses whether a prompt starts a new topic (`full`) or continues the conversation (`contextual`).
 
-The guess is a hint: a model that answers decides for itself. Rules decide where they are sure: without a conversation,
-after a phrase that breaks off (`new topic`), for a prompt with nothing of its own (`why?`), and for one that brings its
-own text. Everything else is weighed by a logistic regression over features of `mode_features.py`; its weights are in
+The guess is a hint: the model that rewrites the prompt decides. Rules decide the clear cases: no conversation, a phrase
+that announces a new topic (`new topic`), a prompt without a subject (`why?`), and a prompt that contains its own text.
+A logistic regression over the features of `mode_features.py` decides the others. Its weights are in
 `mode_weights.json`, fitted to labelled turns by `python -m tests.turns.fit`.
 """
 
@@ -20,8 +20,8 @@ from services.upgrader.reading.mode_features import Reading, features_of, ideogr
 from shared.contracts.upgrade_results import Mode
 from shared.contracts.upgrade_tasks import ConversationMessage
 
-_LOOKED_AT_MESSAGES = 6
-_LOOKED_AT_CHARACTERS = 4_000
+_MAX_MESSAGES = 6
+_MAX_CHARACTERS = 4_000
 _MOST_WORDS_WITHOUT_SUBJECT = 15
 _SURE = 0.95
 _PAYLOAD = re.compile(r"```.*?(?:```|$)|\"[^\"\n]{25,}\"|“[^”\n]{25,}”|«[^»\n]{25,}»|(?<=:)\s*\n.{60,}", re.DOTALL)
@@ -30,7 +30,7 @@ _ADDRESS = re.compile(r"https?://\S+")
 
 @dataclass(frozen=True)
 class ModeHint:
-    """`probability` is that of a follow-up, 0 to 1, as the rules and the weights see it."""
+    """`probability` is the estimated probability of a follow-up, 0 to 1."""
 
     mode: Mode
     probability: float
@@ -45,17 +45,17 @@ _FULL, _CONTEXTUAL = ModeHint("full", 0.0), ModeHint("contextual", 1.0)
 
 
 def guess_mode(prompt: str, history: Sequence[ConversationMessage], language: str | None = None) -> ModeHint:
-    """The hint for `prompt` after `history`. `language` is the prompt's BCP 47 tag; None: it is detected."""
+    """The hint for `prompt` after `history`. `language` is the prompt's BCP 47 tag; it is detected if None."""
     turns = [message.content for message in history if message.role != "system" and message.content.strip()]
     if not turns:
         return _FULL
-    said = [turn[-_LOOKED_AT_CHARACTERS:] for turn in turns[-_LOOKED_AT_MESSAGES:]]
+    said = [turn[-_MAX_CHARACTERS:] for turn in turns[-_MAX_MESSAGES:]]
     language = language or detect_language(prompt, history)
     payload = _PAYLOAD.search(prompt) is not None
     text = _ADDRESS.sub(" ", _PAYLOAD.sub(" ", prompt)).replace("’", "'")
     reading = Reading(text.lower(), "\n".join(said).lower(), cues_for(language))
     if payload:
-        goes_on = ideographic_goes_on(reading, True) if is_ideographic(language) else _goes_on_with_text(reading)
+        goes_on = ideographic_goes_on(reading, True) if is_ideographic(language) else _repeats_the_task(reading)
         return _CONTEXTUAL if goes_on else _FULL
     if reading.breaks_off():
         return _FULL
@@ -64,8 +64,8 @@ def guess_mode(prompt: str, history: Sequence[ConversationMessage], language: st
     return _weighed(features_of(text, reading, language))
 
 
-def _goes_on_with_text(reading: Reading) -> bool:
-    """A prompt that brings its own text goes on only where it asks for the same again."""
+def _repeats_the_task(reading: Reading) -> bool:
+    """Whether a prompt with its own text is a follow-up: only if it asks for the same task again."""
     opener = reading.opener_length()
     return opener > 0 and not reading.asks_anew(opener)
 

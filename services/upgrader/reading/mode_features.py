@@ -1,7 +1,7 @@
-"""What of a prompt and its conversation tells a follow-up from a new topic: features for `mode.py`.
+"""Computes the features of a prompt and its conversation from which `mode.py` estimates a follow-up.
 
-Most features need no language: length, new words, words in common, question marks. The cue tables add openers,
-references, degrees, tasks and questions of the languages that have a table.
+Most features do not depend on the language: length, new words, words in common, question marks. The cue tables add
+openers, references, degrees, tasks and questions of the languages that have a table.
 """
 
 import re
@@ -32,7 +32,7 @@ _JOINING = words_of_all_languages("joining")
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt with what was said before, read with the cues of its language. Texts are in lower case."""
+    """A prompt, the conversation before it (`said`), and the cues of its language. Texts are in lower case."""
 
     text: str
     said: str
@@ -48,17 +48,17 @@ class Reading:
 
     @cached_property
     def subject(self) -> list[int]:
-        """Positions of the words that say what the prompt is about."""
+        """Positions of the words that name the subject of the prompt."""
         without = self.cues.subjectless()
         return [i for i, word in enumerate(self.words) if word.lstrip("-") not in without and word not in without]
 
     @cached_property
     def new(self) -> list[int]:
-        """Positions of the subject's words that the conversation does not have."""
+        """Positions of the subject's words that do not occur in the conversation."""
         return [i for i in self.subject if _stem(self.words[i]) not in self._known_stems]
 
     def matches(self, phrases: frozenset[Phrase], position: int) -> int:
-        """How many words the longest of the phrases at `position` has; 0 when none is there."""
+        """The number of words of the longest phrase at `position`; 0 if there is none."""
         for length in range(min(5, len(self.words) - position), 0, -1):
             if tuple(self.words[position : position + length]) in phrases:
                 return length
@@ -73,7 +73,7 @@ class Reading:
         return any(self.matches(self.cues.breaks, position) for position in range(min(8, len(self.words))))
 
     def refers_anywhere(self) -> bool:
-        """Whether anything refers back; an article of a noun of its own does not."""
+        """Whether any word refers back. The article of a noun of the prompt does not count."""
         subject = set(self.subject)
         for position, word in enumerate(self.words):
             length = self.matches(self.cues.references, position)
@@ -82,35 +82,35 @@ class Reading:
         return False
 
     def compares_first(self) -> bool:
-        """Whether a comparison stands before anything new."""
+        """Whether a comparison precedes all new words."""
         degrees = [i for i in range(len(self.words)) if self.matches(self.cues.degrees, i)]
         return bool(degrees) and not any(i < degrees[0] for i in self.new)
 
     @cached_property
     def head(self) -> int:
-        """Where the first word stands that is not mere politeness."""
+        """Position of the first word that is not a polite one."""
         return next((i for i, word in enumerate(self.words) if word not in _POLITE), 0)
 
     def opener_length(self) -> int:
-        """How many words open the prompt as something that goes on; 0 when it does not open like that."""
+        """The number of words of a follow-up opener at the start; 0 if there is none."""
         return self.matches(self.cues.openers, 0) or (self.matches(self.cues.openers, self.head) and self.head + 1)
 
     def is_request(self, start: int | None = None) -> bool:
-        """Whether a task or a question stands at the head, or at `start` after some politeness."""
+        """Whether a task or question begins at the head, or at `start` after polite words."""
         position = self.head if start is None else start
         while position < len(self.words) and start is not None and self.words[position] in _POLITE:
             position += 1
-        # Some languages have the verb, and some the question word, at the end.
+        # In some languages the verb or the question word is at the end.
         positions = {position, len(self.words) - 1, len(self.words) - 2} | ({0} if start is None else set())
         return any(self.matches(self.cues.tasks | self.cues.questions, i) for i in positions if i >= 0)
 
     def asks_anew(self, start: int) -> bool:
-        """Whether a task or question of its own follows from `start` on: new nouns, and nothing that refers back."""
+        """Whether a separate task or question follows from `start`: with new words, and no reference back."""
         new = [i for i in self.new if i >= start]
         return len(new) >= 2 and self.is_request(start) and not self.refers_back(start) and not self.mentions_known()
 
     def refers_back(self, start: int = 0) -> bool:
-        """Whether something is referred to before anything new has been named."""
+        """Whether a reference back precedes all new words."""
         limit = self.new[0] if self.new else len(self.words)
         if self._names_a_part(start) or self._asks_about_it():
             return True
@@ -119,7 +119,7 @@ class Reading:
             if not length:
                 continue
             before_new = position <= limit
-            # `a query that lists`, `das Wetter`: a pronoun or an article of a noun of its own.
+            # `a query that lists`, `das Wetter`: a relative pronoun, or the article of a noun of the prompt.
             relative = position - 1 in self.subject and self.words[position] in (
                 "that",
                 "das",
@@ -134,7 +134,7 @@ class Reading:
         return False
 
     def _names_a_part(self, start: int) -> bool:
-        """Whether a reference of several words (`your answer`, `step 2`) stands anywhere."""
+        """Whether there is a reference of several words (`your answer`, `step 2`)."""
         for position in range(start, len(self.words)):
             length = self.matches(self.cues.references, position)
             if length > 1 and "".join(self.words[position + length : position + length + 1]) not in _BELONGING:
@@ -142,14 +142,14 @@ class Reading:
         return False
 
     def _asks_about_it(self) -> bool:
-        """Whether a question of one clause has a pronoun in it: `how much space does it need?`"""
+        """Whether it is a question of one clause with a pronoun: `how much space does it need?`"""
         if not self.asks() or len(self.words) > 12 or "," in self.text:
             return False
         pronoun = next((i for i, word in enumerate(self.words) if word in _PRONOUNS), 0)
         return pronoun > 0 and _JOINING.isdisjoint(self.words[:pronoun])
 
     def compares(self) -> bool:
-        """Whether it compares with what is there, and what is new only says in which way (`more dramatic`)."""
+        """Whether it asks for a comparative change, with new words only for its direction (`more dramatic`)."""
         degrees = [i for i in range(len(self.words)) if self.matches(self.cues.degrees, i)]
         if not degrees or any(i < degrees[0] for i in self.new):
             return False
@@ -159,14 +159,14 @@ class Reading:
         return self.matches(self.cues.questions, 0) > 0 or self.matches(self.cues.questions, self.head) > 0
 
     def edits(self) -> bool:
-        """Whether it asks to change what is there; a verb that also orders new things must name nothing new."""
+        """Whether it asks for an edit. With a verb that can also order something new, no word may be new."""
         if not self.matches(self.cues.edits, self.head) or len(self.words) > 18:
             return False
         allowed = 0 if self.matches(self.cues.tasks, self.head) else 2
         return len(self.new) <= allowed
 
     def is_fragment(self) -> bool:
-        """Whether it is an addition that is no sentence: `for beginners`, `as a table`."""
+        """Whether it is an addition without a full sentence: `for beginners`, `as a table`."""
         if not self.matches(self.cues.fragments, self.head) or len(self.words) > 8 or self.asks():
             return False
         return not any(
@@ -174,7 +174,7 @@ class Reading:
         )
 
     def mentions_known(self) -> bool:
-        """Whether something from the conversation is named as known: `the function`, but not `the capital of Peru`."""
+        """Whether something from the conversation has a definite article: `the function`, but not `the capital of Peru`."""
         for i in self.subject:
             if i in self.new or i == 0 or self.words[i - 1] not in _ARTICLES:
                 continue
@@ -184,18 +184,18 @@ class Reading:
         return False
 
     def mostly_known(self) -> bool:
-        """Whether more than half of what it is about was said before; a task may be the same task once more."""
+        """Whether most subject words occurred before. Of requests only questions count: tasks may be repeated."""
         known = len(self.subject) - len(self.new)
         if self.is_request():
             return self.asks() and known >= 2 and known > len(self.new)
         return known > len(self.new)
 
 
-def features_of(text: str, reading: "Reading", language: str) -> dict[str, float]:
-    """The features of a prompt, each 0 to 1. `text` is the prompt in its own case, `reading` the same in lower case."""
+def features_of(text: str, reading: Reading, language: str) -> dict[str, float]:
+    """The features of a prompt by name, each 0 to 1. `text` is the prompt of `reading` in its original case."""
     parts = [part for part in _SENTENCES.split(text.strip()) if part.strip()]
     if len(parts) > 1 and len(words(parts[0])) <= 3 and not parts[0].strip().endswith(_QUESTION):
-        # An interjection in front of what is meant: "Oh wow. Why did they break in?"
+        # Skip an interjection at the start: "Oh wow. Why did they break in?"
         text = " ".join(parts[1:])
         reading = Reading(text.lower(), reading.said, reading.cues)
     own = _ideographic_features(reading, language) if is_ideographic(language) else _features(reading, language)
@@ -228,13 +228,13 @@ def features_of(text: str, reading: "Reading", language: str) -> dict[str, float
     }
 
 
-def ideographic_goes_on(reading: "Reading", payload: bool) -> bool:
-    """What the rules alone say of a Chinese or Japanese prompt."""
+def ideographic_goes_on(reading: Reading, payload: bool) -> bool:
+    """Whether the rules alone take a Chinese or Japanese prompt for a follow-up."""
     return is_ideographic_follow_up(reading.text, reading.said, reading.cues, payload)
 
 
-def _features(reading: "Reading", language: str) -> dict[str, float]:
-    """Features by the cue tables of a language with spaces. `new` is a count."""
+def _features(reading: Reading, language: str) -> dict[str, float]:
+    """Features from the cue tables of a language with spaces between words. `new` is a count."""
     cues, count = reading.cues, len(reading.words)
     content = content_stems(reading.text, language)
     return {
@@ -252,8 +252,8 @@ def _features(reading: "Reading", language: str) -> dict[str, float]:
     }
 
 
-def _ideographic_features(reading: "Reading", language: str) -> dict[str, float]:
-    """The same for Chinese and Japanese, where cues are looked for anywhere."""
+def _ideographic_features(reading: Reading, language: str) -> dict[str, float]:
+    """The same for Chinese and Japanese, where cues may occur anywhere."""
     cues, text = reading.cues, reading.text
     return {
         "rule": float(is_ideographic_follow_up(text, reading.said, cues, False)),
@@ -283,7 +283,7 @@ def _is_in(phrases: frozenset[Phrase], text: str) -> bool:
     return any(phrase[0] in text for phrase in phrases if len(phrase) == 1)
 
 
-def _looks_like_a_follow_up(reading: "Reading") -> bool:
+def _looks_like_a_follow_up(reading: Reading) -> bool:
     if len(reading.words) > _LONG:
         return reading.refers_back() and reading.mostly_known()
     return (
@@ -298,7 +298,7 @@ def _looks_like_a_follow_up(reading: "Reading") -> bool:
     )
 
 
-def _goes_on(reading: "Reading") -> bool:
+def _goes_on(reading: Reading) -> bool:
     opener = reading.opener_length()
     return opener > 0 and len(reading.words) <= 25 and not reading.asks_anew(opener)
 

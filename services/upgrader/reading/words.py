@@ -1,4 +1,4 @@
-"""The words of a text as the rules of the upgrader count them: folded, cut to stems, without the small ones."""
+"""Splits texts into normalized words and stems, for comparing what two texts are about."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ _STEM_LETTERS = 6
 
 
 def is_ideograph(text: str) -> bool:
-    """Whether `text` has signs of a script without spaces between its words."""
+    """Whether `text` has characters of a script without spaces between words."""
     return IDEOGRAPH.search(text) is not None
 
 
@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
 
 
 def stems(text: str) -> Iterator[str]:
-    """Words cut to what inflection leaves alone; pairs of signs where a script has no spaces."""
+    """The first letters of each word, which inflection rarely changes; character pairs in scripts without spaces."""
     for word in words(text):
         if IDEOGRAPH.search(word) and len(word) > 2:
             yield from (word[i : i + 2] for i in range(len(word) - 1))
@@ -33,12 +33,12 @@ def stems(text: str) -> Iterator[str]:
 
 
 def content_stems(text: str, language: str) -> frozenset[str]:
-    """Stems of the words of `text` that say what it is about."""
+    """Stems of the words of `text` that carry its subject: no cues, polite words or numbers."""
     without = cues_for(language).subjectless()
     kept = " ".join(word for word in words(text) if word not in without and word not in POLITE)
     return frozenset(stem for stem in stems(kept) if len(stem) > 1 and not stem.isdigit() and not _KANA.fullmatch(stem))
 
 
 def in_common(wanted: frozenset[str], text: frozenset[str]) -> int:
-    """How many stems of `wanted` are in `text`, or begin as one of its stems does."""
+    """Counts the stems of `wanted` that are in `text` or share their first letters with one of its stems."""
     return sum(stem in text or any(len(stem) > 4 and other.startswith(stem[:4]) for other in text) for stem in wanted)
