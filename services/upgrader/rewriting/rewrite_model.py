@@ -53,16 +53,24 @@ class PromptRewrite(BaseModel):
 
 
 class LlmRewriteModel(RewriteModel):
-    """`RewriteModel` over an OpenAI-compatible API."""
+    """`RewriteModel` over an OpenAI-compatible API. `version` is that of the platform's template."""
 
     def __init__(
-        self, client: ModelClient, vault: Vault, repair_holds: RepairHolds, max_tokens: int, temperature: float
+        self,
+        client: ModelClient,
+        vault: Vault,
+        repair_holds: RepairHolds,
+        max_tokens: int,
+        temperature: float,
+        *,
+        version: int = BUILT_IN.version,
     ) -> None:
         self._client = client
         self._vault = vault
         self._repair_holds = repair_holds
         self._max_tokens = max_tokens
         self._temperature = temperature
+        self._prompt = BUILT_IN.model_copy(update={"version": version})
 
     async def rewrite(self, request: RewriteRequest, reserve: timedelta, repair: Repair | None = None) -> Rewrite:
         """The model's answer. Raises RewriteFailed at the latest `reserve` before the task's deadline.
@@ -71,7 +79,7 @@ class LlmRewriteModel(RewriteModel):
         """
         view = ModelView(request.task, self._vault)
         max_tokens = min(self._max_tokens, _answer_tokens(request.task))
-        instructions = instructions_for(request)
+        instructions = instructions_for(request, self._prompt.version)
         messages = [
             ChatMessage(role="system", content=instructions),
             ChatMessage(role="user", content=f"{render_sections(_sections(request, view))}\n\n{CLOSING}"),
@@ -107,7 +115,7 @@ class LlmRewriteModel(RewriteModel):
             confidence=answer.confidence,
             cited=tuple(number - 1 for number in answer.cited_documents),
             usage=component_usage(COMPONENT, OPERATION, completion.usage),
-            prompt=BUILT_IN,
+            prompt=self._prompt,
             mode=answer.mode,
             language=_language_tag(answer.language),
             instructions=instructions,
@@ -116,10 +124,10 @@ class LlmRewriteModel(RewriteModel):
         )
 
 
-def instructions_for(request: RewriteRequest) -> str:
+def instructions_for(request: RewriteRequest, version: int = BUILT_IN.version) -> str:
     """The system message: the template's text with the hints of this request."""
     return render_template(
-        _template(BUILT_IN.name, BUILT_IN.version),
+        _template(BUILT_IN.name, version),
         {
             "data_rules": DATA_RULES,
             "contract": contract_text(),
