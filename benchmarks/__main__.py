@@ -15,6 +15,8 @@ from benchmarks import (
     gateway_accept,
     model_calls,
     report,
+    rewrite,
+    rollouts,
     stage_loop,
     stats_read,
     two_workers,
@@ -39,6 +41,8 @@ class Benchmark(Protocol):
     async def measure(self, kind: str, chosen: Sequence[Row]) -> list[Measured]: ...
 
 
+WITHOUT_BROKER: tuple[Benchmark, ...] = (rewrite, rollouts)
+"""Run once, with the benchmarks of the embedded broker."""
 BENCHMARKS: tuple[Benchmark, ...] = (
     stage_loop,
     four_hops,
@@ -49,6 +53,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     usage_aggregation,
     usage_lag,
     stats_read,
+    *WITHOUT_BROKER,
 )
 PEERS: tuple[Benchmark, ...] = (faststream_loop,)
 _MAX_BUSY_SHARE = 0.2
@@ -63,6 +68,7 @@ async def run(kinds: Sequence[str], only: str | None, *, peers: bool) -> int:
         (kind, module, rows)
         for module in (*BENCHMARKS, *(PEERS if peers else ()))
         for kind in kinds
+        if kind == EMBEDDED or module not in WITHOUT_BROKER
         if (rows := [row for row in module.ROWS if only is None or only in _names(module, row, kind)])
     ]
     if not chosen:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from deploy.local.offline_model.languages import CODES, language_of
 from deploy.local.offline_model.summaries import summarize
+from services.upgrader.prompts.platform_templates import PLATFORM_TEMPLATE
 from services.upgrader.rewriting.checks import Check, Material, check
 from services.upgrader.rewriting.rewrite import RewriteRequest
 from services.upgrader.rewriting.rewrite_model import PromptRewrite, instructions_for
@@ -629,7 +630,7 @@ def test_changes_of_topic_bring_nothing_of_the_old_topic() -> None:
     assert len(turns) >= 40
 
     for turn in turns:
-        request = RewriteRequest(None, "full", False, turn.language, turn.prompt, None, [], [])  # type: ignore[arg-type]
+        request = RewriteRequest(None, "full", False, turn.language, turn.prompt, None, [], [], PLATFORM_TEMPLATE)  # type: ignore[arg-type]
         text = written(turn.prompt, turn.language)
         judged = Material(turn.prompt, "full", turn.language, turn.said, (), instructions_for(request))
         assert not {Check.OLD_TOPIC, Check.OFF_TOPIC} & set(check(text, judged).failed), turn
