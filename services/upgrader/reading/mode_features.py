@@ -174,7 +174,7 @@ class Reading:
         )
 
     def mentions_known(self) -> bool:
-        """Whether something from the conversation has a definite article: `the function`, but not `the capital of Peru`."""
+        """Whether something from the conversation is definite: `the function`, not `the capital of Peru`."""
         for i in self.subject:
             if i in self.new or i == 0 or self.words[i - 1] not in _ARTICLES:
                 continue
