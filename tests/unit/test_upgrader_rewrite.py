@@ -81,9 +81,27 @@ def test_a_very_long_turn_is_clipped_in_the_middle() -> None:
 
 async def test_only_documents_that_were_given_can_be_cited_and_each_once() -> None:
     task = make_task().advanced(StageOutput(stage=Stage.SUMMARIZER))
-    task = task.advanced(StageOutput(stage=Stage.RAG, chunks=[make_chunk(1), make_chunk(2)]))
+    task = task.advanced(
+        StageOutput(stage=Stage.RAG, chunks=[make_chunk(n, "A haiku has three lines.") for n in (1, 2)])
+    )
     made = await rewrite(request_for(task), Answers(HAIKU, cited=(1, 7, -1, 1, 0)))
     assert made.cited == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        ("Rain is water that falls from clouds.", True),
+        ("Der Verein zahlt 28 Tage Urlaub.", False),
+        ("Paid leave is 5 days a year.", False),
+        ("Haikus of the Edo period.", True),
+    ],
+)
+async def test_a_citation_that_does_not_bear_on_the_rewrite_is_dropped(document: str, kept: bool) -> None:
+    task = make_task().advanced(StageOutput(stage=Stage.SUMMARIZER))
+    task = task.advanced(StageOutput(stage=Stage.RAG, chunks=[make_chunk(1, document)]))
+    made = await rewrite(request_for(task), Answers(HAIKU, cited=(0,)))
+    assert made.cited == ((0,) if kept else ())
 
 
 async def test_an_empty_answer_is_no_rewrite_and_its_tokens_are_told() -> None:

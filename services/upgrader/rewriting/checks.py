@@ -284,6 +284,13 @@ def _has_old_topic(upgraded: str, material: Material) -> bool:
     return len(brought) > _MOST_OLD_WORDS
 
 
+def bears_on(document: str, upgraded: str, language: str) -> bool:
+    """Whether a rewrite has a word of the document's subject, or a number of two digits and more from it."""
+    subject = content_stems(document, language)
+    numbers = set(re.findall(r"\d{2,}", document)) & set(re.findall(r"\d{2,}", upgraded))
+    return bool(numbers) or in_common(content_stems(upgraded, language), subject) > 0
+
+
 def _conversation_stems(material: Material) -> frozenset[str]:
     return frozenset(content_stems("\n".join(material.conversation), material.language))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from services.upgrader.prompts.platform_templates import PLATFORM_TEMPLATE, PromptTemplate
 from services.upgrader.reading.language import detect_language
 from services.upgrader.reading.mode import ModeHint, guess_mode
-from services.upgrader.rewriting.checks import Material, Verdict, check
+from services.upgrader.rewriting.checks import Material, Verdict, bears_on, check
 from services.upgrader.rewriting.foreign_instructions import ForeignInstructions
 from services.upgrader.rewriting.kept_parts import keep_verbatim_parts
 from shared.contracts.problems import WarningCode
@@ -178,9 +178,15 @@ def _judged(request: RewriteRequest, answer: Rewrite) -> tuple[Rewrite, Verdict]
         language=language,
         missing_questions=_distinct_questions(answer.missing_questions),
         confidence=min(max(0.0, confidence), verdict.confidence_cap),
-        cited=tuple(index for index in dict.fromkeys(answer.cited) if 0 <= index < len(request.documents)),
+        cited=_cited(request.documents, answer.cited, text, language),
     )
     return made, verdict
+
+
+def _cited(documents: Sequence[RetrievedChunk], cited: Sequence[int], text: str, language: str) -> tuple[int, ...]:
+    """The cited documents that were given and bear on the text, each once, in the model's order."""
+    given = [index for index in dict.fromkeys(cited) if 0 <= index < len(documents)]
+    return tuple(index for index in given if bears_on(documents[index].text, text, language))
 
 
 def _count(verdict: Verdict, answer: Rewrite) -> None:
