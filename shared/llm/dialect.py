@@ -71,14 +71,17 @@ class Dialect:
         return body
 
     def learn(self, body_sent: dict[str, Any], refusal: str) -> bool:
-        """Drops the feature that the server's error text names. Returns whether it names one that can be dropped."""
+        """Drops the feature that the server's error text names. Returns whether a repeat without it may succeed.
+
+        Many calls in flight may be refused for the same feature; each of them is repeated.
+        """
         refusal = refusal.lower()
         if "response_format" in body_sent and ("response_format" in refusal or "json_schema" in refusal):
             return self._drop_response_format(body_sent["response_format"]["type"])
         if "max_tokens" in body_sent and "max_completion_tokens" in refusal:
             self.tokens_field = "max_completion_tokens"
             return True
-        if self.stream is not False and "stream" in refusal:
+        if "stream" in body_sent and "stream" in refusal:
             self.stream = False
             return True
         if "temperature" in body_sent and "temperature" in refusal:

@@ -35,6 +35,7 @@ _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
 _COUNTED_TIMEOUT_SHARE = 0.5
 _PROBE_SECONDS = 60.0
 _CHAT = "/chat/completions"
+_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 # Error codes and texts of OpenAI, llama.cpp, vLLM and Ollama for a request that exceeds the model's context.
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _TOO_LONG = re.compile(
@@ -96,6 +97,7 @@ class _Rejected(Exception):
         self.status = error.status_code
         self.code = str(error.code or "")
         self.text = f"{error.param or ''} {error.message}"
+        self.streamed = False
 
 
 class Requests:
@@ -137,7 +139,9 @@ class Requests:
                 raise call.unavailable(_BREAKER_OPEN) from None
             except _Rejected as rejected:
                 count_request(call.operation, "rejected")
-                if rejected.status not in (400, 422) or not self._dialect.learn(rendered, rejected.text):
+                if rejected.status not in (400, 422) or not self._dialect.learn(
+                    _sent(rendered, rejected), rejected.text
+                ):
                     raise _model_error(rejected, call) from None
             except _Retriable as failure:
                 count_request(call.operation, failure.outcome)
@@ -212,14 +216,17 @@ class Requests:
     async def _stream(self, body: dict[str, Any], silence_seconds: float, left_seconds: float) -> bytes:
         """The answer to a chat request, read as a stream. Raises Silence, or TimeoutError at the deadline."""
         answer = StreamedAnswer()
-        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        request = body | _STREAM
         try:
             async with asyncio.timeout(left_seconds):
                 return await self._read_stream(request, answer, silence_seconds)
         except TimeoutError:
             raise  # TimeoutError is an OSError, but no connection fault
         except openai.APIStatusError as error:
-            raise _fault_of_status(error) from None
+            fault = _fault_of_status(error)
+            if isinstance(fault, _Rejected):
+                fault.streamed = True
+            raise fault from None
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
             raise _ServerFailing("connection", "The connection to the model failed.") from None
 
@@ -270,6 +277,11 @@ class Requests:
                 raise _ServerFailing("timeout", "The model did not answer the probe.") from None
             except _Rejected:
                 pass  # The server is up, even if it rejects this request.
+
+
+def _sent(body: dict[str, Any], rejected: _Rejected) -> dict[str, Any]:
+    """The body as it was sent."""
+    return body | _STREAM if rejected.streamed else body
 
 
 class Slots:

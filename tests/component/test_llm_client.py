@@ -512,6 +512,15 @@ async def test_a_server_that_takes_no_stream_is_asked_without_from_then_on(
     assert "stream" not in scripted_model.received("chat")[-1].body
 
 
+async def test_all_calls_that_were_sent_before_it_was_known_are_repeated_without(
+    start: Start, scripted_model: ModelServer
+) -> None:
+    scripted_model.behaviour.stream = False
+    client = await start()
+    answers = await asyncio.gather(*(rewrite(client) for _ in range(8)))
+    assert {answer.usage.attempts for answer in answers} <= {1, 2}
+
+
 async def test_those_who_wait_for_a_slot_are_turned_away_when_it_opens(
     start: Start, scripted_model: ModelServer
 ) -> None:
