@@ -1,4 +1,4 @@
-"""HTTP bodies of prompt templates, their rollouts and runs: public ones, and those between gateway and upgrader."""
+"""HTTP bodies of prompt templates and their rollouts: public ones, and those between gateway and upgrader."""
 
 from typing import Annotated, Literal
 
@@ -103,46 +103,6 @@ class PromptPreview(Contract):
     tokens: int
 
 
-class FeedbackCounts(Contract):
-    """How many said what of upgrades with this version."""
-
-    accepted: int = 0
-    edited: int = 0
-    rejected: int = 0
-
-
-class LatencyView(Contract):
-    """Quantiles in ms; null without runs."""
-
-    p50: int | None = None
-    p95: int | None = None
-
-
-class TrackView(Contract):
-    """A track of a rollout: the version that serves it, and its runs since the rollout began."""
-
-    prompt_id: str | None
-    version: int | None
-    runs: int
-    errors: int
-    error_rate: float | None
-    latency_ms: LatencyView
-    cost_usd: str
-    scores: dict[str, float]
-    feedback: FeedbackCounts
-    pii_leaks: int
-    injections: int
-
-
-class VerdictView(Contract):
-    """The last decision about a canary, and the numbers it stands on."""
-
-    decision: Literal["promote", "rollback", "inconclusive"]
-    reason: str
-    evidence: dict[str, float]
-    at: Timestamp
-
-
 class RolloutStep(Contract):
     """A step of a version's history."""
 
@@ -164,27 +124,3 @@ class RolloutView(Contract):
     max_error_rate: float | None
     gates: list[str]
     history: list[RolloutStep]
-
-
-class PromptRunView(Contract):
-    """One upgrade that used a version."""
-
-    upgrade_id: str
-    prompt_id: str
-    version: int
-    track: str
-    outcome: str
-    error_type: str | None
-    latency_ms: int
-    tokens_in: int
-    tokens_out: int
-    cost_usd: str
-    feedback: str | None = None
-    at: Timestamp
-
-
-class PromptRunPage(Contract):
-    """A page of runs, newest first. `nextCursor` is null on the last one."""
-
-    items: list[PromptRunView]
-    next_cursor: str | None = None

@@ -74,29 +74,6 @@ async def follow(
         await consumer.stop()
 
 
-async def follow_from_start(settings: KafkaSettings, topic: Topic) -> AsyncGenerator[ConsumerRecord | None, None]:
-    """Every record of a topic and then those that come, without end.
-
-    None stands between both: all that was there at the start has been read. Raises KafkaError, OSError or TimeoutError.
-    """
-    consumer = await _started(settings)
-    try:
-        async with asyncio.timeout(_READ_WITHIN_SECONDS):
-            partitions = await _assign(consumer, topic)
-            ends = await consumer.end_offsets(partitions)
-            await consumer.seek_to_beginning(*partitions)
-        behind = True
-        while True:
-            if behind and all([await consumer.position(partition) >= end for partition, end in ends.items()]):
-                behind = False
-                yield None
-            for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
-                for record in records:
-                    yield record
-    finally:
-        await consumer.stop()
-
-
 async def _committed(
     settings: KafkaSettings, group: str, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, int]:
