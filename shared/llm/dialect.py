@@ -54,6 +54,8 @@ class Dialect:
         body: dict[str, Any] = {"model": request.model, "messages": messages, self.tokens_field: request.max_tokens}
         if self.temperature:
             body["temperature"] = request.temperature
+        if self.stream is not False:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
         if self.structured == "json_schema":
             name, schema = schema_name(request.output), strict_schema(request.output)
             body["response_format"] = {

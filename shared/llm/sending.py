@@ -35,7 +35,6 @@ _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
 _COUNTED_TIMEOUT_SHARE = 0.5
 _PROBE_SECONDS = 60.0
 _CHAT = "/chat/completions"
-_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 # Error codes and texts of OpenAI, llama.cpp, vLLM and Ollama for a request that exceeds the model's context.
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _TOO_LONG = re.compile(
@@ -97,7 +96,6 @@ class _Rejected(Exception):
         self.status = error.status_code
         self.code = str(error.code or "")
         self.text = f"{error.param or ''} {error.message}"
-        self.streamed = False
 
 
 class Requests:
@@ -139,9 +137,7 @@ class Requests:
                 raise call.unavailable(_BREAKER_OPEN) from None
             except _Rejected as rejected:
                 count_request(call.operation, "rejected")
-                if rejected.status not in (400, 422) or not self._dialect.learn(
-                    _sent(rendered, rejected), rejected.text
-                ):
+                if rejected.status not in (400, 422) or not self._dialect.learn(rendered, rejected.text):
                     raise _model_error(rejected, call) from None
             except _Retriable as failure:
                 count_request(call.operation, failure.outcome)
@@ -185,14 +181,13 @@ class Requests:
         if left <= 0:
             raise call.out_of_time()
         usual = self._settings.model_attempt_timeout_seconds
-        streamed = path == _CHAT and self._dialect.stream is not False
         # After a timeout, the last attempt may take until the deadline.
         allowed = left if call.timed_out else min(usual, left)
         with self._breaker.calling():
             call.spending.attempts += 1
             began = time.monotonic()
             try:
-                if streamed:
+                if "stream" in body:
                     return await self._stream(body, allowed, left)
                 async with asyncio.timeout(allowed):
                     return await self._post(path, body)
@@ -216,17 +211,13 @@ class Requests:
     async def _stream(self, body: dict[str, Any], silence_seconds: float, left_seconds: float) -> bytes:
         """The answer to a chat request, read as a stream. Raises Silence, or TimeoutError at the deadline."""
         answer = StreamedAnswer()
-        request = body | _STREAM
         try:
             async with asyncio.timeout(left_seconds):
-                return await self._read_stream(request, answer, silence_seconds)
+                return await self._read_stream(body, answer, silence_seconds)
         except TimeoutError:
             raise  # TimeoutError is an OSError, but no connection fault
         except openai.APIStatusError as error:
-            fault = _fault_of_status(error)
-            if isinstance(fault, _Rejected):
-                fault.streamed = True
-            raise fault from None
+            raise _fault_of_status(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError, OSError):
             raise _ServerFailing("connection", "The connection to the model failed.") from None
 
@@ -277,11 +268,6 @@ class Requests:
                 raise _ServerFailing("timeout", "The model did not answer the probe.") from None
             except _Rejected:
                 pass  # The server is up, even if it rejects this request.
-
-
-def _sent(body: dict[str, Any], rejected: _Rejected) -> dict[str, Any]:
-    """The body as it was sent."""
-    return body | _STREAM if rejected.streamed else body
 
 
 class Slots:
