@@ -1,7 +1,5 @@
 """The public routes of documents. rag stores them; the gateway authenticates, audits and reads uploads."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -12,11 +10,11 @@ from services.gateway.documents.uploads import Upload, UploadPlaces, read_upload
 from services.gateway.http.bodies import idempotency_key_of, json_body, json_response, read_json
 from services.gateway.http.idempotency import IdempotentCreations
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, write_cursor
-from services.gateway.http.problems import ProblemError, unavailable
+from services.gateway.http.problems import canonical_id, storage_errors_as_problems
 from services.gateway.identity.audit import Action, Audit, Author, author_of
 from services.gateway.identity.caller import Caller
 from services.gateway.identity.roles import Member, Viewer, confirmed
-from shared.contracts.contract import is_uuid, new_id
+from shared.contracts.contract import new_id
 from shared.contracts.documents import (
     DocumentSearch,
     DocumentSearchRequest,
@@ -25,10 +23,8 @@ from shared.contracts.documents import (
     DocumentView,
     PublicDocumentPage,
 )
-from shared.contracts.problems import NOT_FOUND
 from shared.contracts.upgrade_http import CitationView
 from shared.privacy.sealing import Vault
-from shared.storage.documents import StorageUnavailable
 
 _ROUTE = "documents"
 _UPLOAD_FORM = {
@@ -106,7 +102,7 @@ class DocumentRoutes:
                     content=upload.content,
                 )
 
-        with _storage_errors_as_problems():
+        with storage_errors_as_problems():
             if key is None:
                 return await submit(new_id()), False
             body_hash = self._vault.keyed_hash("document-body", caller.tenant_id, upload.digest())
@@ -121,12 +117,14 @@ class DocumentRoutes:
 
     async def read(self, caller: Viewer, document_id: DocumentId) -> Response:
         """One document with its state: pending, indexed or failed."""
-        return json_response((await self._documents.find(caller.tenant_id, _canonical_id(document_id))).to_json())
+        return json_response(
+            (await self._documents.find(caller.tenant_id, canonical_id(document_id, "document"))).to_json()
+        )
 
     async def delete(self, request: Request, caller: Member, document_id: DocumentId) -> Response:
         """Deletes a document; after the answer no search and no upgrade finds it."""
-        document_id, author = _canonical_id(document_id), author_of(request, caller)
-        with _storage_errors_as_problems():
+        document_id, author = canonical_id(document_id, "document"), author_of(request, caller)
+        with storage_errors_as_problems():
             async with self._audit.change(caller.tenant_id, author, Action.DOCUMENT_DELETED, document_id):
                 await self._documents.delete(caller.tenant_id, document_id)
         return Response(status_code=204)
@@ -142,22 +140,6 @@ class DocumentRoutes:
             for hit in hits.items
         ]
         return json_response(DocumentSearchResults(items=items).to_json())
-
-
-@contextlib.contextmanager
-def _storage_errors_as_problems() -> Iterator[None]:
-    """Answers 503 when the audit entry or the claim of the idempotency key cannot be stored."""
-    try:
-        yield
-    except StorageUnavailable:
-        raise unavailable() from None
-
-
-def _canonical_id(document_id: str) -> str:
-    """The id in lower case. Raises ProblemError (not_found) for text that is no document id."""
-    if not is_uuid(document_id):
-        raise ProblemError(NOT_FOUND, "There is no such document.")
-    return document_id.lower()
 
 
 def _upload_body() -> dict[str, object]:

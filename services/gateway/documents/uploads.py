@@ -5,7 +5,7 @@ are read at once and how slowly each may arrive.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 from weakref import WeakValueDictionary
@@ -16,10 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from services.gateway.http.bodies import media_type_of, parse, read_body, require_json, too_large
-from services.gateway.http.problems import ProblemError, unavailable
+from services.gateway.http.problems import ProblemError, invalid_field, unavailable
 from shared.contracts.documents import MAX_DOCUMENT_BYTES, MAX_TITLE_CHARACTERS, DocumentText
-from shared.contracts.problems import INVALID_REQUEST, UNSUPPORTED_MEDIA_TYPE
-from shared.contracts.upgrade_http import FieldProblem
+from shared.contracts.problems import UNSUPPORTED_MEDIA_TYPE
 
 PATIENCE_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 64 * 1024
@@ -75,31 +74,31 @@ async def _from_form(request: Request) -> Upload:
         async with limited.form(max_files=2, max_fields=8, max_part_size=_FORM_OVERHEAD_BYTES) as form:
             return await _from_fields(form)
     except (HTTPException, ClientDisconnect):
-        raise _invalid("body", "The multipart body is not valid.") from None
+        raise invalid_field("body", "The multipart body is not valid.") from None
     except TimeoutError:
         # Closes the connection, since the rest of the body is not read.
-        raise _invalid("body", "The multipart body did not come in whole.", {"Connection": "close"}) from None
+        raise invalid_field("body", "The multipart body did not come in whole.", {"Connection": "close"}) from None
 
 
 async def _from_fields(form: FormData) -> Upload:
     for name in form:
         if name not in _FIELDS:
-            raise _invalid(name[:200], "This field is not known.")
+            raise invalid_field(name[:200], "This field is not known.")
     files, titles = form.getlist("file"), form.getlist("title")
     if len(files) != 1 or not isinstance(files[0], UploadFile):
-        raise _invalid("file", "Send one file in this field.")
+        raise invalid_field("file", "Send one file in this field.")
     if len(titles) > 1 or any(not isinstance(title, str) for title in titles):
-        raise _invalid("title", "Send one text in this field, or none.")
+        raise invalid_field("title", "Send one text in this field, or none.")
     file = files[0]
     content = await file.read(MAX_DOCUMENT_BYTES + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         raise too_large(MAX_DOCUMENT_BYTES)
     if not content:
-        raise _invalid("file", "The file is empty.")
+        raise invalid_field("file", "The file is empty.")
     filename = _plain_name(file.filename or "")
     title = str(titles[0]).strip() if titles else ""
     if len(title) > MAX_TITLE_CHARACTERS:
-        raise _invalid("title", f"Must have at most {MAX_TITLE_CHARACTERS} characters.")
+        raise invalid_field("title", f"Must have at most {MAX_TITLE_CHARACTERS} characters.")
     media_type = (file.content_type or "application/octet-stream").partition(";")[0].strip().lower()
     return Upload(
         title=title or filename or "Untitled", filename=filename, media_type=media_type[:200], content=content
@@ -200,8 +199,3 @@ class _CountedBody:
 def _plain_name(filename: str) -> str:
     name = PurePath(PureWindowsPath(filename).name).name
     return "".join(character for character in name if character.isprintable())[-_LONGEST_FILENAME:]
-
-
-def _invalid(field: str, detail: str, headers: Mapping[str, str] | None = None) -> ProblemError:
-    problem = FieldProblem(field=field, detail=detail)
-    return ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem], headers=headers)

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from services.gateway.http.problem_details import field_problems
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import FIELDS_NOT_VALID, ProblemError
 from shared.contracts.problems import INVALID_HEADER, INVALID_REQUEST, MALFORMED_JSON, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE
 from shared.contracts.upgrade_http import FieldProblem
 
@@ -122,15 +122,14 @@ def _why_malformed(body: bytes) -> str:
 
 def _invalid(error: ValidationError) -> ProblemError | None:
     """The problem that names the invalid fields; None when the body is not JSON."""
-    detail = "One or more fields are not valid."
     if error.error_count() > _MOST_LISTED:
         # Listing them all would take seconds for a body made for that purpose.
         too_many = FieldProblem(field="body", detail=f"More than {_MOST_LISTED} fields are not valid.")
-        return ProblemError(INVALID_REQUEST, detail, errors=[too_many])
+        return ProblemError(INVALID_REQUEST, FIELDS_NOT_VALID, errors=[too_many])
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return None
-    return ProblemError(INVALID_REQUEST, detail, errors=field_problems(errors))
+    return ProblemError(INVALID_REQUEST, FIELDS_NOT_VALID, errors=field_problems(errors))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from typing import Annotated, TypeVar
 
 from fastapi import Query
 
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import invalid_field
 from shared.contracts.contract import is_uuid
-from shared.contracts.problems import INVALID_REQUEST
-from shared.contracts.upgrade_http import FieldProblem
 
 ItemT = TypeVar("ItemT")
 
@@ -41,6 +39,5 @@ def read_cursor(cursor: str | None) -> str | None:
     except (binascii.Error, ValueError):
         last_id = ""
     if not is_uuid(last_id):
-        problem = FieldProblem(field="cursor", detail="This is not a cursor of this list.")
-        raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
+        raise invalid_field("cursor", "This is not a cursor of this list.")
     return last_id

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from services.gateway.http.bodies import json_response
 from services.gateway.http.client_address import client_address
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, first_page, read_cursor
-from services.gateway.http.problems import changed_nothing, unavailable
+from services.gateway.http.problems import changed_nothing, storage_errors_as_problems
 from services.gateway.identity.caller import Caller
 from services.gateway.identity.roles import Admin
 from shared.contracts.contract import format_utc, new_id, now_utc
@@ -137,10 +137,8 @@ class AuditRoutes:
     async def page(self, caller: Admin, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
         """Changes of keys, members, workspaces, plans, prompts and documents, and erasures, newest first."""
         before = read_cursor(cursor)
-        try:
+        with storage_errors_as_problems():
             entries = await self._audit.page(caller.tenant_id, limit=limit + 1, before=before)
-        except StorageUnavailable:
-            raise unavailable() from None
         items, next_cursor = first_page(entries, limit, lambda entry: entry.id)
         return json_response(AuditPage(items=items, next_cursor=next_cursor).to_json())
 

@@ -10,15 +10,14 @@ from fastapi.responses import Response
 from services.gateway.http.bodies import json_body, json_response, read_json
 from services.gateway.http.idempotency import IdempotentCreations
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, first_page, read_cursor
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import ProblemError, invalid_field
 from services.gateway.identity.api_keys import ApiKeys
 from services.gateway.identity.audit import Action, Audit, author_of
 from services.gateway.identity.caller import Role, scope_of
 from services.gateway.identity.roles import Admin, confirmed, forbidden
 from services.gateway.identity.workspace_routes import domain_errors_as_problems
 from shared.contracts.contract import is_uuid, now_utc
-from shared.contracts.problems import INVALID_REQUEST, NOT_FOUND
-from shared.contracts.upgrade_http import FieldProblem
+from shared.contracts.problems import NOT_FOUND
 from shared.contracts.workspaces_http import KeyPage, KeyView, NewKey, NewKeyView
 
 KeyId = Annotated[str, Path(alias="id")]
@@ -99,8 +98,7 @@ class KeyRoutes:
 
 def _require_future(expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= now_utc():
-        problem = FieldProblem(field="expiresAt", detail="Must be in the future.")
-        raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
+        raise invalid_field("expiresAt", "Must be in the future.")
 
 
 def _no_such_key() -> ProblemError:

@@ -1,7 +1,5 @@
-"""The public routes of prompt templates: write a version, list and read versions, preview one."""
+"""The public routes of prompt templates: write, list, read and preview versions, and roll them out and back."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,14 +8,13 @@ from fastapi.responses import Response
 from services.gateway.http.bodies import json_body, json_response, read_json
 from services.gateway.http.idempotency import IdempotentCreations
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, first_page, read_cursor
-from services.gateway.http.problems import ProblemError, unavailable
-from services.gateway.identity.audit import Action, Audit, Author, author_of
+from services.gateway.http.problems import ProblemError, canonical_id, invalid_field, storage_errors_as_problems
+from services.gateway.identity.audit import Action, Audit, author_of
 from services.gateway.identity.caller import Caller, Role
 from services.gateway.identity.roles import Admin, Viewer, confirmed, forbidden
 from services.gateway.prompts.upgrader_client import UpgraderPrompts
 from services.gateway.upgrades.preparing import PrepareUpgrade
-from shared.contracts.contract import is_uuid
-from shared.contracts.problems import INVALID_REQUEST, NOT_FOUND
+from shared.contracts.problems import NOT_FOUND
 from shared.contracts.prompts import REWRITING, PromptType
 from shared.contracts.prompts_http import (
     NewPrompt,
@@ -28,8 +25,7 @@ from shared.contracts.prompts_http import (
     PromptView,
     RolloutView,
 )
-from shared.contracts.upgrade_http import FieldProblem, UpgradeRequest
-from shared.storage.documents import StorageUnavailable
+from shared.contracts.upgrade_http import UpgradeRequest
 
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 PromptId = Annotated[str, Path(alias="id")]
@@ -55,9 +51,9 @@ class PromptRoutes:
         except ProblemError as error:
             if error.problem is not NOT_FOUND:
                 raise
-            raise _not_to_try("There is no such prompt.") from None
+            raise invalid_field("options.promptId", "There is no such prompt.") from None
         if version.type not in REWRITING:
-            raise _not_to_try("It is not a template that rewrites prompts.")
+            raise invalid_field("options.promptId", "It is not a template that rewrites prompts.")
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/prompts", tags=["prompts"])
@@ -116,10 +112,8 @@ class PromptRoutes:
             async with self._audit.change(caller.tenant_id, author, Action.PROMPT_CREATED, prompt_id, details):
                 return await self._prompts.create(caller.tenant_id, prompt_id, author.id, body)
 
-        try:
+        with storage_errors_as_problems():
             answer, headers = await self._creations.create(request, caller.tenant_id, "prompts", body, create)
-        except StorageUnavailable:
-            raise unavailable() from None
         location = f"/api/prompts/{PromptView.model_validate_json(answer).id}"
         return json_response(answer, 201, headers | {"Location": location})
 
@@ -139,52 +133,37 @@ class PromptRoutes:
 
     async def read(self, caller: Viewer, prompt_id: PromptId) -> Response:
         """One version with its text, its stage, and the variables that its type has."""
-        return json_response((await self._prompts.find(caller.tenant_id, _known_form(prompt_id))).to_json())
+        return json_response((await self._prompts.find(caller.tenant_id, canonical_id(prompt_id, "prompt"))).to_json())
 
     async def preview(self, request: Request, caller: Admin, prompt_id: PromptId) -> Response:
         """The messages that a version would send for an upgrade, and their tokens. Nothing is sent or charged."""
         body = await read_json(UpgradeRequest, request, _MAX_BODY_BYTES)
         caller = await confirmed(request)
         prepared = await self._prepare(caller, body, None, None)
-        return json_response((await self._prompts.preview(_known_form(prompt_id), prepared.task)).to_json())
+        return json_response((await self._prompts.preview(canonical_id(prompt_id, "prompt"), prepared.task)).to_json())
 
     async def rollout(self, caller: Viewer, prompt_id: PromptId) -> Response:
         """How far a version has come, and the steps of all versions of its name."""
-        return json_response((await self._prompts.rollout(caller.tenant_id, _known_form(prompt_id))).to_json())
+        return json_response(
+            (await self._prompts.rollout(caller.tenant_id, canonical_id(prompt_id, "prompt"))).to_json()
+        )
 
     async def advance(self, request: Request, caller: Admin, prompt_id: PromptId) -> Response:
         """From development to 5 % of users; called again to 25 %, 50 % and production."""
         body = await read_json(NewRollout, request)
         caller = await confirmed(request)
-        author, id_ = author_of(request, caller), _known_form(prompt_id)
-        async with self._changing(caller, author, Action.PROMPT_ROLLED_OUT, id_):
-            rollout = await self._prompts.advance(caller.tenant_id, id_, author.id, body)
+        author, id_ = author_of(request, caller), canonical_id(prompt_id, "prompt")
+        with storage_errors_as_problems():
+            async with self._audit.change(caller.tenant_id, author, Action.PROMPT_ROLLED_OUT, id_):
+                rollout = await self._prompts.advance(caller.tenant_id, id_, author.id, body)
         return json_response(rollout.to_json())
 
     async def roll_back(self, request: Request, caller: Admin, prompt_id: PromptId) -> Response:
         """At once: a canary is taken back, a version in production gives way to the one before it."""
         body = await read_json(NewRollback, request)
         caller = await confirmed(request)
-        author, id_ = author_of(request, caller), _known_form(prompt_id)
-        async with self._changing(caller, author, Action.PROMPT_ROLLED_BACK, id_):
-            rollout = await self._prompts.roll_back(caller.tenant_id, id_, author.id, body)
+        author, id_ = author_of(request, caller), canonical_id(prompt_id, "prompt")
+        with storage_errors_as_problems():
+            async with self._audit.change(caller.tenant_id, author, Action.PROMPT_ROLLED_BACK, id_):
+                rollout = await self._prompts.roll_back(caller.tenant_id, id_, author.id, body)
         return json_response(rollout.to_json())
-
-    @asynccontextmanager
-    async def _changing(self, caller: Caller, author: Author, action: Action, prompt_id: str) -> AsyncIterator[None]:
-        try:
-            async with self._audit.change(caller.tenant_id, author, action, prompt_id):
-                yield
-        except StorageUnavailable:
-            raise unavailable() from None
-
-
-def _not_to_try(detail: str) -> ProblemError:
-    problem = FieldProblem(field="options.promptId", detail=detail)
-    return ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
-
-
-def _known_form(prompt_id: str) -> str:
-    if not is_uuid(prompt_id):
-        raise ProblemError(NOT_FOUND, "There is no such prompt.")
-    return prompt_id.lower()

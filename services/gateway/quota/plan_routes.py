@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 
 from services.gateway.http.bodies import parse, read_body, require_json
-from services.gateway.http.problems import ProblemError, unavailable
+from services.gateway.http.problems import ProblemError, storage_errors_as_problems, unavailable
 from services.gateway.identity.audit import Action, Audit, operator_of
 from services.gateway.identity.identify import OnFailedAuth, no_such_workspace
 from services.gateway.identity.workspaces import Workspaces
@@ -22,7 +22,6 @@ from shared.contracts.contract import is_uuid
 from shared.contracts.problems import NOT_FOUND, UNAUTHENTICATED
 from shared.contracts.quota import NewPlan, Plan, PlanChange, PlanView, TenantQuota
 from shared.observability.logs import get_logger
-from shared.storage.documents import StorageUnavailable
 
 ADMIN_KEY_HEADER = "X-Admin-Key"
 _MAX_BODY_BYTES = 16 * 1024
@@ -75,12 +74,10 @@ class AdminRoutes:
         require_json(request)
         wanted = parse(NewPlan, await read_body(request, _MAX_BODY_BYTES))
         change = PlanChange(plan=wanted.plan, overrides=wanted.overrides)
-        try:
+        with storage_errors_as_problems():
             if not is_uuid(tenant_id) or await self._tenants.find(tenant_id.lower()) is None:
                 raise no_such_workspace()
             quota = await self._change(request, tenant_id.lower(), change)
-        except StorageUnavailable:
-            raise unavailable() from None
         view = PlanView(tenant_id=quota.tenant_id, plan=quota.plan, overrides=change.overrides, limits=quota.limits)
         return Response(view.to_json(), media_type="application/json")
 

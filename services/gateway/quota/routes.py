@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from services.gateway.http.problems import ProblemError, unavailable
+from services.gateway.http.problems import ProblemError, storage_errors_as_problems, unavailable
 from services.gateway.identity.roles import Viewer
 from services.gateway.quota.admission import MeterState, QuotaState
 from services.gateway.quota.document_holds import DocumentHolds
@@ -15,7 +15,6 @@ from shared.contracts.contract import now_utc, period_of
 from shared.contracts.problems import INVALID_REQUEST
 from shared.contracts.quota import EmbeddingsHold, EmbeddingsHoldEnd, MetersView, MeterView, QuotaPeriod, QuotaView
 from shared.contracts.usage import GroupBy, TenantStats, UtcDay
-from shared.storage.documents import StorageUnavailable
 
 _DAY_FORMAT = ". `YYYY-MM-DD`, or its midnight in UTC, `YYYY-MM-DDT00:00:00Z`"
 _FIRST = "first UTC day; this month's, or that of `to`" + _DAY_FORMAT
@@ -58,18 +57,14 @@ class HoldRoutes:
 
     async def take(self, request: EmbeddingsHold) -> Response:
         """204 when the hold is taken, now or before; 429 `quota_exceeded` without room."""
-        try:
+        with storage_errors_as_problems():
             await self._holds.take(request)
-        except StorageUnavailable:
-            raise unavailable() from None
         return Response(status_code=204)
 
     async def end(self, hold_id: str, ended: EmbeddingsHoldEnd) -> Response:
         """204, also for a hold that is unknown or has ended."""
-        try:
+        with storage_errors_as_problems():
             await self._holds.end(hold_id, ended)
-        except StorageUnavailable:
-            raise unavailable() from None
         return Response(status_code=204)
 
 

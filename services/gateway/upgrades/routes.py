@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.gateway.http.pages import DEFAULT_LIMIT, Cursor, Limit, read_cursor, write_cursor
-from services.gateway.http.problems import ProblemError, unavailable
+from services.gateway.http.problems import ProblemError, invalid_field, storage_errors_as_problems, unavailable
 from services.gateway.identity.audit import Action, Audit, author_of
 from services.gateway.identity.caller import Caller
 from services.gateway.identity.roles import Admin, Member, Viewer, confirmed
@@ -17,8 +17,8 @@ from services.gateway.upgrades.event_stream import EventStreams
 from services.gateway.upgrades.stage_clients import ResultsUnavailable, UpgradeResults
 from services.gateway.upgrades.views import UpgradeListing, UpgradeViews
 from shared.contracts.contract import is_uuid
-from shared.contracts.problems import INVALID_HEADER, INVALID_REQUEST, NOT_FOUND, UNAVAILABLE
-from shared.contracts.upgrade_http import FieldProblem, UpgradePage, UpgradeView
+from shared.contracts.problems import INVALID_HEADER, NOT_FOUND, UNAVAILABLE
+from shared.contracts.upgrade_http import UpgradePage, UpgradeView
 from shared.contracts.upgrade_results import COMPLETED_STEP, UpgradeStatus
 from shared.privacy.sealing import Vault
 from shared.storage.documents import StorageUnavailable
@@ -119,10 +119,8 @@ class UpgradeRoutes:
     async def _record(self, caller: Caller, upgrade_id: str) -> AcceptedRecord:
         if not is_uuid(upgrade_id):
             raise _no_such_upgrade()
-        try:
+        with storage_errors_as_problems():
             record = await self._store.find(caller.tenant_id, upgrade_id.lower())
-        except StorageUnavailable:
-            raise unavailable() from None
         if record is None or record.erased_at is not None:
             raise _no_such_upgrade()
         return record
@@ -165,27 +163,22 @@ class ErasureRoutes:
     async def upgrade(self, request: Request, caller: Member, upgrade_id: UpgradeId) -> Response:
         """Erases prompt, conversation, result and placeholder map; what the upgrade used stays counted."""
         author = author_of(request, caller)
-        try:
+        with storage_errors_as_problems():
             record = await self._store.find(caller.tenant_id, upgrade_id.lower()) if is_uuid(upgrade_id) else None
             if record is None or (record.erased_at is not None and record.erasure_since is None):
                 raise _no_such_upgrade()
             async with self._audit.change(caller.tenant_id, author, Action.UPGRADE_ERASED, record.upgrade_id):
                 gone = await self._erasure.upgrade(record)
-        except StorageUnavailable:
-            raise unavailable() from None
         return Response(status_code=204 if gone else 202)
 
     async def user(self, request: Request, caller: Admin, user_id: UserId) -> Response:
         """Erases all upgrades with this `userId`. The answer is the same when there are none."""
         if not 1 <= len(user_id) <= _MAX_USER_ID_LENGTH:
-            problem = FieldProblem(field="userId", detail=f"Must have 1 to {_MAX_USER_ID_LENGTH} characters.")
-            raise ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=[problem])
+            raise invalid_field("userId", f"Must have 1 to {_MAX_USER_ID_LENGTH} characters.")
         user_ref = self._vault.user_ref(caller.tenant_id, user_id)
-        try:
+        with storage_errors_as_problems():
             async with self._audit.change(caller.tenant_id, author_of(request, caller), Action.USER_ERASED, user_ref):
                 gone = await self._erasure.of_tenant(caller.tenant_id, user_ref)
-        except StorageUnavailable:
-            raise unavailable() from None
         return Response(status_code=204 if gone else 202)
 
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.http.client_address import Network
 from services.gateway.http.edge import Edge, UnexpectedErrors, internal_error
 from services.gateway.http.problem_details import error_response, field_path
-from services.gateway.http.problems import ProblemError
+from services.gateway.http.problems import FIELDS_NOT_VALID, ProblemError
 from services.gateway.identity.caller import Identify, Role
 from services.gateway.web.event_docs import event_page
 from services.gateway.web.openapi import UPGRADE_PATH, openapi_document
@@ -168,4 +168,4 @@ async def _answer_unexpected_error(request: Request, error: Exception) -> Respon
 async def _answer_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for nothing else
     fields = [FieldProblem(field=field_path(e["loc"][1:]), detail=e["msg"].rstrip(".") + ".") for e in error.errors()]
-    return error_response(request, ProblemError(INVALID_REQUEST, "One or more fields are not valid.", errors=fields))
+    return error_response(request, ProblemError(INVALID_REQUEST, FIELDS_NOT_VALID, errors=fields))
