@@ -95,7 +95,8 @@ class Ladder:
                 made = await rewrite(request, self._fallback, reserve)
                 return _step("fallback", upgraded_by_fallback(request, made, first, now_utc()))
             except RewriteFailed as failure:
-                first = RewriteFailed(first.code, first.detail, _added(first.usage, failure.usage))
+                spent = first.usage.plus(failure.usage) if first.usage else failure.usage
+                first = RewriteFailed(first.code, first.detail, spent)
         answer = await self._results.cached_answer(request.task, now_utc() - self._cached_for)
         if answer is not None:
             return _step("cached", from_cache(request, answer, first, now_utc()))
@@ -285,14 +286,6 @@ def _usage_so_far(task: UpgradeTask) -> list[ComponentUsage]:
 
 def _warnings_so_far(task: UpgradeTask) -> list[UpgradeWarning]:
     return [warning for output in task.outputs for warning in output.warnings]
-
-
-def _added(first: ComponentUsage | None, second: ComponentUsage | None) -> ComponentUsage | None:
-    """What both used, under the name of the first model."""
-    if first is None or second is None:
-        return first or second
-    names = ("tokens_in", "tokens_out", "cost_nano_usd", "latency_ms")
-    return first.model_copy(update={name: getattr(first, name) + getattr(second, name) for name in names})
 
 
 def _merged(warnings: Sequence[UpgradeWarning]) -> list[UpgradeWarning]:

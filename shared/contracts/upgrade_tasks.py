@@ -64,6 +64,13 @@ class ComponentUsage(Contract):
     latency_ms: int = 0
     cache_hit: bool = False
 
+    def plus(self, other: "ComponentUsage | None") -> "ComponentUsage":
+        """What both used, under the names of this one."""
+        if other is None:
+            return self
+        names = ("tokens_in", "tokens_out", "embeddings", "cost_nano_usd", "latency_ms")
+        return self.model_copy(update={name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 class UpgradeWarning(Contract):
     """Something the client should know about its result. `code` is one of the warning codes."""

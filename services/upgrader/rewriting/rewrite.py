@@ -144,9 +144,9 @@ async def rewrite(request: RewriteRequest, model: RewriteModel, reserve: timedel
     try:
         second = await model.rewrite(request, reserve, Repair(first.upgraded_prompt, verdict.hint))
     except RewriteFailed as failure:
-        spent = _together(first.usage, failure.usage)
+        spent = failure.usage.plus(first.usage) if failure.usage else first.usage
         raise RewriteFailed(WarningCode.REWRITE_NOT_BETTER, NOT_BETTER, spent) from None
-    second = replace(second, usage=_together(first.usage, second.usage), repaired=True)
+    second = replace(second, usage=second.usage.plus(first.usage), repaired=True)
     made, verdict = _judged(request, second)
     if verdict.failed:
         _count(verdict, second)
@@ -220,20 +220,6 @@ def _texts_of(summary: Summary | None) -> list[str]:
     if summary is None:
         return []
     return [summary.goal, *summary.facts, *summary.constraints, *summary.decisions, *summary.tried]
-
-
-def _together(first: ComponentUsage, second: ComponentUsage | None) -> ComponentUsage:
-    """What two calls used. The model is that of the later one."""
-    if second is None:
-        return first
-    return second.model_copy(
-        update={
-            "tokens_in": first.tokens_in + second.tokens_in,
-            "tokens_out": first.tokens_out + second.tokens_out,
-            "cost_nano_usd": first.cost_nano_usd + second.cost_nano_usd,
-            "latency_ms": first.latency_ms + second.latency_ms,
-        }
-    )
 
 
 def _clipped(message: ConversationMessage) -> ConversationMessage:
