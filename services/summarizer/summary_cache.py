@@ -8,13 +8,12 @@ from fastapi import APIRouter, HTTPException, Query, Response
 
 from services.summarizer.summarize import SummaryCache
 from shared.contracts.contract import format_utc, now_utc
-from shared.contracts.problems import UNAVAILABLE
 from shared.contracts.upgrade_tasks import Summary
 from shared.messaging.errors import Transient
 from shared.messaging.publish.outbox import FactOutbox
 from shared.observability.logs import get_logger
 from shared.observability.metrics import CACHE_REQUESTS
-from shared.service.problems import problem_response
+from shared.service.problems import unavailable_response
 from shared.service.process import Periodic
 from shared.service.recorded_stage import erase_output
 from shared.storage.documents import Collection, CollectionSpec, Index, StorageUnavailable
@@ -92,7 +91,7 @@ def erasure_routes(cache: StoredSummaryCache, outputs: FactOutbox) -> APIRouter:
             cached = await cache.erase(tenant_id, upgrade_id)
             recorded = await erase_output(outputs, tenant_id, upgrade_id)
         except StorageUnavailable:
-            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+            return unavailable_response()
         if not cached and not recorded:
             raise HTTPException(404)
         return Response(status_code=204)

@@ -11,11 +11,17 @@ from shared.contracts.problems import (
     INVALID_REQUEST,
     PROBLEM_MEDIA_TYPE,
     PROBLEMS,
+    UNAVAILABLE,
     Problem,
 )
 from shared.contracts.upgrade_http import FieldProblem
 
 _TYPE_PREFIX = "urn:prompt-upgrader:problem:"
+
+
+def unavailable_response() -> Response:
+    """503, for a request that a store or another service could not serve; retry after 2 s."""
+    return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
 
 
 def problem_response(

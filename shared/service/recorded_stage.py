@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from shared.contracts.contract import id_floor, now_utc
-from shared.contracts.problems import UNAVAILABLE
 from shared.contracts.quota import SpentEvent, SpentEvents
 from shared.contracts.topics import INBOX_OF, USAGE_RECORDED
 from shared.contracts.upgrade_tasks import GivenUp, Stage, StageOutput, UpgradeTask
@@ -27,7 +26,7 @@ from shared.messaging.publish.outbox import Fact, FactOutbox
 from shared.messaging.publish.producer import EventProducer
 from shared.messaging.publish.progress import ProgressLog
 from shared.service.keyed_lock import KeyedLock
-from shared.service.problems import problem_response
+from shared.service.problems import unavailable_response
 from shared.storage.documents import StorageUnavailable
 
 StageWork = Callable[[UpgradeTask], Awaitable[StageOutput]]
@@ -126,7 +125,7 @@ def spent_route(outputs: FactOutbox) -> APIRouter:
         try:
             record = await outputs.records.get(upgrade_id)
         except StorageUnavailable:
-            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+            return unavailable_response()
         known = record is not None and record["tenantId"] == tenant_id
         facts = record["facts"] if record is not None and known else []
         events = [_spent(fact["data"]) for fact in facts if fact["topic"] == USAGE_RECORDED.name]

@@ -21,7 +21,6 @@ from shared.contracts.problems import (
     CONFLICT,
     INVALID_REQUEST,
     QUOTA_EXCEEDED,
-    UNAVAILABLE,
 )
 from shared.contracts.upgrade_http import FieldProblem
 from shared.messaging.errors import Transient
@@ -30,7 +29,7 @@ from shared.observability.logs import get_logger
 from shared.privacy.placeholders import PlaceholderMap
 from shared.privacy.redaction import redact
 from shared.privacy.sealing import SealBroken, Vault
-from shared.service.problems import problem_response
+from shared.service.problems import problem_response, unavailable_response
 from shared.service.recorded_stage import erase_output
 from shared.storage.documents import DuplicateKey, StorageUnavailable
 
@@ -65,7 +64,7 @@ def errors_as_problems(handler: Callable[P, Awaitable[Response]]) -> Callable[P,
             return problem_response(QUOTA_EXCEEDED, detail, headers, extra=quota)
         except (StorageUnavailable, IndexUnavailable, Transient) as error:
             log.warning("not_available", error=type(error).__name__)
-            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+            return unavailable_response()
 
     return wrapped
 

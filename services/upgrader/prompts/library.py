@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from services.upgrader.prompts.platform_templates import first_in_production, platform_versions
 from services.upgrader.prompts.rollouts import PromptLine, PromptRef, RolloutRefused
 from shared.contracts.contract import Contract, Timestamp, derived_id, format_utc, now_utc
-from shared.contracts.prompts import PromptChanged, PromptParameters, PromptType
+from shared.contracts.prompts import REWRITING, PromptChanged, PromptParameters, PromptType
 from shared.llm.templates import check_template
 from shared.messaging.errors import Transient
 from shared.storage.documents import Collection, CollectionSpec, DuplicateKey, Index
@@ -110,7 +110,7 @@ class PromptLibrary:
         """
         if BUILT_IN_NAMES.get(new.name, new.type) is not new.type:
             raise PromptRefused("type", f"{new.name} is a template of type {BUILT_IN_NAMES[new.name]}")
-        if new.name not in BUILT_IN_NAMES and new.type not in (PromptType.UPGRADER, PromptType.CUSTOM):
+        if new.name not in BUILT_IN_NAMES and new.type not in REWRITING:
             raise PromptRefused("type", "templates of other names rewrite prompts: their type is UPGRADER or CUSTOM")
         check_template(new.template, new.type)
         for _ in range(_STEP_ATTEMPTS):

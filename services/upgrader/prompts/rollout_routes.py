@@ -1,9 +1,8 @@
 """Internal HTTP of rollouts, for the gateway: start one or take its next step, read it, and roll back."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 
 from services.upgrader.prompts.library import NoSuchPrompt, PromptLibrary, Version
 from services.upgrader.prompts.rollouts import (
@@ -14,16 +13,15 @@ from services.upgrader.prompts.rollouts import (
     roll_back,
     start_rollout,
 )
+from services.upgrader.prompts.routes import TenantId
 from shared.contracts.contract import now_utc
-from shared.contracts.problems import CONFLICT, INVALID_REQUEST, NOT_FOUND, UNAVAILABLE
-from shared.contracts.prompts_http import NewRollback, NewRollout, RolloutStep, RolloutView
+from shared.contracts.problems import CONFLICT, INVALID_REQUEST, NOT_FOUND
+from shared.contracts.prompts_http import NewRollback, NewRollout, RolloutView
 from shared.contracts.upgrade_http import FieldProblem
-from shared.messaging.errors import Transient
-from shared.service.problems import problem_response
+from shared.service.problems import problem_response, unavailable_response
 from shared.storage.documents import StorageUnavailable
 
 _BY_HAND = "promoted by hand"
-TenantId = Annotated[str, Query(alias="tenantId")]
 
 
 class RolloutRoutes:
@@ -92,8 +90,8 @@ class RolloutRoutes:
             return problem_response(NOT_FOUND)
         except RolloutRefused as refused:
             return problem_response(CONFLICT, str(refused))
-        except (StorageUnavailable, Transient):
-            return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
+        except StorageUnavailable:
+            return unavailable_response()
         return Response(rollout_view(line, prompt_id).to_json(), media_type="application/json")
 
 
@@ -108,5 +106,5 @@ def rollout_view(line: PromptLine, prompt_id: str) -> RolloutView:
         minimum_runs=rollout.minimum_runs if rollout else None,
         max_error_rate=rollout.max_error_rate if rollout else None,
         gates=rollout.gates if rollout else [],
-        history=[RolloutStep.model_validate(entry.model_dump()) for entry in line.history],
+        history=line.history,
     )

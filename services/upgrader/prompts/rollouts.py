@@ -13,6 +13,7 @@ from pydantic import Field
 from services.upgrader.prompts.evidence import Block, Evidence
 from shared.contracts.contract import Contract, Timestamp
 from shared.contracts.prompts import PromptStage, PromptType
+from shared.contracts.prompts_http import RolloutStep
 
 Decision = Literal["promote", "rollback", "inconclusive"]
 _MOST_HISTORY = 50
@@ -90,17 +91,6 @@ class Verdict(Contract):
     at: Timestamp
 
 
-class HistoryEntry(Contract):
-    """One step in the history of a line. `by` is a person or an automatic check."""
-
-    at: Timestamp
-    prompt_id: str
-    version: int
-    stage: PromptStage
-    reason: str
-    by: str
-
-
 class PromptRef(Contract):
     """A version by id and number."""
 
@@ -141,7 +131,7 @@ class PromptLine(Contract):
     rollout: Rollout | None = None
     last_rollout: Rollout | None = None
     versions: int = 0
-    history: list[HistoryEntry] = []
+    history: list[RolloutStep] = []
     promoted_day: str | None = None
     counted: list[str] = Field(default=[], description="ids of the runs in the last block, for a repeat after a crash")
     revision: int = 0
@@ -253,7 +243,7 @@ def latency_bucket(milliseconds: int) -> str:
 
 
 def _noted(line: PromptLine, version: PromptRef, stage: PromptStage, reason: str, by: str, now: datetime) -> PromptLine:
-    entry = HistoryEntry(
+    entry = RolloutStep(
         at=now, prompt_id=version.prompt_id, version=version.version, stage=stage, reason=reason[:500], by=by
     )
     return line.model_copy(update={"history": [*line.history, entry][-_MOST_HISTORY:]})

@@ -9,14 +9,13 @@ from services.upgrader.prompts.choosing import template_of
 from services.upgrader.prompts.library import NewVersion, NoSuchPrompt, PromptLibrary, PromptRefused, Version
 from services.upgrader.prompts.platform_templates import PromptTemplate
 from services.upgrader.prompts.rollouts import PromptLine
-from shared.contracts.problems import INVALID_REQUEST, NOT_FOUND, UNAVAILABLE
+from shared.contracts.problems import INVALID_REQUEST, NOT_FOUND
 from shared.contracts.prompts import REWRITING, PromptParameters, PromptType
 from shared.contracts.prompts_http import NewPrompt, PromptPage, PromptPreview, PromptVariable, PromptView
 from shared.contracts.upgrade_http import FieldProblem
 from shared.contracts.upgrade_tasks import UpgradeTask
 from shared.llm.templates import VARIABLES, TemplateRefused
-from shared.messaging.errors import Transient
-from shared.service.problems import problem_response
+from shared.service.problems import problem_response, unavailable_response
 from shared.storage.documents import StorageUnavailable
 
 Preview = Callable[[UpgradeTask, PromptTemplate], PromptPreview]
@@ -51,8 +50,8 @@ class PromptRoutes:
             return _invalid(FieldProblem(field="template", detail=str(refused)))
         except PromptRefused as refused:
             return _invalid(FieldProblem(field=refused.field, detail=refused.detail))
-        except (StorageUnavailable, Transient):
-            return _unavailable()
+        except StorageUnavailable:
+            return unavailable_response()
         return Response(view_of(version, line).to_json(), status_code=201, media_type="application/json")
 
     async def page(
@@ -65,9 +64,11 @@ class PromptRoutes:
     ) -> Response:
         try:
             found = await self._library.page(tenant_id, name=name, type_=type_, before=before, limit=limit)
-            items = [view_of(version, await self._library.line(version.tenant_id, version.name)) for version in found]
+            keys = {(version.tenant_id, version.name) for version in found}
+            lines = {key: await self._library.line(*key) for key in keys}
         except StorageUnavailable:
-            return _unavailable()
+            return unavailable_response()
+        items = [view_of(version, lines[version.tenant_id, version.name]) for version in found]
         return Response(PromptPage(items=items).to_json(), media_type="application/json")
 
     async def read(self, tenant_id: TenantId, prompt_id: str) -> Response:
@@ -77,7 +78,7 @@ class PromptRoutes:
         except NoSuchPrompt:
             return problem_response(NOT_FOUND)
         except StorageUnavailable:
-            return _unavailable()
+            return unavailable_response()
         return Response(view.to_json(), media_type="application/json")
 
     async def preview(self, tenant_id: TenantId, prompt_id: str, task: UpgradeTask) -> Response:
@@ -86,7 +87,7 @@ class PromptRoutes:
         except NoSuchPrompt:
             return problem_response(NOT_FOUND)
         except StorageUnavailable:
-            return _unavailable()
+            return unavailable_response()
         if task.tenant_id != tenant_id or version.type not in REWRITING:
             return _invalid(FieldProblem(field="id", detail="only templates that rewrite prompts have a preview"))
         try:
@@ -119,7 +120,3 @@ def view_of(version: Version, line: PromptLine) -> PromptView:
 
 def _invalid(problem: FieldProblem) -> Response:
     return problem_response(INVALID_REQUEST, errors=[problem])
-
-
-def _unavailable() -> Response:
-    return problem_response(UNAVAILABLE, headers={"Retry-After": "2"})
